@@ -1,0 +1,65 @@
+// Package audit records who got which token, when, and by which proof.
+//
+// One event is filled along a request and written once, at its end. It names tokens by their
+// SHA-256 or their id; no token, code or secret is ever part of one.
+package audit
+
+import (
+	"context"
+	"log/slog"
+)
+
+// Action is what was attempted.
+type Action string
+
+// The actions that are audited.
+const (
+	Login      Action = "login"      // a person proved who they are at the default provider
+	Connect    Action = "connect"    // a grant of a provider was stored
+	Disconnect Action = "disconnect" // a connection was removed
+	Logout     Action = "logout"     // a session was ended
+	Handout    Action = "handout"    // an upstream access token was handed on
+	Mint       Action = "mint"       // a token of our own was signed
+)
+
+// Event is one attempt and how it ended. The zero Action is no event.
+type Event struct {
+	Action   Action
+	Reason   string // why it was refused, in our own words; empty where it was not
+	UserID   string
+	Username string
+	Proof    string // pod, session, bearer
+	Actor    string // what the proof was: a worker's address, a session's or a token's id
+	Provider string
+	Audience string
+	Token    string // SHA-256 of the token handed out, in hex; or the id of the one minted
+}
+
+// Attrs appends the event to the attributes of a log line.
+func (e *Event) Attrs(attrs []slog.Attr) []slog.Attr {
+	outcome := "done"
+	if e.Reason != "" {
+		outcome = "refused"
+	}
+	attrs = append(attrs, slog.String("audit", string(e.Action)), slog.String("outcome", outcome))
+	for _, field := range [...]struct{ name, value string }{
+		{"reason", e.Reason},
+		{"user_id", e.UserID},
+		{"user", e.Username},
+		{"proof", e.Proof},
+		{"actor", e.Actor},
+		{"provider", e.Provider},
+		{"audience", e.Audience},
+		{"token", e.Token},
+	} {
+		if field.value != "" {
+			attrs = append(attrs, slog.String(field.name, field.value))
+		}
+	}
+	return attrs
+}
+
+// Write logs an event that belongs to no request, such as an operator's command.
+func Write(ctx context.Context, log *slog.Logger, event Event) {
+	log.LogAttrs(ctx, slog.LevelInfo, "audit", event.Attrs(nil)...)
+}

@@ -1,0 +1,192 @@
+// Package authn finds out who is calling, and by which proof.
+//
+// It owns the order of the proofs and the rules of each. It does not own what a caller may do: a
+// route names the proofs that it accepts, and what the caller's grant is worth is the broker's.
+package authn
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/netip"
+	"time"
+
+	"github.com/workspace-token-service/wts/pkg/verifier"
+)
+
+var (
+	// ErrNoProof: nothing in the request says who is calling.
+	ErrNoProof = errors.New("nothing says who is calling")
+	// ErrBearer: a bearer token was sent, and it is not good. What wraps it says why.
+	ErrBearer = errors.New("the bearer token is not accepted")
+	// ErrDisabled: the user was shut out by an operator.
+	ErrDisabled = errors.New("the user is disabled")
+	// ErrUnavailable: who is calling cannot be told now; an outage, never a refusal.
+	ErrUnavailable = errors.New("who is calling cannot be told at the moment")
+	// ErrUnknown: a Directory or a SessionStore holds no such thing.
+	ErrUnknown = errors.New("unknown")
+)
+
+// Proof is how a caller showed who they are.
+type Proof string
+
+// The proofs. They are tried in the order of kubernetes.md: bearer, session, pod.
+const (
+	Bearer  Proof = "bearer"
+	Session Proof = "session"
+	Pod     Proof = "pod"
+)
+
+// User is a person. ID is ours and never reused; it is empty for somebody who is named by a proof
+// but has never logged in.
+type User struct {
+	ID       string
+	Username string
+	Disabled bool
+}
+
+// Caller is who makes a request.
+type Caller struct {
+	User  User
+	Proof Proof
+	// Actor is what the proof was, for the audit: an address, a session's or a token's id.
+	Actor string
+}
+
+// Accepts says which proofs count for a route.
+type Accepts struct {
+	Bearer, Session, Pod bool
+	// PassOverBearer ignores an Authorization header: what a provider's bearer may not do (an
+	// upstream token of the default provider) it must not hinder either (Gen3 contract 1.2).
+	PassOverBearer bool
+}
+
+// Config is the authenticator, as the operator writes it.
+type Config struct {
+	// Bearer says which access tokens of the default provider are accepted.
+	Bearer BearerConfig `koanf:"bearer"`
+	// TrustedProxies are the networks whose X-Forwarded-For is believed. A request that comes
+	// through one is never taken for a worker's. None unless told otherwise.
+	TrustedProxies []string `koanf:"trusted_proxies"`
+	// Session bounds a browser's session: by its idle time (default 12 hours) and altogether
+	// (default 7 days).
+	Session SessionConfig `koanf:"session"`
+	// Workers maps peer addresses to user names.
+	Workers map[string]string `koanf:"-"`
+}
+
+// BearerConfig is off while Audiences is empty: without an audience to check, any client of the
+// same provider could pose as its users.
+type BearerConfig struct {
+	Audiences []string `koanf:"audiences"`
+}
+
+// SessionConfig bounds sessions in time.
+type SessionConfig struct {
+	Idle     time.Duration `koanf:"idle"`
+	Absolute time.Duration `koanf:"absolute"`
+}
+
+// WithDefaults fills in what the operator left out.
+func (c Config) WithDefaults() Config {
+	if c.Session.Idle == 0 {
+		c.Session.Idle = 12 * time.Hour
+	}
+	if c.Session.Absolute == 0 {
+		c.Session.Absolute = 7 * 24 * time.Hour
+	}
+	return c
+}
+
+// Validate reports every fault at once, each with the name of its field.
+func (c Config) Validate() error {
+	var faults []error
+	for at, text := range c.TrustedProxies {
+		if _, err := parseNetwork(text); err != nil {
+			faults = append(faults, fmt.Errorf("trusted_proxies[%d]: %w", at, err))
+		}
+	}
+	for text, name := range c.Workers {
+		if _, err := netip.ParseAddr(text); err != nil {
+			faults = append(faults, fmt.Errorf("workers: %q is not an address", text))
+		}
+		if name == "" {
+			faults = append(faults, fmt.Errorf("workers: %s has an empty user name", text))
+		}
+	}
+	if c.Session.Idle < 0 || c.Session.Absolute < 0 {
+		faults = append(faults, errors.New("session: idle and absolute must not be negative"))
+	}
+	return errors.Join(faults...)
+}
+
+// Directory finds people. Its error is ErrUnknown where there is no such person.
+type Directory interface {
+	UserByID(ctx context.Context, id string) (User, error)
+	UserByName(ctx context.Context, username string) (User, error)
+	UserBySubject(ctx context.Context, issuer, subject string) (User, error)
+}
+
+// Workers finds the worker at an address; ErrUnknown where there is none. It is called at most
+// once for a request.
+type Workers interface {
+	UserAt(ctx context.Context, peer netip.Addr) (username, actor string, err error)
+}
+
+// Authenticator tells who is calling. It is safe for concurrent use.
+type Authenticator struct {
+	config   Config
+	trusted  []netip.Prefix
+	people   *people
+	sessions *Sessions
+	workers  Workers
+	bearers  *verifier.Verifier // nil while bearers are off
+	own      string             // our own issuer: its tokens are never accepted here
+}
+
+// New makes an authenticator of a valid configuration. The verifier is for access tokens of the
+// default provider, and nil where bearers are off.
+func New(config Config, directory Directory, sessions *Sessions, workers Workers, bearers *verifier.Verifier, ownIssuer string) *Authenticator {
+	a := &Authenticator{
+		config: config.WithDefaults(), people: newPeople(directory), sessions: sessions,
+		workers: workers, bearers: bearers, own: ownIssuer,
+	}
+	for _, text := range config.TrustedProxies {
+		if network, err := parseNetwork(text); err == nil {
+			a.trusted = append(a.trusted, network)
+		}
+	}
+	return a
+}
+
+// Authenticate goes through the proofs, strongest first; the first that is there decides, good or
+// bad. A proof that a route does not accept is passed over, as if it were not there.
+func (a *Authenticator) Authenticate(r *http.Request, peer Peer, accepts Accepts) (Caller, error) {
+	// 1. A bearer token: one that is sent and not good is refused, never replaced by a weaker proof.
+	if accepts.Bearer && !accepts.PassOverBearer && r.Header.Get("Authorization") != "" {
+		return a.bearer(r)
+	}
+	// 2. A session of a browser.
+	if accepts.Session {
+		if caller, err := a.session(r); !errors.Is(err, ErrNoProof) {
+			return caller, err
+		}
+	}
+	// 3. The worker at the peer's address.
+	if accepts.Pod && !peer.Proxied && !fromBrowser(r) {
+		return a.pod(r.Context(), peer.Addr)
+	}
+	return Caller{}, ErrNoProof
+}
+
+// allowed is the last gate of every proof.
+func allowed(caller Caller) (Caller, error) {
+	if caller.User.Disabled {
+		return caller, ErrDisabled
+	}
+	return caller, nil
+}
+
+// outage marks a failure that says nothing of the caller.
+func outage(err error) error { return fmt.Errorf("%w: %w", ErrUnavailable, err) }

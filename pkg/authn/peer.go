@@ -1,0 +1,74 @@
+package authn
+
+import (
+	"fmt"
+	"net/http"
+	"net/netip"
+	"strings"
+)
+
+// Peer is where a request comes from.
+type Peer struct {
+	// Addr is the TCP peer; behind a trusted proxy, the nearest address that is not one.
+	Addr netip.Addr
+	// Proxied tells that the TCP peer is a trusted proxy. No worker is recognised then.
+	Proxied bool
+}
+
+// Peer finds the peer (kubernetes.md rule 1). Forwarding headers are read only where the TCP peer
+// is a trusted proxy, from the right, up to the first address that is not one: what stands left of
+// it is the client's own invention.
+func (a *Authenticator) Peer(r *http.Request) Peer {
+	address, err := netip.ParseAddrPort(r.RemoteAddr)
+	if err != nil {
+		return Peer{}
+	}
+	peer := Peer{Addr: address.Addr().Unmap().WithZone("")}
+	if !a.trusts(peer.Addr) {
+		return peer
+	}
+	peer.Proxied = true
+	hops := strings.Split(strings.Join(r.Header.Values("X-Forwarded-For"), ","), ",")
+	for at := len(hops) - 1; at >= 0; at-- {
+		hop, err := netip.ParseAddr(strings.TrimSpace(hops[at]))
+		if err != nil {
+			return peer
+		}
+		if peer.Addr = hop.Unmap(); !a.trusts(peer.Addr) {
+			return peer
+		}
+	}
+	return peer
+}
+
+func (a *Authenticator) trusts(address netip.Addr) bool {
+	for _, network := range a.trusted {
+		if network.Contains(address) {
+			return true
+		}
+	}
+	return false
+}
+
+// parseNetwork reads a network, or one address.
+func parseNetwork(text string) (netip.Prefix, error) {
+	if network, err := netip.ParsePrefix(text); err == nil {
+		return network.Masked(), nil
+	}
+	address, err := netip.ParseAddr(text)
+	if err != nil {
+		return netip.Prefix{}, fmt.Errorf("%q is neither a network like 10.0.0.0/8 nor an address", text)
+	}
+	return netip.PrefixFrom(address, address.BitLen()), nil
+}
+
+// fromBrowser tells that a browser sent the request: one that runs on a worker's address, or is
+// tunnelled through it, is not the worker.
+func fromBrowser(r *http.Request) bool {
+	for _, name := range [...]string{"Cookie", "Origin", "Sec-Fetch-Site", "Sec-Fetch-Mode", "Sec-Fetch-Dest"} {
+		if len(r.Header[name]) > 0 {
+			return true
+		}
+	}
+	return false
+}

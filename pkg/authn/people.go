@@ -1,0 +1,62 @@
+package authn
+
+import (
+	"context"
+	"errors"
+
+	"github.com/maypok86/otter/v2"
+)
+
+const maxPeople = 100_000
+
+// people remembers users, by name and by id, until the change feed says that one has changed.
+// Nobody is remembered as unknown: whoever logs in for the first time is known at once.
+type people struct {
+	directory Directory
+	byName    *otter.Cache[string, User]
+	byID      *otter.Cache[string, User]
+}
+
+func newPeople(directory Directory) *people {
+	remember := &otter.Options[string, User]{MaximumSize: maxPeople}
+	return &people{directory: directory, byName: otter.Must(remember), byID: otter.Must(remember)}
+}
+
+// named finds a user by name. Somebody who never logged in is a user without an id.
+func (p *people) named(ctx context.Context, username string) (User, error) {
+	if user, ok := p.byName.GetIfPresent(username); ok {
+		return user, nil
+	}
+	user, err := p.byName.Get(context.WithoutCancel(ctx), username, otter.LoaderFunc[string, User](p.directory.UserByName))
+	if errors.Is(err, ErrUnknown) {
+		return User{Username: username}, nil
+	}
+	if err != nil {
+		return User{}, outage(err)
+	}
+	return user, nil
+}
+
+func (p *people) withID(ctx context.Context, id string) (User, error) {
+	if user, ok := p.byID.GetIfPresent(id); ok {
+		return user, nil
+	}
+	user, err := p.byID.Get(context.WithoutCancel(ctx), id, otter.LoaderFunc[string, User](p.directory.UserByID))
+	if err != nil && !errors.Is(err, ErrUnknown) {
+		return User{}, outage(err)
+	}
+	return user, err
+}
+
+// ForgetUser drops what is remembered of a user. The change feed calls it.
+func (a *Authenticator) ForgetUser(id, username string) {
+	a.people.byID.Invalidate(id)
+	a.people.byName.Invalidate(username)
+}
+
+// Forget drops everything that is remembered. It is for when changes may have been missed.
+func (a *Authenticator) Forget() {
+	a.people.byID.InvalidateAll()
+	a.people.byName.InvalidateAll()
+	a.sessions.cache.InvalidateAll()
+}

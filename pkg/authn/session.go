@@ -1,0 +1,150 @@
+package authn
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"net/http"
+	"time"
+
+	"github.com/maypok86/otter/v2"
+)
+
+// SessionDigest is what the database knows of a session's handle: its SHA-256. The handle itself
+// is in the browser's cookie and nowhere else.
+type SessionDigest [sha256.Size]byte
+
+// BrowserSession is a person's logged-in browser.
+type BrowserSession struct {
+	Digest                    SessionDigest
+	UserID                    string
+	CreatedAt, SeenAt, EndsAt time.Time
+}
+
+// SessionStore keeps sessions. Session's error is ErrUnknown where there is none.
+type SessionStore interface {
+	CreateSession(ctx context.Context, session BrowserSession) error
+	Session(ctx context.Context, digest SessionDigest) (BrowserSession, error)
+	TouchSession(ctx context.Context, digest SessionDigest, seen time.Time) error
+	EndSession(ctx context.Context, digest SessionDigest) error
+}
+
+// Sessions begins, finds and ends browsers' sessions.
+type Sessions struct {
+	// Cookie is the name of the cookie that holds the handle.
+	Cookie string
+
+	config SessionConfig
+	store  SessionStore
+	cache  *otter.Cache[SessionDigest, BrowserSession]
+	now    func() time.Time
+}
+
+const maxSessions = 100_000
+
+// NewSessions keeps sessions in a store. Over plain http the cookie has to do without the __Host-
+// prefix and Secure, which browsers grant to https alone.
+func NewSessions(config Config, store SessionStore, secure bool, now func() time.Time) *Sessions {
+	cookie := "wts"
+	if secure {
+		cookie = "__Host-wts"
+	}
+	return &Sessions{
+		Cookie: cookie, config: config.WithDefaults().Session, store: store, now: now,
+		cache: otter.Must(&otter.Options[SessionDigest, BrowserSession]{MaximumSize: maxSessions}),
+	}
+}
+
+// Begin starts a session and returns its handle and how long the cookie may live.
+func (s *Sessions) Begin(ctx context.Context, userID string) (handle string, life time.Duration, err error) {
+	handle = rand.Text() + rand.Text()
+	now := s.now()
+	err = s.store.CreateSession(ctx, BrowserSession{
+		Digest: sha256.Sum256([]byte(handle)), UserID: userID, CreatedAt: now, SeenAt: now, EndsAt: now.Add(s.config.Absolute),
+	})
+	if err != nil {
+		return "", 0, outage(err)
+	}
+	return handle, s.config.Absolute, nil
+}
+
+// End ends the session of a request, if there is one, on every replica.
+func (s *Sessions) End(ctx context.Context, r *http.Request) error {
+	digest, ok := s.digest(r)
+	if !ok {
+		return nil
+	}
+	s.cache.Invalidate(digest)
+	if err := s.store.EndSession(ctx, digest); err != nil {
+		return outage(err)
+	}
+	return nil
+}
+
+// Forget drops a session from memory. The change feed calls it, with the digest in hex.
+func (s *Sessions) Forget(digestHex string) {
+	if raw, err := hex.DecodeString(digestHex); err == nil && len(raw) == sha256.Size {
+		s.cache.Invalidate(SessionDigest(raw))
+	}
+}
+
+func (s *Sessions) digest(r *http.Request) (SessionDigest, bool) {
+	cookie, err := r.Cookie(s.Cookie)
+	if err != nil || cookie.Value == "" {
+		return SessionDigest{}, false
+	}
+	return sha256.Sum256([]byte(cookie.Value)), true
+}
+
+// find returns the living session of a request; ErrNoProof where there is none.
+func (s *Sessions) find(r *http.Request) (BrowserSession, error) {
+	digest, ok := s.digest(r)
+	if !ok {
+		return BrowserSession{}, ErrNoProof
+	}
+	ctx := context.WithoutCancel(r.Context())
+	session, err := s.cache.Get(ctx, digest, otter.LoaderFunc[SessionDigest, BrowserSession](s.store.Session))
+	switch {
+	case errors.Is(err, ErrUnknown):
+		return BrowserSession{}, ErrNoProof
+	case err != nil:
+		return BrowserSession{}, outage(err)
+	}
+	now := s.now()
+	if !now.Before(session.EndsAt) || now.Sub(session.SeenAt) >= s.config.Idle {
+		return BrowserSession{}, ErrNoProof
+	}
+	s.touch(ctx, session, now)
+	return session, nil
+}
+
+// touch notes that the session is in use, coarsely: at most once in a hundredth of its idle time.
+// A session whose touch fails is as good as before: the database being away ends nobody's login.
+func (s *Sessions) touch(ctx context.Context, session BrowserSession, now time.Time) {
+	if now.Sub(session.SeenAt) < s.config.Idle/100 {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	if err := s.store.TouchSession(ctx, session.Digest, now); err == nil {
+		s.cache.Invalidate(session.Digest)
+	}
+}
+
+func (a *Authenticator) session(r *http.Request) (Caller, error) {
+	session, err := a.sessions.find(r)
+	if err != nil {
+		return Caller{}, err
+	}
+	user, err := a.people.withID(r.Context(), session.UserID)
+	switch {
+	case errors.Is(err, ErrUnknown):
+		return Caller{}, ErrNoProof
+	case err != nil:
+		return Caller{}, fmt.Errorf("the user of a session: %w", err)
+	}
+	return allowed(Caller{User: user, Proof: Session, Actor: "session " + hex.EncodeToString(session.Digest[:4])})
+}

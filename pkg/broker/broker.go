@@ -1,0 +1,199 @@
+// Package broker keeps users' connections and trades them for access tokens.
+//
+// It owns the login at a provider from its first redirect to the stored grant, the cache of access
+// tokens, and the refresh: which token is presented, when, and what an answer means for the
+// connection. It does not own who is calling, nor the wire to a provider.
+package broker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync/atomic"
+	"time"
+
+	"github.com/maypok86/otter/v2"
+	"golang.org/x/sync/singleflight"
+
+	"github.com/workspace-token-service/wts/pkg/keyring"
+	"github.com/workspace-token-service/wts/pkg/provider"
+)
+
+var (
+	// ErrProvider: no such provider is configured.
+	ErrProvider = errors.New("the provider is not configured")
+	// ErrNotConnected: the user has no grant there.
+	ErrNotConnected = errors.New("the user is not connected with the provider")
+	// ErrGrantExpired: the grant has run out; a login mends it.
+	ErrGrantExpired = errors.New("the grant has expired")
+	// ErrGrantBroken: the provider revoked the grant, or it cannot be read; a login mends it.
+	ErrGrantBroken = errors.New("the grant is no longer good")
+	// ErrUnavailable: a provider or the database cannot be reached; time mends it.
+	ErrUnavailable = errors.New("temporarily unavailable")
+	// ErrSuperseded: a store found another token than the one presented; whoever gets it reads again.
+	ErrSuperseded = errors.New("another token was stored meanwhile")
+)
+
+// Unavailable is an outage with a time after which to try again. It is ErrUnavailable.
+type Unavailable struct {
+	RetryAfter time.Duration
+	Cause      error
+}
+
+func (u *Unavailable) Error() string        { return fmt.Sprintf("%v: %v", ErrUnavailable, u.Cause) }
+func (u *Unavailable) Unwrap() error        { return u.Cause }
+func (u *Unavailable) Is(target error) bool { return target == ErrUnavailable }
+
+// Secret is a token; see provider.Secret.
+type Secret = provider.Secret
+
+// Phase is where in its life a connection stands (refresh-engine.md).
+type Phase string
+
+// The phases.
+const (
+	Ready        Phase = "ready"
+	Broken       Phase = "broken"
+	Disconnected Phase = "disconnected"
+)
+
+// Connection is one user's grant at one provider.
+type Connection struct {
+	UserID, Provider string
+	Subject          string // who the user is there
+	Phase            Phase
+	Reason           string // why it is broken, in our own words
+	Version          int64  // grows with every change, over disconnects and logins too
+	RefreshToken     Secret // empty where the provider gives none: the access token is the grant
+	AccessToken      Secret
+	// Zero times are unknown.
+	AccessIssuedAt, AccessExpiresAt, RefreshExpiresAt time.Time
+	ConnectedAt                                       time.Time
+	// Unreadable says that the keyring at hand does not open the tokens. The row is kept: the right
+	// keyring reads it.
+	Unreadable bool
+}
+
+// Store keeps connections. Each method is one transaction. The same rules hold on every database;
+// storetest states them.
+type Store interface {
+	// Connection reads a row; ErrNotConnected where there is none.
+	Connection(ctx context.Context, userID, providerID string) (Connection, error)
+	// Refreshed stores what a refresh of that connection gave. It does so only while the token that
+	// was presented is still the one stored, else ErrSuperseded. Without a new refresh token the old
+	// one is kept.
+	Refreshed(ctx context.Context, presented Connection, tokens provider.Tokens) error
+	// Broken marks the connection, under the same condition. The sealed tokens stay.
+	Broken(ctx context.Context, presented Connection, reason string) error
+	// Disconnect leaves a tombstone, from which nothing is handed out; ErrNotConnected where there
+	// is nothing to disconnect.
+	Disconnect(ctx context.Context, userID, providerID string) error
+}
+
+// Observer hears what the broker does. Its methods are called often and must be quick.
+type Observer interface {
+	Refreshed(providerID, outcome string, took time.Duration)
+	GrantLost(providerID, cause string)
+}
+
+// Config is the broker, as the operator writes it.
+type Config struct {
+	// DefaultProvider establishes who a user is.
+	DefaultProvider string `koanf:"default_provider"`
+	// Wait is how long a caller waits for a refresh in all. Default 15 s.
+	Wait time.Duration `koanf:"-"`
+}
+
+// Broker trades connections for access tokens. It is safe for concurrent use.
+type Broker struct {
+	config    Config
+	providers map[string]*provider.Provider
+	store     Store
+	logins    LoginStore
+	keys      *keyring.Keyring
+	observer  Observer
+	now       func() time.Time
+
+	cache     *otter.Cache[cacheKey, *held]
+	flights   singleflight.Group
+	failing   *otter.Cache[cacheKey, error] // refreshes that failed a moment ago
+	forgotten atomic.Uint64                 // counts what the cache was told to forget
+}
+
+// Parts are what a Broker is made of; all of them are needed.
+type Parts struct {
+	Config    Config
+	Providers []*provider.Provider
+	Store     Store
+	Logins    LoginStore
+	Keys      *keyring.Keyring
+	Observer  Observer
+	Now       func() time.Time
+}
+
+// maxHeld bounds the access tokens in memory: about 1 kB each.
+const maxHeld = 250_000
+
+// New makes a broker.
+func New(parts Parts) *Broker {
+	if parts.Config.Wait == 0 {
+		parts.Config.Wait = 15 * time.Second
+	}
+	b := &Broker{
+		config: parts.Config, providers: map[string]*provider.Provider{}, store: parts.Store, logins: parts.Logins,
+		keys: parts.Keys, observer: parts.Observer, now: parts.Now,
+		cache: otter.Must(&otter.Options[cacheKey, *held]{MaximumSize: maxHeld}),
+		failing: otter.Must(&otter.Options[cacheKey, error]{
+			MaximumSize: maxHeld, ExpiryCalculator: otter.ExpiryWritingFunc(backOff),
+		}),
+	}
+	for _, one := range parts.Providers {
+		b.providers[one.ID] = one
+	}
+	return b
+}
+
+// Provider resolves the name that a request gives; empty, and "default", are the default provider.
+func (b *Broker) Provider(name string) (id string, err error) {
+	if name == "" || name == "default" {
+		return b.config.DefaultProvider, nil
+	}
+	if _, ok := b.providers[name]; !ok {
+		return "", ErrProvider
+	}
+	return name, nil
+}
+
+// IsDefault tells whether the provider is the one that establishes who a user is.
+func (b *Broker) IsDefault(id string) bool { return id == b.config.DefaultProvider }
+
+// Listed is a provider as a person sees it.
+type Listed struct {
+	ID, Name string
+	Default  bool
+}
+
+// Providers lists the providers, the default one first.
+func (b *Broker) Providers() []Listed {
+	var all []Listed
+	for id, one := range b.providers {
+		all = append(all, Listed{ID: id, Name: one.Config.Name, Default: b.IsDefault(id)})
+	}
+	slices.SortFunc(all, func(a, b Listed) int {
+		if a.Default != b.Default {
+			if a.Default {
+				return -1
+			}
+			return 1
+		}
+		if a.Name < b.Name {
+			return -1
+		}
+		return 1
+	})
+	return all
+}
+
+// outage marks a failure of the database.
+func outage(err error) error { return &Unavailable{RetryAfter: 2 * time.Second, Cause: err} }

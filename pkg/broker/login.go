@@ -1,0 +1,217 @@
+package broker
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/subtle"
+	"encoding/base64"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"golang.org/x/oauth2"
+
+	"github.com/workspace-token-service/wts/pkg/keyring"
+	"github.com/workspace-token-service/wts/pkg/provider"
+)
+
+var (
+	// ErrState: the callback is of no login that this browser began, or came too late.
+	ErrState = errors.New("the login was not begun in this browser, or took too long")
+	// ErrReplayed: the callback came before.
+	ErrReplayed = errors.New("the login is over already")
+	// ErrLoginFailed: the provider refused, or what it said does not hold. What wraps it says why.
+	ErrLoginFailed = errors.New("the login did not succeed")
+	// ErrSignInFirst: only somebody who is signed in can connect a further provider.
+	ErrSignInFirst = errors.New("sign in first")
+	// ErrOtherAccount: the provider is connected, with another account.
+	ErrOtherAccount = errors.New("the provider is connected with another account")
+	// ErrUserDisabled: an operator shut the user out.
+	ErrUserDisabled = errors.New("the user is disabled")
+)
+
+// FlowLife is how long a person may take to log in.
+const FlowLife = 10 * time.Minute
+
+// flow is one login under way. It travels sealed in a cookie of its own, so that any replica can
+// finish it and two tabs do not get in each other's way.
+type flow struct {
+	provider.Login
+	Provider string    `json:"p"`
+	Redirect string    `json:"r,omitempty"`
+	UserID   string    `json:"u,omitempty"` // who connects; empty at the default provider
+	Begun    time.Time `json:"b"`
+}
+
+// Begun is a login under way: where to send the browser, and the cookie to give it.
+type Begun struct {
+	URL    string
+	Cookie string // its name
+	Sealed string // its value
+}
+
+// Begin starts a login. A provider other than the default one needs the id of a signed-in user.
+func (b *Broker) Begin(ctx context.Context, providerID, userID, redirect string) (Begun, error) {
+	upstream, ok := b.providers[providerID]
+	switch {
+	case !ok:
+		return Begun{}, ErrProvider
+	case b.IsDefault(providerID):
+		userID = "" // whoever logs in there is who they are, whoever was signed in before
+	case userID == "":
+		return Begun{}, ErrSignInFirst
+	}
+	begun := flow{
+		Login:    provider.Login{State: rand.Text(), Nonce: rand.Text(), Verifier: oauth2.GenerateVerifier()},
+		Provider: providerID, Redirect: redirect, UserID: userID, Begun: b.now(),
+	}
+	address, err := upstream.LoginURL(ctx, begun.Login)
+	if err != nil {
+		return Begun{}, &Unavailable{RetryAfter: 5 * time.Second, Cause: err}
+	}
+	text, err := json.Marshal(begun)
+	if err != nil {
+		return Begun{}, fmt.Errorf("a login's cookie: %w", err)
+	}
+	sealed := b.keys.Seal(text, flowPlace(begun.State))
+	return Begun{URL: address, Cookie: FlowCookie(begun.State), Sealed: base64.RawURLEncoding.EncodeToString(sealed)}, nil
+}
+
+// FlowCookie names the cookie of a login by its state, which the callback brings back.
+func FlowCookie(state string) string {
+	sum := sha256.Sum256([]byte(state))
+	return "wts-login-" + hex.EncodeToString(sum[:8])
+}
+
+func flowPlace(state string) keyring.Place {
+	return keyring.Place{Table: "cookie", Owner: state, Column: "login"}
+}
+
+// Callback is what came back from a provider: these parameters, and no other ever reaches the
+// token endpoint.
+type Callback struct {
+	State, Code, Issuer, Error string
+	Sealed                     string // the flow cookie's value, empty where the browser had none
+	UserID                     string // who is signed in, empty where nobody is
+}
+
+// Connected is a login that succeeded.
+type Connected struct {
+	UserID, Username string
+	Provider         string
+	Redirect         string
+	Default          bool // a login at the default provider: a session begins
+}
+
+// Grant is what a login gave, to be stored.
+type Grant struct {
+	// UserID is who connects. It is empty at the default provider: there the identity says who it
+	// is, and a user is made for one that is new.
+	UserID   string
+	Provider string
+	Identity provider.Identity
+	Tokens   provider.Tokens
+}
+
+// LoginStore keeps logins. Each method is one transaction.
+type LoginStore interface {
+	// UseState notes a login's state, once: ErrReplayed where it was noted before. It may forget the
+	// state after that long.
+	UseState(ctx context.Context, digest []byte, life time.Duration) error
+	// Connect stores a grant and returns whose it is. The errors are ErrOtherAccount, ErrUserDisabled
+	// and, for a user that is gone, ErrSignInFirst.
+	Connect(ctx context.Context, grant Grant) (userID, username string, err error)
+}
+
+// Finish ends a login: the steps are in this order so that none of them can be skipped, and nothing
+// is asked of a provider before the browser has shown that the login is its own.
+func (b *Broker) Finish(ctx context.Context, back Callback) (Connected, error) {
+	// 1. The login is this browser's own, and recent.
+	begun, err := b.openFlow(back)
+	if err != nil {
+		return Connected{}, err
+	}
+	result := Connected{Provider: begun.Provider, Redirect: begun.Redirect, Default: b.IsDefault(begun.Provider)}
+	// 2. It is good for one callback, on any replica.
+	digest := sha256.Sum256([]byte(begun.State))
+	if err := b.logins.UseState(ctx, digest[:], FlowLife); errors.Is(err, ErrReplayed) {
+		return result, ErrReplayed
+	} else if err != nil {
+		return result, outage(err)
+	}
+	// 3. Whoever began to connect a provider is still the one who is signed in.
+	if !result.Default && begun.UserID != back.UserID {
+		return result, ErrSignInFirst
+	}
+	upstream, ok := b.providers[begun.Provider]
+	if !ok {
+		return result, ErrProvider
+	}
+	// 4. It is this provider that answers (RFC 9207).
+	if err := upstream.CheckIssuer(ctx, back.Issuer); err != nil {
+		return result, b.loginFailure(err)
+	}
+	// 5. The provider said yes.
+	if back.Error != "" || back.Code == "" {
+		return result, fmt.Errorf("%w: the provider answered %s", ErrLoginFailed, reasonOf(back))
+	}
+	// 6. The code becomes a grant, and the id_token says whose it is.
+	tokens, identity, err := upstream.Exchange(ctx, back.Code, begun.Login)
+	if err != nil {
+		return result, b.loginFailure(err)
+	}
+	// 7. Stored, for that user and nobody else.
+	result.UserID, result.Username, err = b.logins.Connect(ctx, Grant{
+		UserID: begun.UserID, Provider: begun.Provider, Identity: identity, Tokens: tokens,
+	})
+	switch {
+	case errors.Is(err, ErrOtherAccount), errors.Is(err, ErrUserDisabled), errors.Is(err, ErrSignInFirst):
+		return result, err
+	case err != nil:
+		return result, outage(err)
+	}
+	b.Forget(result.UserID, result.Provider)
+	return result, nil
+}
+
+func (b *Broker) openFlow(back Callback) (flow, error) {
+	sealed, err := base64.RawURLEncoding.DecodeString(back.Sealed)
+	if err != nil || back.State == "" {
+		return flow{}, ErrState
+	}
+	text, err := b.keys.Open(sealed, flowPlace(back.State))
+	if err != nil {
+		return flow{}, ErrState
+	}
+	var begun flow
+	if err := json.Unmarshal(text, &begun); err != nil {
+		return flow{}, ErrState
+	}
+	age := b.now().Sub(begun.Begun)
+	if subtle.ConstantTimeCompare([]byte(begun.State), []byte(back.State)) != 1 || age < -time.Minute || age >= FlowLife {
+		return flow{}, ErrState
+	}
+	return begun, nil
+}
+
+func reasonOf(back Callback) string {
+	if back.Error != "" {
+		return provider.CallbackCode(back.Error)
+	}
+	return "without a code"
+}
+
+// loginFailure tells what the person can mend from what only time can.
+func (b *Broker) loginFailure(err error) error {
+	var of *provider.Error
+	if errors.As(err, &of) {
+		switch of.Outcome {
+		case provider.Refused, provider.Untrusted:
+			return fmt.Errorf("%w: %w", ErrLoginFailed, err)
+		}
+	}
+	return &Unavailable{RetryAfter: 5 * time.Second, Cause: err}
+}

@@ -1,0 +1,88 @@
+package broker
+
+import (
+	"context"
+	"errors"
+	"time"
+)
+
+// Token returns an access token of the user's at a provider that has at least that much life left,
+// within the caps of held.enough. From memory where it can: then it touches neither database nor
+// network.
+//
+// The errors are ErrNotConnected, ErrGrantExpired and ErrGrantBroken, which a login mends, and
+// ErrUnavailable, which time mends.
+func (b *Broker) Token(ctx context.Context, userID, providerID string, life time.Duration) (Token, error) {
+	if userID == "" {
+		return Token{}, ErrNotConnected
+	}
+	key, now := cacheKey{userID, providerID}, b.now()
+	known, ok := b.cache.GetIfPresent(key)
+	if ok && known.enough(life, now) && !known.ended(now) {
+		return known.token, nil
+	}
+	fresh, err := b.fresh(ctx, key, life)
+	if err == nil {
+		return fresh.token, nil
+	}
+	// The provider or the database is away: a token that still lives is better than none.
+	if ok && errors.Is(err, ErrUnavailable) && known.living(now) && !known.ended(now) {
+		return known.token, nil
+	}
+	return Token{}, err
+}
+
+// Living makes sure that the user's grant at the default provider still lives: nothing is minted
+// for somebody whose grant was removed, revoked or ran out.
+func (b *Broker) Living(ctx context.Context, userID string) error {
+	if userID == "" {
+		return ErrNotConnected
+	}
+	key, now := cacheKey{userID, b.config.DefaultProvider}, b.now()
+	if known, ok := b.cache.GetIfPresent(key); ok {
+		if known.ended(now) {
+			return ErrGrantExpired
+		}
+		return nil
+	}
+	readAt := b.forgotten.Load()
+	connection, err := b.read(ctx, key)
+	if err != nil {
+		return err
+	}
+	b.remember(key, connection, readAt)
+	return nil
+}
+
+// read reads a connection and refuses one that is not good.
+func (b *Broker) read(ctx context.Context, key cacheKey) (Connection, error) {
+	connection, err := b.store.Connection(ctx, key.userID, key.provider)
+	switch {
+	case errors.Is(err, ErrNotConnected):
+		return Connection{}, ErrNotConnected
+	case err != nil:
+		return Connection{}, outage(err)
+	case connection.Phase == Disconnected:
+		return Connection{}, ErrNotConnected
+	case connection.Phase == Broken, connection.Unreadable:
+		return Connection{}, ErrGrantBroken
+	case !connection.RefreshExpiresAt.IsZero() && !b.now().Before(connection.RefreshExpiresAt):
+		return Connection{}, ErrGrantExpired
+	}
+	return connection, nil
+}
+
+// Connection returns a user's connection, for a page that shows it.
+func (b *Broker) Connection(ctx context.Context, userID, providerID string) (Connection, error) {
+	return b.read(ctx, cacheKey{userID, providerID})
+}
+
+// Disconnect ends a connection at once, on every replica.
+func (b *Broker) Disconnect(ctx context.Context, userID, providerID string) error {
+	err := b.store.Disconnect(ctx, userID, providerID)
+	if err != nil && !errors.Is(err, ErrNotConnected) {
+		return outage(err)
+	}
+	b.Forget(userID, providerID)
+	return err
+}

@@ -1,0 +1,158 @@
+// Package issuer makes our own tokens: JWTs for one audience each, and the keys that sign them.
+//
+// It owns who may be an audience, what a token says, and the life of a signing key: next
+// (published, not yet signing), active, retired (published until the last token it signed has
+// expired), gone. It does not own who the caller is, nor whether their grant still lives: whoever
+// calls Mint has made sure of both.
+package issuer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync/atomic"
+	"time"
+)
+
+var (
+	// ErrAudience: no such audience is registered.
+	ErrAudience = errors.New("the audience is not registered")
+	// ErrScope: a scope was asked for that the audience does not give. Less is never given silently.
+	ErrScope = errors.New("the scope is not one of the audience's")
+	// ErrNoKey: no key can sign now; an outage of ours.
+	ErrNoKey = errors.New("no signing key is at hand")
+)
+
+// Config is the issuer, as the operator writes it.
+type Config struct {
+	// URL is the issuer identifier, the service's public base URL without a slash at its end.
+	URL string `koanf:"-"`
+	// JWKSMaxAge is how long verifiers may keep the key set. A new key is published for at least
+	// as long before it signs. Default 5 minutes.
+	JWKSMaxAge time.Duration `koanf:"jwks_max_age"`
+	// RotateEvery is the age at which the signing key is replaced. Default 30 days.
+	RotateEvery time.Duration       `koanf:"rotate_every"`
+	Audiences   map[string]Audience `koanf:"-"`
+}
+
+// Audience is a resource service that is registered to receive our tokens.
+type Audience struct {
+	// Algorithm signs its tokens. Default ES256.
+	Algorithm string `koanf:"algorithm"`
+	// MaxLifetime bounds a token's life; DefaultLifetime holds where the caller asks for none.
+	// Defaults: 1 hour, and 10 minutes.
+	MaxLifetime     time.Duration `koanf:"max_lifetime"`
+	DefaultLifetime time.Duration `koanf:"default_lifetime"`
+	// Scopes are those that may be asked for. A token holds none that was not asked for.
+	Scopes []string `koanf:"scopes"`
+}
+
+// WithDefaults fills in what the operator left out.
+func (c Config) WithDefaults() Config {
+	if c.JWKSMaxAge == 0 {
+		c.JWKSMaxAge = 5 * time.Minute
+	}
+	if c.RotateEvery == 0 {
+		c.RotateEvery = 30 * 24 * time.Hour
+	}
+	audiences := make(map[string]Audience, len(c.Audiences))
+	for id, audience := range c.Audiences {
+		if audience.Algorithm == "" {
+			audience.Algorithm = ES256
+		}
+		if audience.MaxLifetime == 0 {
+			audience.MaxLifetime = time.Hour
+		}
+		if audience.DefaultLifetime == 0 {
+			audience.DefaultLifetime = min(10*time.Minute, audience.MaxLifetime)
+		}
+		audiences[id] = audience
+	}
+	c.Audiences = audiences
+	return c
+}
+
+// longestLife bounds what can be configured: a retired key stays published for as long.
+const longestLife = 24 * time.Hour
+
+// Validate reports every fault at once, each with the name of its field.
+func (c Config) Validate() error {
+	var faults []error
+	fault := func(format string, args ...any) { faults = append(faults, fmt.Errorf(format, args...)) }
+	if c.JWKSMaxAge < 0 || c.JWKSMaxAge > 24*time.Hour {
+		fault("issuer.jwks_max_age: is %s, want 1s to 24h", c.JWKSMaxAge)
+	}
+	if c.RotateEvery != 0 && c.RotateEvery < time.Hour {
+		fault("issuer.rotate_every: is %s, want at least 1h", c.RotateEvery)
+	}
+	for id, audience := range c.Audiences {
+		if id == "" {
+			fault("audiences: one has an empty id")
+		}
+		if audience.Algorithm != "" && !slices.Contains(Algorithms, audience.Algorithm) {
+			fault("audiences.%s.algorithm: is %q, want one of %v", id, audience.Algorithm, Algorithms)
+		}
+		if audience.MaxLifetime < 0 || audience.MaxLifetime > longestLife {
+			fault("audiences.%s.max_lifetime: is %s, want 1s to %s", id, audience.MaxLifetime, longestLife)
+		}
+		if audience.DefaultLifetime < 0 || audience.MaxLifetime > 0 && audience.DefaultLifetime > audience.MaxLifetime {
+			fault("audiences.%s.default_lifetime: is %s, want at most max_lifetime", id, audience.DefaultLifetime)
+		}
+	}
+	return errors.Join(faults...)
+}
+
+// Store keeps the signing keys, for all replicas.
+type Store interface {
+	// SigningKeys returns every key and the database's time.
+	SigningKeys(ctx context.Context) ([]Key, time.Time, error)
+	// UpdateSigningKeys hands the keys and the database's time to a function, under a lock that all
+	// replicas share, and stores what comes back: new keys are added, changed ones changed, absent
+	// ones deleted.
+	UpdateSigningKeys(ctx context.Context, update func(keys []Key, now time.Time) ([]Key, error)) error
+}
+
+// Issuer mints tokens. It is safe for concurrent use; Mint and KeySet touch memory only.
+type Issuer struct {
+	config Config
+	store  Store
+	now    func() time.Time
+	state  atomic.Pointer[keyState]
+}
+
+// New makes an issuer of a valid configuration. It has no keys until Reload.
+func New(config Config, store Store, now func() time.Time) *Issuer {
+	return &Issuer{config: config.WithDefaults(), store: store, now: now}
+}
+
+// Audience tells whether an audience is registered.
+func (i *Issuer) Audience(id string) bool {
+	_, ok := i.config.Audiences[id]
+	return ok
+}
+
+// URL is the issuer identifier.
+func (i *Issuer) URL() string { return i.config.URL }
+
+// algorithms are those that some audience wants; ES256 always, so that a fresh service has a key.
+func (i *Issuer) algorithms() []string {
+	wanted := []string{ES256}
+	for _, audience := range i.config.Audiences {
+		if !slices.Contains(wanted, audience.Algorithm) {
+			wanted = append(wanted, audience.Algorithm)
+		}
+	}
+	return wanted
+}
+
+// maxLifetime is the longest that a token signed by that algorithm may live.
+func (i *Issuer) maxLifetime(algorithm string) time.Duration {
+	longest := time.Hour
+	for _, audience := range i.config.Audiences {
+		if audience.Algorithm == algorithm {
+			longest = max(longest, audience.MaxLifetime)
+		}
+	}
+	return longest
+}

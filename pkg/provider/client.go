@@ -1,0 +1,90 @@
+package provider
+
+import (
+	"errors"
+	"io"
+	"net/http"
+	"strings"
+	"time"
+)
+
+// Bodies that we fetch are capped (security.md A4), in bytes.
+const (
+	maxDocument = 100 << 10 // discovery and JWKS
+	maxToken    = 1 << 20   // token endpoint
+)
+
+var (
+	errRedirect = errors.New("it redirected to another host, which is not followed")
+	errTooLarge = errors.New("the answer is larger than is accepted")
+)
+
+// newClient makes the one HTTP client of a provider. Connections are kept: a new TLS handshake
+// costs thirty times a request on a living one.
+func newClient() *http.Client {
+	transport := http.DefaultTransport.(*http.Transport).Clone()
+	transport.MaxIdleConnsPerHost = 32
+	transport.MaxResponseHeaderBytes = 64 << 10
+	transport.ResponseHeaderTimeout = 0 // the deadline is the context's
+	transport.TLSHandshakeTimeout = 5 * time.Second
+	return &http.Client{
+		Transport: capped{transport},
+		// A redirect of a POST would carry the client's secret and the refresh token along; one to
+		// another host would let a provider choose whose keys we trust.
+		CheckRedirect: func(next *http.Request, via []*http.Request) error {
+			first := via[0]
+			if first.Method != http.MethodGet || next.URL.Host != first.URL.Host || next.URL.Scheme != first.URL.Scheme || len(via) > 3 {
+				return errRedirect
+			}
+			return nil
+		},
+	}
+}
+
+// capped lets no answer grow beyond its cap.
+type capped struct{ next http.RoundTripper }
+
+func (c capped) RoundTrip(request *http.Request) (*http.Response, error) {
+	response, err := c.next.RoundTrip(request)
+	if err != nil {
+		return nil, err
+	}
+	limit := int64(maxDocument)
+	if request.Method == http.MethodPost {
+		limit = maxToken
+	}
+	response.Body = &cappedBody{response.Body, limit}
+	return response, nil
+}
+
+type cappedBody struct {
+	io.ReadCloser
+	left int64
+}
+
+func (b *cappedBody) Read(into []byte) (int, error) {
+	if b.left <= 0 {
+		// One byte more tells an answer that just fits from one that is too large.
+		var probe [1]byte
+		if n, err := b.ReadCloser.Read(probe[:]); n == 0 {
+			return 0, err
+		}
+		return 0, errTooLarge
+	}
+	n, err := b.ReadCloser.Read(into[:min(int64(len(into)), b.left)])
+	b.left -= int64(n)
+	return n, err
+}
+
+// claimAt follows a path with dots into nested claims. A whole name with dots wins, since some
+// providers use URLs for claim names.
+func claimAt(claims map[string]any, path string) string {
+	if text, ok := claims[path].(string); ok {
+		return text
+	}
+	first, rest, nested := strings.Cut(path, ".")
+	if inner, ok := claims[first].(map[string]any); ok && nested {
+		return claimAt(inner, rest)
+	}
+	return ""
+}

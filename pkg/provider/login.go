@@ -1,0 +1,165 @@
+package provider
+
+import (
+	"context"
+	"crypto/subtle"
+	"errors"
+	"slices"
+	"time"
+
+	"github.com/coreos/go-oidc/v3/oidc"
+	"golang.org/x/oauth2"
+)
+
+// Login is the secret half of one authorization request; all of it belongs to one browser.
+type Login struct {
+	State    string
+	Nonce    string
+	Verifier string // RFC 7636 4.1
+}
+
+// Tokens is what a token endpoint gave.
+type Tokens struct {
+	AccessToken  Secret
+	RefreshToken Secret // empty where none came
+	// Zero times are unknown: an access token without expires_in, a refresh token that states no end.
+	IssuedAt, AccessExpiresAt, RefreshExpiresAt time.Time
+}
+
+// Identity is who the provider says the person is. Issuer and subject name them for ever (OIDC
+// Core 5.7); the username is what they are called today.
+type Identity struct {
+	Issuer, Subject, Username string
+}
+
+// LoginURL is where the person's browser goes: code flow, PKCE S256 whether or not the provider
+// says that it knows it (RFC 9700 2.1.1).
+func (p *Provider) LoginURL(ctx context.Context, login Login) (string, error) {
+	ends, err := p.discover(ctx)
+	if err != nil {
+		return "", err
+	}
+	options := []oauth2.AuthCodeOption{oidc.Nonce(login.Nonce), oauth2.S256ChallengeOption(login.Verifier)}
+	if p.Config.Prompt != "" {
+		options = append(options, oauth2.SetAuthURLParam("prompt", p.Config.Prompt))
+	}
+	for name, value := range p.Config.LoginParams {
+		options = append(options, oauth2.SetAuthURLParam(name, value))
+	}
+	return ends.oauth.AuthCodeURL(login.State, options...), nil
+}
+
+// CheckIssuer compares the callback's iss (RFC 9207 2.4) before the code is sent anywhere, so that
+// a code of one provider never reaches another's token endpoint.
+func (p *Provider) CheckIssuer(ctx context.Context, iss string) error {
+	ends, err := p.discover(ctx)
+	if err != nil {
+		return err
+	}
+	if iss == "" && ends.issParam {
+		return p.distrust("callback", "the issuer is missing from it, though the provider always sends it")
+	}
+	if iss != "" && iss != p.Config.Issuer {
+		return p.distrust("callback", "it comes from another issuer")
+	}
+	return nil
+}
+
+// Exchange trades a code for tokens and the verified identity of the person. Errors are *Error.
+func (p *Provider) Exchange(ctx context.Context, code string, login Login) (Tokens, Identity, error) {
+	ends, err := p.discover(ctx)
+	if err != nil {
+		return Tokens{}, Identity{}, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, p.Config.Timeout)
+	defer cancel()
+	ctx = oidc.ClientContext(ctx, p.client)
+	issuedAt := p.now()
+	answer, err := ends.oauth.Exchange(ctx, code, oauth2.VerifierOption(login.Verifier))
+	if err != nil {
+		return Tokens{}, Identity{}, p.classify("code exchange", err, true)
+	}
+	raw, _ := answer.Extra("id_token").(string)
+	identity, err := p.identify(ctx, ends, raw, login.Nonce)
+	if err != nil {
+		return Tokens{}, Identity{}, err
+	}
+	return p.read(answer, issuedAt), identity, nil
+}
+
+// identify verifies an id_token (OIDC Core 3.1.3.7): signature, issuer, audience and expiry by
+// go-oidc; nonce and authorized party here.
+func (p *Provider) identify(ctx context.Context, ends *endpoints, raw, nonce string) (Identity, error) {
+	const doing = "id_token"
+	if raw == "" {
+		return Identity{}, p.distrust(doing, "none came; is openid among the scopes?")
+	}
+	token, err := ends.verifier.Verify(ctx, raw)
+	if err != nil {
+		var expired *oidc.TokenExpiredError
+		if errors.As(err, &expired) {
+			return Identity{}, p.distrust(doing, "it has expired; compare the clocks")
+		}
+		return Identity{}, p.distrust(doing, "its signature, issuer, audience or form does not hold")
+	}
+	var claims map[string]any
+	if err := token.Claims(&claims); err != nil {
+		return Identity{}, p.distrust(doing, "its claims cannot be read")
+	}
+	if subtle.ConstantTimeCompare([]byte(token.Nonce), []byte(nonce)) != 1 {
+		return Identity{}, p.distrust(doing, "its nonce is of another login")
+	}
+	party, named := claims["azp"].(string)
+	if named && party != p.Config.ClientID || !named && len(token.Audience) > 1 {
+		return Identity{}, p.distrust(doing, "its authorized party is not this client")
+	}
+	if token.Subject == "" {
+		return Identity{}, p.distrust(doing, "it names no subject")
+	}
+	username := claimAt(claims, p.Config.UsernameClaim)
+	if username == "" {
+		return Identity{}, p.distrust(doing, "it has no claim "+p.Config.UsernameClaim+"; see username_claim and scopes")
+	}
+	// Pods are matched to people by this name, so an address that anyone could have typed in at
+	// the provider must not become one.
+	if verified, stated := claims["email_verified"].(bool); p.Config.UsernameClaim == "email" && stated && !verified {
+		return Identity{}, p.distrust(doing, "the provider has not verified the person's e-mail address, which username_claim uses")
+	}
+	return Identity{Issuer: token.Issuer, Subject: token.Subject, Username: username}, nil
+}
+
+// unknownLife is what an access token without expires_in is taken to live.
+const unknownLife = 5 * time.Minute
+
+// read takes what is of use out of a token endpoint's answer.
+func (p *Provider) read(answer *oauth2.Token, issuedAt time.Time) Tokens {
+	tokens := Tokens{
+		AccessToken:     Secret(answer.AccessToken),
+		RefreshToken:    Secret(answer.RefreshToken),
+		IssuedAt:        issuedAt,
+		AccessExpiresAt: answer.Expiry,
+	}
+	if tokens.AccessExpiresAt.IsZero() && answer.RefreshToken != "" {
+		tokens.AccessExpiresAt = issuedAt.Add(unknownLife)
+	}
+	// Keycloak's name for it; 0 is Keycloak's word for "does not end".
+	for _, name := range []string{"refresh_expires_in", "refresh_token_expires_in"} {
+		if seconds := secondsOf(answer.Extra(name)); seconds > 0 {
+			tokens.RefreshExpiresAt = issuedAt.Add(seconds)
+		}
+	}
+	return tokens
+}
+
+// maxSeconds keeps a provider's number within what time.Duration and the database hold: a century.
+const maxSeconds = 100 * 365 * 24 * 3600
+
+func secondsOf(value any) time.Duration {
+	if seconds, ok := value.(float64); ok && seconds > 0 {
+		return time.Duration(min(seconds, maxSeconds)) * time.Second
+	}
+	return 0
+}
+
+// Scopes are those that logins ask for.
+func (p *Provider) Scopes() []string { return slices.Clone(p.Config.Scopes) }

@@ -1,0 +1,163 @@
+// Package provider is one upstream identity provider, seen from its client: where a person logs
+// in, how a code becomes a grant, how a refresh token becomes an access token.
+//
+// It owns the wire to the provider and what an answer means. It does not own users, rows, locks or
+// retries: every method makes at most one call that could spend something.
+package provider
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"net/url"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/coreos/go-oidc/v3/oidc"
+	"golang.org/x/oauth2"
+)
+
+// Provider speaks to one identity provider. It is safe for concurrent use, and making one calls
+// nobody: a provider that is down never keeps the service from starting.
+type Provider struct {
+	ID     string
+	Config Config
+
+	redirectURL string
+	client      *http.Client
+	now         func() time.Time
+
+	mu         sync.Mutex
+	discovered *endpoints
+	failed     *Error
+	failedAt   time.Time
+}
+
+// New makes a provider of a valid configuration. The redirect URL is the one registered there.
+func New(id string, config Config, redirectURL string) *Provider {
+	return &Provider{
+		ID:          id,
+		Config:      config.WithDefaults(id),
+		redirectURL: redirectURL,
+		client:      newClient(),
+		now:         time.Now,
+	}
+}
+
+// endpoints is what discovery found.
+type endpoints struct {
+	oauth    oauth2.Config
+	verifier *oidc.IDTokenVerifier
+	at       time.Time
+	// issParam: the provider promises iss on its callbacks (RFC 9207 2.3).
+	issParam bool
+}
+
+const (
+	discoveryLife = time.Hour       // how long a found document is used before it is read again
+	discoveryWait = 2 * time.Second // how soon a failed discovery is tried again
+)
+
+// discover reads the provider's discovery document, at most once at a time and seldom. The last
+// good one goes on where reading it again fails.
+func (p *Provider) discover(ctx context.Context) (*endpoints, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	now := p.now()
+	if p.discovered != nil && now.Sub(p.discovered.at) < discoveryLife {
+		return p.discovered, nil
+	}
+	if p.failed != nil && now.Sub(p.failedAt) < discoveryWait {
+		return p.lastGood(p.failed)
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), p.Config.Timeout)
+	defer cancel()
+	found, err := oidc.NewProvider(oidc.ClientContext(ctx, p.client), p.Config.Issuer)
+	if err != nil {
+		p.failed, p.failedAt = p.discoveryError(err), now
+		return p.lastGood(p.failed)
+	}
+	ends, failure := p.accept(found, now)
+	if failure != nil {
+		p.failed, p.failedAt = failure, now
+		return p.lastGood(failure)
+	}
+	p.discovered, p.failed = ends, nil
+	return ends, nil
+}
+
+func (p *Provider) lastGood(failure *Error) (*endpoints, error) {
+	if p.discovered != nil {
+		return p.discovered, nil
+	}
+	return nil, failure
+}
+
+// asymmetric are the id_token algorithms we accept. "none" and the HS family are not among them:
+// with those, whoever knows a public key or the client secret could say who a person is.
+var asymmetric = []string{
+	oidc.RS256, oidc.RS384, oidc.RS512, oidc.ES256, oidc.ES384, oidc.ES512, oidc.PS256, oidc.PS384, oidc.PS512, oidc.EdDSA,
+}
+
+// accept checks the document's endpoints as strictly as the configured issuer.
+func (p *Provider) accept(found *oidc.Provider, now time.Time) (*endpoints, *Error) {
+	var document struct {
+		KeysURL    string   `json:"jwks_uri"`
+		Algorithms []string `json:"id_token_signing_alg_values_supported"`
+		IssParam   bool     `json:"authorization_response_iss_parameter_supported"`
+	}
+	if err := found.Claims(&document); err != nil {
+		return nil, p.distrust("discovery", "the document cannot be read")
+	}
+	endpoint := found.Endpoint()
+	for name, text := range map[string]string{
+		"authorization_endpoint": endpoint.AuthURL, "token_endpoint": endpoint.TokenURL, "jwks_uri": document.KeysURL,
+	} {
+		parsed, err := url.Parse(text)
+		if err != nil || checkURL((&url.URL{Scheme: parsed.Scheme, Host: parsed.Host}).String()) != nil {
+			return nil, p.distrust("discovery", name+" is missing or not https")
+		}
+	}
+	endpoint.AuthStyle = oauth2.AuthStyleInHeader
+	if p.Config.ClientAuth == AuthPost {
+		endpoint.AuthStyle = oauth2.AuthStyleInParams
+	}
+	algorithms := slices.DeleteFunc(slices.Clone(asymmetric), func(name string) bool {
+		return len(document.Algorithms) > 0 && !slices.Contains(document.Algorithms, name)
+	})
+	if len(algorithms) == 0 {
+		return nil, p.distrust("discovery", "it signs id_tokens with no algorithm that is accepted")
+	}
+	return &endpoints{
+		oauth: oauth2.Config{
+			ClientID:     p.Config.ClientID,
+			ClientSecret: string(p.Config.ClientSecret),
+			Endpoint:     endpoint,
+			RedirectURL:  p.redirectURL,
+			Scopes:       p.Config.Scopes,
+		},
+		verifier: found.VerifierContext(oidc.ClientContext(context.Background(), p.client), &oidc.Config{
+			ClientID:             p.Config.ClientID,
+			SupportedSigningAlgs: algorithms,
+			Now:                  p.now,
+		}),
+		at:       now,
+		issParam: document.IssParam,
+	}, nil
+}
+
+func (p *Provider) distrust(doing, reason string) *Error {
+	return &Error{Provider: p.ID, Doing: doing, Outcome: Untrusted, Reason: reason}
+}
+
+func (p *Provider) discoveryError(err error) *Error {
+	var mismatch *oidc.IssuerMismatchError
+	if errors.As(err, &mismatch) {
+		return p.distrust("discovery", "the document states another issuer than the configured one (compare them byte for byte, a trailing slash counts)")
+	}
+	return &Error{Provider: p.ID, Doing: "discovery", Outcome: Unsent, Reason: plain(err)}
+}
+
+// Issuer is the configured issuer, which discovery has to confirm before anything is trusted.
+func (p *Provider) Issuer() string { return p.Config.Issuer }

@@ -1,0 +1,115 @@
+package providertest
+
+import (
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"time"
+)
+
+// Fault is what goes wrong at the token endpoint, for the next Times requests.
+type Fault struct {
+	// Times is how many requests it befalls; 0 is all, until the next Fail.
+	Times int
+	// Delay is waited before the provider acts.
+	Delay time.Duration
+	// Status and Body are answered without asking the provider, where Status is not 0.
+	Status int
+	Body   string
+	Header http.Header
+	// LoseAnswer lets the provider act, rotate and all, and then breaks the connection.
+	LoseAnswer bool
+	// Down breaks every connection, discovery and keys too, before anything is done.
+	Down bool
+}
+
+type faults struct {
+	mu      sync.Mutex
+	current *Fault
+	left    int
+}
+
+// Fail sets the fault; nil mends the provider.
+func (s *Server) Fail(fault *Fault) {
+	s.faults.mu.Lock()
+	defer s.faults.mu.Unlock()
+	s.faults.current = fault
+	if fault != nil {
+		s.faults.left = fault.Times
+	}
+}
+
+// take says what befalls this request.
+func (f *faults) take(atTokenEndpoint bool) Fault {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.current == nil || !atTokenEndpoint && !f.current.Down {
+		return Fault{}
+	}
+	fault := *f.current
+	if fault.Times > 0 {
+		if f.left--; f.left == 0 {
+			f.current = nil
+		}
+	}
+	return fault
+}
+
+// around puts the faults, and the ledger's count of requests, before the provider.
+func (f *faults) around(ledger *ledger, next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		atTokenEndpoint := strings.HasSuffix(r.URL.Path, "/oauth/token")
+		if atTokenEndpoint {
+			ledger.count(func(l *Ledger) { l.TokenPosts++ })
+		} else {
+			ledger.count(func(l *Ledger) { l.OtherRequests++ })
+		}
+		fault := f.take(atTokenEndpoint)
+		time.Sleep(fault.Delay)
+		switch {
+		case fault.Down:
+			panic(http.ErrAbortHandler)
+		case fault.Status != 0:
+			for name, values := range fault.Header {
+				w.Header()[name] = values
+			}
+			w.WriteHeader(fault.Status)
+			_, _ = w.Write([]byte(fault.Body))
+		case fault.LoseAnswer:
+			next.ServeHTTP(httptest.NewRecorder(), r)
+			panic(http.ErrAbortHandler)
+		default:
+			next.ServeHTTP(w, r)
+		}
+	})
+}
+
+// Ledger counts what was asked of the provider and how it went.
+type Ledger struct {
+	TokenPosts    int // requests at the token endpoint, the failed ones too
+	OtherRequests int // discovery, keys and the rest
+	Grants        int // codes that became a grant
+	Refreshes     int // refreshes that succeeded
+	Rotations     int // those that gave a new refresh token
+	Reused        int // spent tokens presented again, each of which ended a family
+	Refused       int // unknown tokens, and tokens of a family that had ended
+	Revocations   int // refresh tokens that the client revoked
+}
+
+type ledger struct {
+	mu sync.Mutex
+	Ledger
+}
+
+func (l *ledger) count(change func(*Ledger)) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	change(&l.Ledger)
+}
+
+func (l *ledger) copy() Ledger {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.Ledger
+}

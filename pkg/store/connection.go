@@ -1,0 +1,174 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"gorm.io/gorm"
+
+	"github.com/workspace-token-service/wts/pkg/broker"
+	"github.com/workspace-token-service/wts/pkg/keyring"
+	"github.com/workspace-token-service/wts/pkg/provider"
+)
+
+// connection is a row of connections.
+type connection struct {
+	UserID           string `gorm:"primaryKey"`
+	Provider         string `gorm:"primaryKey"`
+	Subject          string
+	Phase            string
+	Reason           string
+	Version          int64
+	RefreshToken     []byte
+	RefreshDigest    []byte
+	AccessToken      []byte
+	AccessIssuedAt   *int64
+	AccessExpiresAt  *int64
+	RefreshExpiresAt *int64
+	ConnectedAt      int64
+	UpdatedAt        int64 `gorm:"autoUpdateTime:false"`
+}
+
+func (r *connection) object() string { return r.UserID + "/" + r.Provider }
+
+func (r *connection) place(column string) keyring.Place {
+	return keyring.Place{Table: "connections", Owner: r.UserID, Part: r.Provider, Column: column}
+}
+
+// seal puts tokens into a row. An empty refresh token leaves the one that is there.
+func (s *Store) seal(row *connection, tokens provider.Tokens) {
+	row.AccessToken = s.keys.Seal([]byte(tokens.AccessToken), row.place("access_token"))
+	row.AccessIssuedAt, row.AccessExpiresAt = millis(tokens.IssuedAt), millis(tokens.AccessExpiresAt)
+	if tokens.RefreshToken != "" {
+		row.RefreshToken = s.keys.Seal([]byte(tokens.RefreshToken), row.place("refresh_token"))
+		row.RefreshDigest = s.keys.Digest(string(tokens.RefreshToken))
+		row.RefreshExpiresAt = nil
+	}
+	if !tokens.RefreshExpiresAt.IsZero() {
+		row.RefreshExpiresAt = millis(tokens.RefreshExpiresAt)
+	}
+}
+
+// open reads a row. One that the keyring does not open is unreadable, which is no error: the row
+// stays as it is for the keyring that does.
+func (s *Store) open(row *connection) broker.Connection {
+	found := broker.Connection{
+		UserID: row.UserID, Provider: row.Provider, Subject: row.Subject, Phase: broker.Phase(row.Phase), Reason: row.Reason,
+		Version: row.Version, ConnectedAt: time.UnixMilli(row.ConnectedAt),
+		AccessIssuedAt: instant(row.AccessIssuedAt), AccessExpiresAt: instant(row.AccessExpiresAt),
+		RefreshExpiresAt: instant(row.RefreshExpiresAt),
+	}
+	unseal := func(sealed []byte, column string) broker.Secret {
+		if len(sealed) == 0 {
+			return ""
+		}
+		text, err := s.keys.Open(sealed, row.place(column))
+		if err != nil {
+			found.Unreadable = true
+		}
+		return broker.Secret(text)
+	}
+	found.RefreshToken = unseal(row.RefreshToken, "refresh_token")
+	found.AccessToken = unseal(row.AccessToken, "access_token")
+	return found
+}
+
+// Connection implements broker.Store.
+func (s *Store) Connection(ctx context.Context, userID, providerID string) (broker.Connection, error) {
+	var row connection
+	err := s.read(ctx, func(tx *gorm.DB) error {
+		return tx.Take(&row, "user_id = ? AND provider = ?", userID, providerID).Error
+	})
+	if errors.Is(err, gorm.ErrRecordNotFound) {
+		return broker.Connection{}, broker.ErrNotConnected
+	}
+	if err != nil {
+		return broker.Connection{}, err
+	}
+	return s.open(&row), nil
+}
+
+// Refreshed implements broker.Store. The condition is on the digest of the token that was presented,
+// not on the version alone: whoever comes back with a successor of the token that is stored wins,
+// even over a row that was marked broken for that same token meanwhile.
+func (s *Store) Refreshed(ctx context.Context, presented broker.Connection, tokens provider.Tokens) error {
+	return s.swap(ctx, presented, func(row *connection) bool {
+		s.seal(row, tokens)
+		revived := row.Phase != string(broker.Ready)
+		row.Phase, row.Reason = string(broker.Ready), ""
+		return revived
+	})
+}
+
+// Broken implements broker.Store.
+func (s *Store) Broken(ctx context.Context, presented broker.Connection, reason string) error {
+	return s.swap(ctx, presented, func(row *connection) bool {
+		row.Phase, row.Reason = string(broker.Broken), reason
+		return true
+	})
+}
+
+// swap changes a row that still holds the token that was presented, under a lock on the row. The
+// change says whether other replicas have to hear of it.
+func (s *Store) swap(ctx context.Context, presented broker.Connection, alter func(row *connection) (tell bool)) error {
+	err := s.write(ctx, func(tx *gorm.DB) error {
+		row, now, err := s.lockConnection(tx, presented.UserID, presented.Provider)
+		if errors.Is(err, gorm.ErrRecordNotFound) {
+			return broker.ErrSuperseded
+		}
+		if err != nil {
+			return err
+		}
+		if row.Phase == string(broker.Disconnected) || string(row.RefreshDigest) != string(s.keys.Digest(string(presented.RefreshToken))) {
+			return broker.ErrSuperseded
+		}
+		told := alter(row)
+		row.Version, row.UpdatedAt = row.Version+1, now
+		if err := tx.Save(row).Error; err != nil || !told {
+			return err
+		}
+		return s.tell(tx, now, connectionChanged, row.object())
+	})
+	if errors.Is(err, broker.ErrSuperseded) {
+		return broker.ErrSuperseded
+	}
+	return err
+}
+
+// Disconnect implements broker.Store. The tombstone keeps the version, so that it never restarts,
+// and no token.
+func (s *Store) Disconnect(ctx context.Context, userID, providerID string) error {
+	err := s.write(ctx, func(tx *gorm.DB) error {
+		row, now, err := s.lockConnection(tx, userID, providerID)
+		if err != nil {
+			return err
+		}
+		if row.Phase == string(broker.Disconnected) {
+			return gorm.ErrRecordNotFound
+		}
+		tombstone := connection{
+			UserID: userID, Provider: providerID, Subject: row.Subject, ConnectedAt: row.ConnectedAt,
+			Phase: string(broker.Disconnected), Version: row.Version + 1, UpdatedAt: now,
+		}
+		if err := tx.Save(&tombstone).Error; err != nil {
+			return err
+		}
+		return s.tell(tx, now, connectionChanged, tombstone.object())
+	})
+	if errors.Is(err, gorm.ErrRecordNotFound) {
+		return broker.ErrNotConnected
+	}
+	return err
+}
+
+// lockConnection reads a row for a change, with the database's time.
+func (s *Store) lockConnection(tx *gorm.DB, userID, providerID string) (*connection, int64, error) {
+	now, err := s.now(tx)
+	if err != nil {
+		return nil, 0, err
+	}
+	var row connection
+	err = s.locked(tx).Take(&row, "user_id = ? AND provider = ?", userID, providerID).Error
+	return &row, now, err
+}

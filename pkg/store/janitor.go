@@ -1,0 +1,58 @@
+package store
+
+import (
+	"context"
+	"fmt"
+
+	"gorm.io/gorm"
+
+	"github.com/workspace-token-service/wts/pkg/broker"
+	"github.com/workspace-token-service/wts/pkg/keyring"
+)
+
+// Tidy deletes what has run out: sessions, login states, lines of the change feed. Any replica may
+// call it at any time; each table is its own short transaction.
+func (s *Store) Tidy(ctx context.Context) error {
+	for _, table := range []struct {
+		condition string
+		offset    int64 // milliseconds
+		row       any
+	}{
+		{"ends_at < ?", 0, &session{}},
+		{"expires_at < ?", 0, &loginState{}},
+		{"at < ?", -changesKept.Milliseconds(), &change{}},
+	} {
+		err := s.write(ctx, func(tx *gorm.DB) error {
+			now, err := s.now(tx)
+			if err != nil {
+				return err
+			}
+			return tx.Where(table.condition, now+table.offset).Delete(table.row).Error
+		})
+		if err != nil {
+			return fmt.Errorf("tidying: %w", err)
+		}
+	}
+	return nil
+}
+
+// Unreadable counts the connections whose tokens the keyring does not open, by the key ids in their
+// envelopes: the database groups, and nothing is unsealed. They are kept.
+func (s *Store) Unreadable(ctx context.Context) (unreadable, total int, err error) {
+	var groups []struct {
+		Head []byte
+		Rows int
+	}
+	err = s.read(ctx, func(tx *gorm.DB) error {
+		return tx.Model(&connection{}).Where("phase = ?", string(broker.Ready)).
+			Select("substr(coalesce(refresh_token, access_token), 1, ?) AS head, count(*) AS rows", keyring.HeadLength).
+			Group("head").Scan(&groups).Error
+	})
+	for _, group := range groups {
+		total += group.Rows
+		if !s.keys.Holds(group.Head) {
+			unreadable += group.Rows
+		}
+	}
+	return unreadable, total, err
+}

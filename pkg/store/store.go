@@ -1,0 +1,204 @@
+// Package store keeps everything in a database: PostgreSQL, or SQLite as the embedded default.
+//
+// It implements the Store interfaces of the packages that own the rules (broker, authn, issuer) and
+// holds no rule of its own but those of rows: what is one transaction, what is swapped on which
+// condition, what is sealed. gorm lives here and nowhere else.
+package store
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"gorm.io/gorm"
+	"gorm.io/gorm/logger"
+
+	"github.com/workspace-token-service/wts/pkg/broker"
+	"github.com/workspace-token-service/wts/pkg/keyring"
+)
+
+// Config is the database, as the operator writes it.
+type Config struct {
+	// URL is postgres://user:password@host:5432/name, or sqlite:path/to/file.
+	URL broker.Secret `koanf:"url"`
+	// URLFile names a file that holds the URL; it wins over URL.
+	URLFile string `koanf:"url_file"`
+	// MaxConnections bounds the pool. Default 16; SQLite has 4.
+	MaxConnections int `koanf:"max_connections"`
+}
+
+const sqlitePrefix = "sqlite:"
+
+// Validate reports every fault at once, each with the name of its field.
+func (c Config) Validate() error {
+	var faults []error
+	url := string(c.URL)
+	switch {
+	case url == "" && c.URLFile == "":
+		faults = append(faults, errors.New("database.url: is missing; want postgres://user:password@host:5432/name or sqlite:wts.db"))
+	case url == "":
+	case strings.HasPrefix(url, sqlitePrefix):
+		if strings.TrimPrefix(url, sqlitePrefix) == "" {
+			faults = append(faults, errors.New("database.url: sqlite: names no file"))
+		}
+	case strings.HasPrefix(url, "postgres://"), strings.HasPrefix(url, "postgresql://"):
+	default:
+		faults = append(faults, errors.New("database.url: must begin with postgres:// or sqlite:"))
+	}
+	if c.MaxConnections < 0 {
+		faults = append(faults, errors.New("database.max_connections: must not be negative"))
+	}
+	return errors.Join(faults...)
+}
+
+// Store is the database. It is safe for concurrent use.
+type Store struct {
+	db      *gorm.DB
+	pool    *sql.DB
+	dialect string // "postgres" or "sqlite"
+	dsn     string // a URL, or a path
+	keys    *keyring.Keyring
+	log     *slog.Logger
+
+	reached    atomic.Bool
+	statements atomic.Int64
+	woken      chan struct{} // a change was written by this process
+}
+
+// Open prepares a database without reaching for it: one that is down does not keep the service from
+// starting. The schema is there after Migrate.
+func Open(config Config, keys *keyring.Keyring, log *slog.Logger) (*Store, error) {
+	s := &Store{keys: keys, log: log, woken: make(chan struct{}, 1)}
+	url := string(config.URL)
+	var dialector gorm.Dialector
+	var err error
+	if path, ok := strings.CutPrefix(url, sqlitePrefix); ok {
+		s.dialect, s.dsn = "sqlite", path
+		dialector, s.pool, err = openSQLite(path)
+		config.MaxConnections = 4
+	} else {
+		s.dialect, s.dsn = "postgres", url
+		dialector, s.pool, err = openPostgres(url)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if config.MaxConnections == 0 {
+		config.MaxConnections = 16
+	}
+	s.pool.SetMaxOpenConns(config.MaxConnections)
+	s.pool.SetMaxIdleConns(config.MaxConnections)
+	s.pool.SetConnMaxIdleTime(5 * time.Minute)
+	s.db, err = gorm.Open(dialector, &gorm.Config{
+		DisableAutomaticPing:   true,
+		SkipDefaultTransaction: true,
+		TranslateError:         true,
+		Logger:                 logger.Discard, // errors are returned, and logged once, at the edge
+	})
+	if err != nil {
+		return nil, errors.Join(errors.New("preparing the database failed"), s.pool.Close())
+	}
+	if err := s.countStatements(); err != nil {
+		return nil, errors.Join(err, s.pool.Close())
+	}
+	return s, nil
+}
+
+// countStatements keeps count of what is asked of the database, for the tests that say how much
+// that may be, and for the metrics.
+func (s *Store) countStatements() error {
+	count := func(*gorm.DB) { s.statements.Add(1) }
+	hooks := s.db.Callback()
+	return errors.Join(
+		hooks.Query().Before("*").Register("count", count), hooks.Row().Before("*").Register("count", count),
+		hooks.Raw().Before("*").Register("count", count), hooks.Create().Before("*").Register("count", count),
+		hooks.Update().Before("*").Register("count", count), hooks.Delete().Before("*").Register("count", count),
+	)
+}
+
+// Statements is how many statements were sent so far, those of the change feed not counted.
+func (s *Store) Statements() int64 { return s.statements.Load() }
+
+// Reached tells whether the database was ever reached with its schema in place.
+func (s *Store) Reached() bool { return s.reached.Load() }
+
+// Ping asks the database for a sign of life.
+func (s *Store) Ping(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	return clean(s.pool.PingContext(ctx))
+}
+
+// Close ends the connections to the database.
+func (s *Store) Close() error { return s.pool.Close() }
+
+// statementTimeout bounds every transaction. The change feed relies on it: whatever was written is
+// committed, or never will be, this long after.
+const statementTimeout = 5 * time.Second
+
+// read runs queries that change nothing.
+func (s *Store) read(ctx context.Context, query func(tx *gorm.DB) error) error {
+	ctx, cancel := context.WithTimeout(ctx, statementTimeout)
+	defer cancel()
+	return clean(query(s.db.WithContext(ctx)))
+}
+
+// write runs one transaction. One that met another at a unique key is run again: what it found the
+// first time has changed.
+func (s *Store) write(ctx context.Context, change func(tx *gorm.DB) error) error {
+	ctx, cancel := context.WithTimeout(ctx, statementTimeout)
+	defer cancel()
+	for attempt := 0; ; attempt++ {
+		err := s.db.WithContext(ctx).Transaction(change)
+		if errors.Is(err, gorm.ErrDuplicatedKey) && attempt < 3 {
+			continue
+		}
+		if err == nil {
+			s.wake()
+		}
+		return clean(err)
+	}
+}
+
+// clean keeps what a driver says out of reach of callers only where it could hold a secret: a
+// connection error repeats the address, never the password, and is kept.
+func clean(err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("database: %w", err)
+}
+
+// databaseTime is the clock of PostgreSQL in unix milliseconds.
+const databaseTime = "SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint"
+
+// now is the database's time, in unix milliseconds. SQLite is in this process, and so is its clock.
+func (s *Store) now(tx *gorm.DB) (int64, error) {
+	if s.dialect == "sqlite" {
+		return time.Now().UnixMilli(), nil
+	}
+	var now int64
+	err := tx.Raw(databaseTime).Scan(&now).Error
+	return now, err
+}
+
+// millis and instant translate times; zero is NULL.
+func millis(at time.Time) *int64 {
+	if at.IsZero() {
+		return nil
+	}
+	value := at.UnixMilli()
+	return &value
+}
+
+func instant(value *int64) time.Time {
+	if value == nil {
+		return time.Time{}
+	}
+	return time.UnixMilli(*value)
+}

@@ -1,0 +1,370 @@
+package store_test
+
+import (
+	"bytes"
+	"context"
+	"database/sql"
+	"fmt"
+	"log/slog"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	_ "github.com/jackc/pgx/v5/stdlib"
+
+	"github.com/workspace-token-service/wts/pkg/broker"
+	"github.com/workspace-token-service/wts/pkg/issuer"
+	"github.com/workspace-token-service/wts/pkg/keyring"
+	"github.com/workspace-token-service/wts/pkg/provider"
+	"github.com/workspace-token-service/wts/pkg/store"
+	"github.com/workspace-token-service/wts/pkg/store/storetest"
+	"github.com/workspace-token-service/wts/test/pgtest"
+)
+
+func TestMain(m *testing.M) { pgtest.Main(m) }
+
+// databases are what the tests run against: each gives the URL of an empty one.
+var databases = map[string]func(t testing.TB) string{
+	"sqlite":   func(t testing.TB) string { return "sqlite:" + filepath.Join(t.TempDir(), "wts test.db") },
+	"postgres": func(t testing.TB) string { return pgtest.Database(t) },
+}
+
+func newKeys(t testing.TB) *keyring.Keyring {
+	t.Helper()
+	keys, err := keyring.Parse(keyring.Generate(time.Now()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return keys
+}
+
+func open(t testing.TB, url string, keys *keyring.Keyring) *store.Store {
+	t.Helper()
+	s, err := store.Open(store.Config{URL: broker.Secret(url)}, keys, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = s.Close() })
+	if _, err := s.Migrate(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+func TestConformance(t *testing.T) {
+	for name, fresh := range databases {
+		t.Run(name, func(t *testing.T) {
+			storetest.Run(t, func(t *testing.T) storetest.Store { return open(t, fresh(t), newKeys(t)) })
+		})
+	}
+}
+
+func onEach(t *testing.T, test func(t *testing.T, url string)) {
+	t.Helper()
+	for name, fresh := range databases {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			test(t, fresh(t))
+		})
+	}
+}
+
+// raw opens the database beside the store, as an intruder or an operator would.
+func raw(t *testing.T, url string) *sql.DB {
+	t.Helper()
+	driver, dsn := "pgx", url
+	if path, ok := strings.CutPrefix(url, "sqlite:"); ok {
+		driver, dsn = "sqlite", path
+	}
+	db, err := sql.Open(driver, dsn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = db.Close() })
+	return db
+}
+
+func exec(t *testing.T, db *sql.DB, statement string) {
+	t.Helper()
+	if _, err := db.ExecContext(t.Context(), statement); err != nil {
+		t.Fatalf("%s: %v", statement, err)
+	}
+}
+
+func grant(name string) broker.Grant {
+	at := time.Now()
+	return broker.Grant{
+		Provider: "main", Identity: provider.Identity{Issuer: "https://op", Subject: "s-" + name, Username: name},
+		Tokens: provider.Tokens{
+			RefreshToken: broker.Secret("canary-refresh-" + name), AccessToken: broker.Secret("canary-access-" + name),
+			IssuedAt: at, AccessExpiresAt: at.Add(time.Minute),
+		},
+	}
+}
+
+func connect(t *testing.T, s *store.Store, name string) string {
+	t.Helper()
+	id, _, err := s.Connect(t.Context(), grant(name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return id
+}
+
+func TestADumpHoldsNothingInClear(t *testing.T) {
+	onEach(t, func(t *testing.T, url string) {
+		s := open(t, url, newKeys(t))
+		connect(t, s, "alice")
+		signing := issuer.New(issuer.Config{URL: "https://wts"}, s, time.Now)
+		if err := signing.Maintain(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		dump := dumpOf(t, raw(t, url))
+		if !bytes.Contains(dump, []byte("s-alice")) {
+			t.Fatal("the dump lacks what is in clear: it is no dump")
+		}
+		for _, canary := range []string{"canary", "\x30\x81\x87\x02\x01\x00"} { // the head of a PKCS #8 P-256 key
+			if bytes.Contains(dump, []byte(canary)) {
+				t.Errorf("the dump holds %q in clear", canary)
+			}
+		}
+	})
+}
+
+// dumpOf is every value of every table of ours.
+func dumpOf(t *testing.T, db *sql.DB) []byte {
+	t.Helper()
+	var dump bytes.Buffer
+	for _, table := range []string{"users", "connections", "sessions", "login_states", "signing_keys", "changes"} {
+		rows, err := db.QueryContext(t.Context(), "SELECT * FROM "+table)
+		if err != nil {
+			t.Fatal(err)
+		}
+		columns, _ := rows.Columns()
+		for rows.Next() {
+			values := make([]any, len(columns))
+			for i := range values {
+				values[i] = new(sql.RawBytes)
+			}
+			if err := rows.Scan(values...); err != nil {
+				t.Fatal(err)
+			}
+			for _, value := range values {
+				dump.Write(*value.(*sql.RawBytes))
+				dump.WriteByte('\n')
+			}
+		}
+		if err := rows.Err(); err != nil {
+			t.Fatal(err)
+		}
+		_ = rows.Close()
+	}
+	return dump.Bytes()
+}
+
+func TestACiphertextCopiedToAnotherRowDoesNotOpen(t *testing.T) {
+	for name, theft := range map[string]string{
+		"another user":   "UPDATE connections SET refresh_token = (SELECT refresh_token FROM connections WHERE subject = 's-alice') WHERE subject = 's-mallory'",
+		"another column": "UPDATE connections SET access_token = refresh_token WHERE subject = 's-mallory'",
+	} {
+		t.Run(name, func(t *testing.T) {
+			onEach(t, func(t *testing.T, url string) {
+				s := open(t, url, newKeys(t))
+				connect(t, s, "alice")
+				mallory := connect(t, s, "mallory")
+				exec(t, raw(t, url), theft)
+				got, err := s.Connection(t.Context(), mallory, "main")
+				if err != nil {
+					t.Fatal(err)
+				}
+				if !got.Unreadable || strings.Contains(string(got.RefreshToken)+string(got.AccessToken), "alice") {
+					t.Errorf("unreadable: %v", got.Unreadable)
+				}
+			})
+		})
+	}
+}
+
+func TestAWrongKeyDestroysNothing(t *testing.T) {
+	onEach(t, func(t *testing.T, url string) {
+		right := newKeys(t)
+		s := open(t, url, right)
+		alice := connect(t, s, "alice")
+		signing := issuer.New(issuer.Config{URL: "https://wts"}, s, time.Now)
+		if err := signing.Maintain(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		_ = s.Close()
+		before := dumpOf(t, raw(t, url))
+
+		wrong := open(t, url, newKeys(t))
+		if got, err := wrong.Connection(t.Context(), alice, "main"); err != nil || !got.Unreadable {
+			t.Errorf("read with a wrong key: unreadable %v, %v", got.Unreadable, err)
+		}
+		if unreadable, total, err := wrong.Unreadable(t.Context()); err != nil || unreadable != 1 || total != 1 {
+			t.Errorf("unreadable %d of %d, %v; want 1 of 1", unreadable, total, err)
+		}
+		mistaken := issuer.New(issuer.Config{URL: "https://wts"}, wrong, time.Now)
+		if err := mistaken.Maintain(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := mistaken.Mint(issuer.Request{Audience: "none"}); err == nil {
+			t.Error("minted")
+		}
+		if mistaken.Sealed() != 1 {
+			t.Errorf("%d keys are said not to open, want 1", mistaken.Sealed())
+		}
+		if err := wrong.Tidy(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if after := dumpOf(t, raw(t, url)); !bytes.Equal(before, after) {
+			t.Error("the database changed under the wrong key")
+		}
+		again := open(t, url, right)
+		if got, err := again.Connection(t.Context(), alice, "main"); err != nil || got.RefreshToken != "canary-refresh-alice" {
+			t.Errorf("with the right key again: %v", err)
+		}
+	})
+}
+
+func TestManyStartersMigrateOnce(t *testing.T) {
+	onEach(t, func(t *testing.T, url string) {
+		var applied sync.Map
+		var all sync.WaitGroup
+		for i := range 4 {
+			all.Go(func() {
+				s, err := store.Open(store.Config{URL: broker.Secret(url)}, newKeys(t), slog.New(slog.DiscardHandler))
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				defer s.Close()
+				n, err := s.Migrate(context.Background())
+				if err != nil {
+					t.Error(err)
+				}
+				applied.Store(i, n)
+			})
+		}
+		all.Wait()
+		sum := 0
+		applied.Range(func(_, n any) bool { sum += n.(int); return true })
+		if sum != 1 {
+			t.Errorf("%d migrations were applied in all, want 1", sum)
+		}
+	})
+}
+
+func TestASchemaOfALaterVersion(t *testing.T) {
+	onEach(t, func(t *testing.T, url string) {
+		keys := newKeys(t)
+		s := open(t, url, keys)
+		exec(t, raw(t, url), "UPDATE wts_schema SET oldest = 1000")
+		if _, err := s.Migrate(t.Context()); err == nil || !strings.Contains(err.Error(), "later version") {
+			t.Errorf("got %v, want a refusal that says why", err)
+		}
+	})
+}
+
+// ear is a Listener that notes what it hears.
+type ear struct {
+	mu    sync.Mutex
+	heard map[string]time.Time
+}
+
+func (e *ear) hear(what string) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.heard[what] = time.Now()
+}
+func (e *ear) ConnectionChanged(user, provider string) { e.hear("connection " + user + " " + provider) }
+func (e *ear) UserChanged(_, name string)              { e.hear("user " + name) }
+func (e *ear) SessionChanged(digest string)            { e.hear("session " + digest) }
+func (e *ear) KeysChanged(context.Context)             { e.hear("keys") }
+func (e *ear) MissedChanges(context.Context)           { e.hear("missed") }
+
+func (e *ear) heardAfter(what string, since time.Time) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.heard[what].After(since)
+}
+
+func TestOneReplicaHearsOfAnothersChanges(t *testing.T) {
+	onEach(t, func(t *testing.T, url string) {
+		keys := newKeys(t)
+		writer, reader := open(t, url, keys), open(t, url, keys)
+		ears := &ear{heard: map[string]time.Time{}}
+		ctx, stop := context.WithCancel(t.Context())
+		var following sync.WaitGroup
+		following.Go(func() { reader.Follow(ctx, ears, time.Minute) })
+		defer following.Wait()
+		defer stop()
+
+		alice := connect(t, writer, "alice")
+		await(t, ears, "connection "+alice+" main", time.Time{})
+		await(t, ears, "user alice", time.Time{})
+		since := time.Now()
+		if err := writer.Disconnect(t.Context(), alice, "main"); err != nil {
+			t.Fatal(err)
+		}
+		await(t, ears, "connection "+alice+" main", since)
+		if err := issuer.New(issuer.Config{URL: "https://wts"}, writer, time.Now).Maintain(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		await(t, ears, "keys", time.Time{})
+		if ears.heardAfter("missed", time.Time{}) {
+			t.Error("it thinks that it missed something")
+		}
+	})
+}
+
+// await waits for at most the five seconds within which every replica has to know (security.md B7).
+func await(t *testing.T, ears *ear, what string, since time.Time) {
+	t.Helper()
+	for deadline := time.Now().Add(5 * time.Second); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
+		if ears.heardAfter(what, since) {
+			return
+		}
+	}
+	t.Errorf("%s: not heard within 5 s", what)
+}
+
+func TestADatabaseThatIsDown(t *testing.T) {
+	s, err := store.Open(store.Config{URL: "postgres://wts:hunter2@127.0.0.1:1/wts"}, newKeys(t), slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	for what, err := range map[string]error{
+		"migrating": func() error { _, err := s.Migrate(t.Context()); return err }(),
+		"reading":   func() error { _, err := s.Connection(t.Context(), "u", "p"); return err }(),
+		"ping":      s.Ping(t.Context()),
+	} {
+		if err == nil || strings.Contains(fmt.Sprint(err), "hunter2") {
+			t.Errorf("%s: got %v; want an error without the password", what, err)
+		}
+	}
+	if s.Reached() {
+		t.Error("it says that it reached the database")
+	}
+}
+
+func TestConfigFaults(t *testing.T) {
+	for url, want := range map[string]string{
+		"":                        "database.url: is missing",
+		"mysql://x":               "must begin with",
+		"sqlite:":                 "names no file",
+		"postgres://u:p@h:5432/d": "",
+		"sqlite:wts.db":           "",
+	} {
+		err := store.Config{URL: broker.Secret(url)}.Validate()
+		if want == "" && err != nil || want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
+			t.Errorf("%q: got %v, want %q", url, err, want)
+		}
+	}
+	if _, err := store.Open(store.Config{URL: "postgres://u:p%zz@h/d"}, newKeys(t), slog.Default()); err == nil || strings.Contains(err.Error(), "p%zz") {
+		t.Errorf("a URL that cannot be read: got %v, want an error without the password", err)
+	}
+}

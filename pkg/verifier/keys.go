@@ -1,0 +1,235 @@
+package verifier
+
+import (
+	"context"
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/ed25519"
+	"crypto/rsa"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/lestrrat-go/jwx/v2/jwk"
+)
+
+const maxKeySetBytes = 256 << 10
+
+// publicKey is one key of the issuer's.
+type publicKey struct {
+	id        string
+	algorithm string // the key's own "alg", empty where it states none
+	raw       any    // *ecdsa.PublicKey, *rsa.PublicKey or ed25519.PublicKey
+}
+
+// curves are the ones that belong to an algorithm (RFC 7518 3.4): a key on another curve is a
+// mismatch even though its type fits.
+var curves = map[string]string{"ES256": "P-256", "ES384": "P-384", "ES512": "P-521"}
+
+// fits tells whether the algorithm that a header names is one for this key. It is what keeps an
+// RSA key from being used as an HMAC secret and the like.
+func (k *publicKey) fits(algorithm string) bool {
+	if k.algorithm != "" && k.algorithm != algorithm {
+		return false
+	}
+	switch raw := k.raw.(type) {
+	case *ecdsa.PublicKey:
+		return curves[algorithm] == raw.Params().Name
+	case *rsa.PublicKey:
+		return (strings.HasPrefix(algorithm, "RS") || strings.HasPrefix(algorithm, "PS")) && raw.N.BitLen() >= 2048
+	case ed25519.PublicKey:
+		return algorithm == "EdDSA"
+	}
+	return false
+}
+
+// keySet holds the issuer's last good keys and fetches new ones, seldom, one fetch at a time.
+type keySet struct {
+	base     context.Context //nolint:containedctx // bounds the fetches that outlive a request
+	issuer   string
+	settings settings
+
+	fetching sync.Mutex // held over a fetch, and never over anything else
+
+	mu        sync.RWMutex
+	keys      map[string]*publicKey
+	fetchedAt time.Time // of the last good set
+	triedAt   time.Time
+}
+
+func newKeySet(ctx context.Context, issuer string, settings settings) *keySet {
+	return &keySet{base: ctx, issuer: issuer, settings: settings}
+}
+
+// find returns the key of that id: the one at hand, or the issuer's after a look at most once in
+// the look-up interval.
+func (s *keySet) find(ctx context.Context, id string) (*publicKey, error) {
+	if key, fresh := s.get(id); fresh && key != nil {
+		return key, nil
+	}
+	err := s.refresh(ctx)
+	key, _ := s.get(id)
+	switch {
+	case key != nil:
+		return key, nil // the last good set goes on while the issuer cannot be reached
+	case err != nil:
+		return nil, fmt.Errorf("%w: %w", ErrUnavailable, err)
+	default:
+		return nil, ErrUnknownKey
+	}
+}
+
+// current tells whether a key that once verified a token is still published, as far as is known.
+func (s *keySet) current(ctx context.Context, key *publicKey) bool {
+	at, fresh := s.get(key.id)
+	if !fresh {
+		_ = s.refresh(ctx) // where it fails, the last good set holds
+		at, _ = s.get(key.id)
+	}
+	return at == key
+}
+
+func (s *keySet) get(id string) (key *publicKey, fresh bool) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.keys[id], s.settings.now().Sub(s.fetchedAt) < s.settings.refresh
+}
+
+// refresh fetches the keys, unless that was tried a moment ago. Whoever comes while another
+// fetches waits for that fetch, or for their own context.
+func (s *keySet) refresh(ctx context.Context) error {
+	came := s.settings.now()
+	done := make(chan error, 1)
+	go func() {
+		s.fetching.Lock()
+		defer s.fetching.Unlock()
+		done <- s.fetchOnce(came)
+	}()
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+		return fmt.Errorf("waiting for keys: %w", ctx.Err())
+	}
+}
+
+// fetchOnce fetches unless someone else did since the caller came, or within the interval.
+func (s *keySet) fetchOnce(came time.Time) error {
+	s.mu.RLock()
+	triedAt, fetchedAt, have := s.triedAt, s.fetchedAt, s.keys != nil
+	s.mu.RUnlock()
+	if !triedAt.IsZero() && came.Sub(triedAt) < s.settings.lookup {
+		if have && fetchedAt.Equal(triedAt) || have && came.Sub(fetchedAt) < s.settings.refresh {
+			return nil
+		}
+		return errors.New("the last attempt failed a moment ago")
+	}
+	keys, err := s.fetch()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.triedAt = came
+	if err != nil {
+		return err
+	}
+	for id, key := range s.keys { // a key that stays is the same key, so that tokens seen stay seen
+		if now, ok := keys[id]; ok && now.same(key) {
+			keys[id] = key
+		}
+	}
+	s.keys, s.fetchedAt = keys, came
+	return nil
+}
+
+func (k *publicKey) same(other *publicKey) bool {
+	key, ok := k.raw.(interface {
+		Equal(other crypto.PublicKey) bool
+	})
+	return ok && k.algorithm == other.algorithm && key.Equal(other.raw)
+}
+
+func (s *keySet) fetch() (map[string]*publicKey, error) {
+	ctx, cancel := context.WithTimeout(s.base, 10*time.Second)
+	defer cancel()
+	address := s.settings.jwksURL
+	if address == "" {
+		var document struct {
+			Issuer string `json:"issuer"`
+			Keys   string `json:"jwks_uri"`
+		}
+		body, err := s.read(ctx, strings.TrimSuffix(s.issuer, "/")+"/.well-known/openid-configuration")
+		if err != nil {
+			return nil, err
+		}
+		if json.Unmarshal(body, &document) != nil || document.Issuer != s.issuer || document.Keys == "" {
+			return nil, errors.New("the discovery document does not name this issuer and its keys")
+		}
+		address = document.Keys
+	}
+	body, err := s.read(ctx, address)
+	if err != nil {
+		return nil, err
+	}
+	return parseKeys(body)
+}
+
+// read fetches one document. Its errors repeat nothing of what came back.
+func (s *keySet) read(ctx context.Context, address string) ([]byte, error) {
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, address, nil)
+	if err != nil {
+		return nil, errors.New("the address of the keys is not a URL")
+	}
+	response, err := s.settings.client.Do(request)
+	if err != nil {
+		return nil, fmt.Errorf("fetching keys: %w", err)
+	}
+	defer response.Body.Close()
+	if response.StatusCode != http.StatusOK {
+		return nil, fmt.Errorf("fetching keys: status %d", response.StatusCode)
+	}
+	body, err := io.ReadAll(io.LimitReader(response.Body, maxKeySetBytes+1))
+	if err != nil || len(body) > maxKeySetBytes {
+		return nil, errors.New("fetching keys: the document is cut off, or too large")
+	}
+	return body, nil
+}
+
+// parseKeys reads a JWK Set (RFC 7517 5). Symmetric keys, keys for encryption and keys without an
+// id are passed over: no token of ours can need them.
+func parseKeys(body []byte) (map[string]*publicKey, error) {
+	set, err := jwk.Parse(body)
+	if err != nil {
+		return nil, errors.New("the key set cannot be read")
+	}
+	keys := map[string]*publicKey{}
+	for i := range set.Len() {
+		key, _ := set.Key(i)
+		if key.KeyID() == "" || key.KeyUsage() != "" && key.KeyUsage() != "sig" {
+			continue
+		}
+		public, err := key.PublicKey()
+		if err != nil {
+			continue
+		}
+		var raw any
+		if err := public.Raw(&raw); err != nil {
+			continue
+		}
+		if _, symmetric := raw.([]byte); symmetric {
+			continue
+		}
+		algorithm := ""
+		if stated := key.Algorithm(); stated != nil {
+			algorithm = stated.String()
+		}
+		keys[key.KeyID()] = &publicKey{id: key.KeyID(), algorithm: algorithm, raw: raw}
+	}
+	if len(keys) == 0 {
+		return nil, errors.New("the key set holds no key that can verify")
+	}
+	return keys, nil
+}

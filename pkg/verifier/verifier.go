@@ -1,0 +1,267 @@
+// Package verifier checks the tokens that wts signs, offline, against its published keys.
+//
+// A resource service imports it:
+//
+//	v, err := verifier.New(ctx, "https://wts.example.org", "my-service")
+//	...
+//	http.ListenAndServe(addr, v.Middleware(handler))
+//
+// It owns what makes a token good: signature, type, issuer, audience, times. It holds no web
+// framework, no database and nothing of Kubernetes, and it calls nobody but the issuer's discovery
+// document and key set, seldom. It works for any issuer of signed JWT access tokens (RFC 9068).
+package verifier
+
+import (
+	"context"
+	"crypto"
+	"crypto/sha256"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/lestrrat-go/jwx/v2/jwa"
+	"github.com/lestrrat-go/jwx/v2/jws"
+)
+
+// Why a token is refused. Every error of Verify wraps one of these, so that errors.Is tells them
+// apart; all but ErrUnavailable mean that this token is not good (401).
+var (
+	ErrMalformed   = errors.New("not a JWT that can be read")
+	ErrHeader      = errors.New("the header holds a member that is not accepted")
+	ErrType        = errors.New("not an access token")
+	ErrAlgorithm   = errors.New("the algorithm is not accepted")
+	ErrUnknownKey  = errors.New("signed by a key that the issuer does not publish")
+	ErrSignature   = errors.New("the signature does not hold")
+	ErrIssuer      = errors.New("of another issuer")
+	ErrAudience    = errors.New("for another audience")
+	ErrExpired     = errors.New("expired")
+	ErrNotYetValid = errors.New("dated in the future")
+	// ErrUnavailable says that the issuer's keys could not be had, so that nothing is known of the
+	// token: an outage (503), not a refusal.
+	ErrUnavailable = errors.New("the issuer's keys cannot be had")
+)
+
+const (
+	maxTokenBytes = 16 << 10
+	// futureTolerance is how far ahead iat and nbf may lie: two clocks, both a little wrong.
+	futureTolerance = time.Minute
+	seenTokens      = 4096
+)
+
+// Verifier checks tokens of one issuer for one audience. It is safe for concurrent use.
+type Verifier struct {
+	issuer    string
+	audiences []string
+	settings  settings
+	keys      *keySet
+	seen      *seen
+}
+
+type settings struct {
+	algorithms    []string
+	types         []string
+	moreAudiences []string
+	leeway        time.Duration
+	client        *http.Client
+	jwksURL       string
+	now           func() time.Time
+	refresh       time.Duration
+	lookup        time.Duration
+}
+
+// Option changes how a Verifier works.
+type Option func(*settings)
+
+// WithAlgorithms replaces the algorithms accepted: ES256, RS256 and EdDSA unless told otherwise.
+// "none" and the HS family cannot be named; New refuses them.
+func WithAlgorithms(names ...string) Option { return func(s *settings) { s.algorithms = names } }
+
+// WithTypes replaces the header types accepted: "at+jwt" unless told otherwise (RFC 9068 2.1).
+// Providers that predate the RFC sign access tokens as "JWT"; with that, id_tokens have to be told
+// apart by their claims, and are: one that holds a nonce or an at_hash is refused.
+func WithTypes(names ...string) Option { return func(s *settings) { s.types = names } }
+
+// WithLeeway accepts tokens for so long after their expiry. None unless told otherwise.
+func WithLeeway(leeway time.Duration) Option { return func(s *settings) { s.leeway = leeway } }
+
+// WithHTTPClient replaces the client that fetches keys.
+func WithHTTPClient(client *http.Client) Option { return func(s *settings) { s.client = client } }
+
+// WithKeySetURL names the key set directly; discovery is not asked then.
+func WithKeySetURL(address string) Option { return func(s *settings) { s.jwksURL = address } }
+
+// WithAudiences accepts tokens for these audiences too, beside the one given to New.
+func WithAudiences(names ...string) Option {
+	return func(s *settings) { s.moreAudiences = append(s.moreAudiences, names...) }
+}
+
+// WithRefresh sets how old the keys may grow: a key that the issuer withdrew is distrusted at most
+// this long afterwards. Five minutes unless told otherwise.
+func WithRefresh(interval time.Duration) Option { return func(s *settings) { s.refresh = interval } }
+
+// WithLookup sets how often a key that is not known may be looked up: forged key ids cause at most
+// one fetch in this time, whoever sends them. Ten seconds unless told otherwise.
+func WithLookup(interval time.Duration) Option { return func(s *settings) { s.lookup = interval } }
+
+// WithClock replaces the clock, for tests.
+func WithClock(now func() time.Time) Option { return func(s *settings) { s.now = now } }
+
+// supported are the algorithms that can be asked for; all are asymmetric.
+var supported = []string{"ES256", "ES384", "ES512", "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "EdDSA"}
+
+// New makes a verifier for the tokens of one issuer that are meant for one audience. It calls
+// nobody yet: an issuer that is down does not keep a service from starting. The context bounds the
+// fetches of keys that it will make.
+func New(ctx context.Context, issuer, audience string, options ...Option) (*Verifier, error) {
+	chosen := settings{
+		algorithms: []string{"ES256", "RS256", "EdDSA"},
+		types:      []string{"at+jwt"},
+		client:     &http.Client{Timeout: 10 * time.Second, CheckRedirect: sameHost},
+		now:        time.Now,
+		refresh:    5 * time.Minute,
+		lookup:     10 * time.Second,
+	}
+	for _, option := range options {
+		option(&chosen)
+	}
+	if issuer == "" || audience == "" {
+		return nil, errors.New("verifier: an issuer and an audience are needed; without them a token for anybody would pass")
+	}
+	for _, name := range chosen.algorithms {
+		if !slices.Contains(supported, name) {
+			return nil, fmt.Errorf("verifier: the algorithm %q is not one of %s", name, strings.Join(supported, ", "))
+		}
+	}
+	return &Verifier{
+		issuer: issuer, audiences: append([]string{audience}, chosen.moreAudiences...), settings: chosen,
+		keys: newKeySet(ctx, issuer, chosen),
+		seen: newSeen(seenTokens),
+	}, nil
+}
+
+// sameHost follows no redirect to another host, which could choose whose keys are trusted.
+func sameHost(next *http.Request, via []*http.Request) error {
+	if next.URL.Host != via[0].URL.Host || next.URL.Scheme != via[0].URL.Scheme || len(via) > 3 {
+		return errors.New("redirected to another host")
+	}
+	return nil
+}
+
+// Verify returns what a good token says. A token found good is remembered until it expires or its
+// key is withdrawn, so that seeing it again costs a hash and a look-up.
+func (v *Verifier) Verify(ctx context.Context, token string) (*Claims, error) {
+	if len(token) > maxTokenBytes {
+		return nil, fmt.Errorf("%w: longer than %d bytes", ErrMalformed, maxTokenBytes)
+	}
+	fingerprint := sha256.Sum256([]byte(token))
+	now := v.settings.now()
+	if known, ok := v.seen.get(fingerprint); ok && v.keys.current(ctx, known.key) {
+		return known.claims, v.timely(known.claims, now)
+	}
+	head, err := readHeader(token)
+	if err != nil {
+		return nil, err
+	}
+	if err := v.acceptable(head); err != nil {
+		return nil, err
+	}
+	key, err := v.keys.find(ctx, head.KeyID)
+	if err != nil {
+		return nil, err
+	}
+	claims, err := v.check(token, head, key, now)
+	if err != nil {
+		return nil, err
+	}
+	v.seen.put(fingerprint, verified{claims: claims, key: key})
+	return claims, nil
+}
+
+// acceptable judges the header before anything is computed (RFC 8725 3.1, 3.10 to 3.12).
+func (v *Verifier) acceptable(head header) error {
+	switch {
+	case head.forbidden != "":
+		return fmt.Errorf("%w: %s", ErrHeader, head.forbidden)
+	case !slices.Contains(v.settings.algorithms, head.Algorithm):
+		return ErrAlgorithm
+	case !slices.ContainsFunc(v.settings.types, func(name string) bool { return sameType(name, head.Type) }):
+		return ErrType
+	case head.KeyID == "":
+		return fmt.Errorf("%w: it names no key", ErrUnknownKey)
+	}
+	return nil
+}
+
+// sameType compares media types as RFC 7515 4.1.9 has them: "application/" may be left out.
+func sameType(want, got string) bool {
+	got = strings.ToLower(got)
+	return strings.ToLower(want) == strings.TrimPrefix(got, "application/")
+}
+
+func (v *Verifier) check(token string, head header, key *publicKey, now time.Time) (*Claims, error) {
+	if !key.fits(head.Algorithm) {
+		return nil, fmt.Errorf("%w: the key is of another kind", ErrAlgorithm)
+	}
+	payload, err := jws.Verify([]byte(token), jws.WithKey(jwa.SignatureAlgorithm(head.Algorithm), crypto.PublicKey(key.raw)))
+	if err != nil {
+		return nil, ErrSignature
+	}
+	claims, err := readClaims(payload)
+	switch {
+	case err != nil:
+		return nil, err
+	case claims.Issuer != v.issuer:
+		return nil, ErrIssuer
+	case !slices.ContainsFunc(v.audiences, func(name string) bool { return slices.Contains(claims.Audience, name) }):
+		return nil, ErrAudience
+	case head.Type != "at+jwt" && claims.idToken:
+		return nil, fmt.Errorf("%w: it is an id_token", ErrType)
+	}
+	return claims, v.timely(claims, now)
+}
+
+func (v *Verifier) timely(claims *Claims, now time.Time) error {
+	switch {
+	case !now.Before(claims.ExpiresAt.Add(v.settings.leeway)):
+		return ErrExpired
+	case claims.IssuedAt.After(now.Add(futureTolerance)), claims.NotBefore.After(now.Add(futureTolerance)):
+		return ErrNotYetValid
+	}
+	return nil
+}
+
+// header is the part of a JWS header that decides.
+type header struct {
+	Algorithm string `json:"alg"`
+	Type      string `json:"typ"`
+	KeyID     string `json:"kid"`
+	forbidden string
+}
+
+// readHeader reads the header of a compact JWS and notes what must not be in it: members that
+// bring a key of the sender's own, and extensions that would have to be understood (crit).
+func readHeader(token string) (header, error) {
+	first, rest, ok := strings.Cut(token, ".")
+	if !ok || strings.Count(rest, ".") != 1 {
+		return header{}, fmt.Errorf("%w: not three parts", ErrMalformed)
+	}
+	raw, err := base64.RawURLEncoding.Strict().DecodeString(first)
+	if err != nil {
+		return header{}, fmt.Errorf("%w: the header is not base64url", ErrMalformed)
+	}
+	var head header
+	members, err := strictObject(raw, &head)
+	if err != nil {
+		return header{}, err
+	}
+	for _, name := range []string{"jku", "jwk", "x5u", "x5c", "crit", "b64", "zip", "enc"} {
+		if slices.Contains(members, name) {
+			head.forbidden = name
+		}
+	}
+	return head, nil
+}

@@ -1,0 +1,212 @@
+// Package pgtest runs a real PostgreSQL for tests: a throwaway cluster in a temporary folder, on a
+// free port of the loopback address, gone when the tests are.
+//
+// WTS_TEST_POSTGRES names a server to use instead, as a URL whose user may create databases. `make
+// test` starts one cluster for all packages that way; a package tested by itself starts its own.
+package pgtest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/url"
+	"os"
+	"os/exec"
+	"os/user"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// EnvServer names the variable that holds the URL of a server to use.
+const EnvServer = "WTS_TEST_POSTGRES"
+
+// Cluster is a PostgreSQL of ours.
+type Cluster struct {
+	// URL is that of the database "postgres".
+	URL  string
+	dir  string
+	port int
+	run  func(name string, args ...string) *exec.Cmd
+}
+
+// Start makes and starts a cluster. PostgreSQL refuses to run as root, so that root runs it as the
+// user "postgres", which its package makes, or as "nobody".
+func Start() (*Cluster, error) {
+	programs, err := findPrograms()
+	if err != nil {
+		return nil, err
+	}
+	dir, err := os.MkdirTemp("", "wts-postgres-")
+	if err != nil {
+		return nil, fmt.Errorf("a folder for the cluster: %w", err)
+	}
+	owner, err := unprivileged()
+	if err != nil {
+		return nil, err
+	}
+	if owner != nil {
+		if err := os.Chown(dir, int(owner.Uid), int(owner.Gid)); err != nil {
+			return nil, fmt.Errorf("handing over the cluster's folder: %w", err)
+		}
+	}
+	port, err := freePort()
+	if err != nil {
+		return nil, err
+	}
+	c := &Cluster{
+		dir: dir, port: port, URL: fmt.Sprintf("postgres://wts@127.0.0.1:%d/postgres?sslmode=disable", port),
+		run: func(name string, args ...string) *exec.Cmd {
+			command := exec.Command(filepath.Join(programs, name), args...)
+			command.Dir = dir
+			command.Env = []string{"PATH=" + programs + ":/usr/bin:/bin", "LC_ALL=C", "HOME=" + dir}
+			command.SysProcAttr = &syscall.SysProcAttr{Credential: owner}
+			return command
+		},
+	}
+	if output, err := c.run("initdb", "-D", dir+"/data", "-U", "wts", "-A", "trust", "-E", "UTF8", "--no-locale", "-N").CombinedOutput(); err != nil {
+		return nil, fmt.Errorf("initdb: %w\n%s", err, output)
+	}
+	return c, c.Start()
+}
+
+// Start starts a cluster that was stopped, on the port that it had.
+func (c *Cluster) Start() error {
+	options := fmt.Sprintf("-c listen_addresses=127.0.0.1 -c port=%d -c unix_socket_directories=%s -c fsync=off -c max_connections=300", c.port, c.dir)
+	if output, err := c.run("pg_ctl", "-D", c.dir+"/data", "-l", c.dir+"/log", "-w", "-o", options, "start").CombinedOutput(); err != nil {
+		log, _ := os.ReadFile(c.dir + "/log")
+		return fmt.Errorf("pg_ctl start: %w\n%s\n%s", err, output, log)
+	}
+	return nil
+}
+
+// Stop stops it at once, cutting every connection, as a crash of its machine would.
+func (c *Cluster) Stop() error {
+	if output, err := c.run("pg_ctl", "-D", c.dir+"/data", "-m", "immediate", "-w", "stop").CombinedOutput(); err != nil {
+		return fmt.Errorf("pg_ctl stop: %w\n%s", err, output)
+	}
+	return nil
+}
+
+// Remove stops the cluster, running or not, and deletes its folder.
+func (c *Cluster) Remove() error {
+	_ = c.Stop() // it may be stopped
+	return os.RemoveAll(c.dir)
+}
+
+// findPrograms finds the folder of PostgreSQL's server programs, which Debian keeps off the PATH.
+func findPrograms() (string, error) {
+	candidates, _ := filepath.Glob("/usr/lib/postgresql/*/bin/initdb")
+	slices.Sort(candidates)
+	slices.Reverse(candidates)
+	if path, err := exec.LookPath("initdb"); err == nil {
+		candidates = append(candidates, path)
+	}
+	for _, path := range candidates {
+		real, err := filepath.EvalSymlinks(path)
+		if err != nil {
+			continue
+		}
+		if _, err := os.Stat(filepath.Join(filepath.Dir(real), "pg_ctl")); err == nil {
+			return filepath.Dir(real), nil
+		}
+	}
+	return "", errors.New("PostgreSQL's server programs are not here: install the package postgresql (15 or newer), or set " + EnvServer + " to the URL of a server")
+}
+
+// unprivileged is whom root runs PostgreSQL as; nil for whoever is not root.
+func unprivileged() (*syscall.Credential, error) {
+	if os.Geteuid() != 0 {
+		return nil, nil
+	}
+	for _, name := range []string{"postgres", "nobody"} {
+		found, err := user.Lookup(name)
+		if err != nil {
+			continue
+		}
+		uid, uidErr := strconv.ParseUint(found.Uid, 10, 32)
+		gid, gidErr := strconv.ParseUint(found.Gid, 10, 32)
+		if uidErr == nil && gidErr == nil {
+			return &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}, nil
+		}
+	}
+	return nil, errors.New("PostgreSQL does not run as root, and there is no user postgres or nobody to run it as")
+}
+
+func freePort() (int, error) {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return 0, fmt.Errorf("a free port: %w", err)
+	}
+	defer listener.Close()
+	return listener.Addr().(*net.TCPAddr).Port, nil
+}
+
+var (
+	shared      = sync.OnceValues(Start)
+	sharedUsed  atomic.Bool
+	databaseSeq atomic.Int64
+)
+
+// Main runs a package's tests and removes the cluster that they started, if they did. Call it from
+// TestMain.
+func Main(m *testing.M) {
+	code := m.Run()
+	if sharedUsed.Load() {
+		if cluster, err := shared(); err == nil {
+			_ = cluster.Remove()
+		}
+	}
+	os.Exit(code)
+}
+
+// Database makes an empty database for one test and returns its URL.
+func Database(t testing.TB) string {
+	t.Helper()
+	server := os.Getenv(EnvServer)
+	if server == "" {
+		sharedUsed.Store(true)
+		cluster, err := shared()
+		if err != nil {
+			t.Fatal(err)
+		}
+		server = cluster.URL
+	}
+	name := fmt.Sprintf("wts_test_%d_%d", os.Getpid(), databaseSeq.Add(1))
+	execute(t, server, "CREATE DATABASE "+name)
+	t.Cleanup(func() { execute(t, server, "DROP DATABASE "+name+" WITH (FORCE)") })
+	return with(t, server, name)
+}
+
+func with(t testing.TB, server, database string) string {
+	t.Helper()
+	parsed, err := url.Parse(server)
+	if err != nil || !strings.HasPrefix(parsed.Scheme, "postgres") {
+		t.Fatalf("%s is not a URL like postgres://user@host:5432/postgres", EnvServer)
+	}
+	parsed.Path = "/" + database
+	return parsed.String()
+}
+
+func execute(t testing.TB, server, statement string) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	connection, err := pgx.Connect(ctx, server)
+	if err != nil {
+		t.Fatalf("connecting to PostgreSQL: %v", err)
+	}
+	defer connection.Close(ctx)
+	if _, err := connection.Exec(ctx, statement); err != nil {
+		t.Fatalf("%s: %v", statement, err)
+	}
+}

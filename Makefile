@@ -1,0 +1,66 @@
+# `make help` lists the targets. Two matter to a newcomer: `make run` and `make test`.
+
+GO      ?= go
+TAGS    := nomsgpack
+LDFLAGS := -s -w
+BUILD   := CGO_ENABLED=0 $(GO) build -trimpath -tags $(TAGS) -ldflags '$(LDFLAGS)'
+TOOL    := $(GO) tool -modfile=tools/go.mod
+DEMO    ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help build run demo test test-exact e2e bench lint format fuzz check ready-test ready-e2e clean
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+build: ## Build bin/wts, static, without a C compiler
+	$(BUILD) -o bin/wts ./cmd/wts
+
+run: build ## Run everything on this machine: the service, two providers, a worker, a resource service
+	bin/wts demo --dir .demo $(DEMO)
+
+demo: build ## Run the same story by itself, and fail if a step fails
+	bin/wts demo --once --port 0
+
+test: ready-test ## Test everything on SQLite and PostgreSQL, with the race detector
+	CGO_ENABLED=1 $(GO) run ./test/pgtest/withpostgres $(GO) test -race -tags $(TAGS) ./...
+	$(MAKE) test-exact
+
+test-exact: ## Test what has to be exact and the race detector would disturb: allocations
+	CGO_ENABLED=0 $(GO) test -tags $(TAGS) -count=1 -run '^TestExact' ./...
+
+e2e: build ready-e2e ## Log in at a provider that is not ours, and verify with a client that is not ours
+	$(GO) test -tags '$(TAGS) e2e' -count=1 -v ./test/e2e
+
+bench: ## Print the benchmarks; every figure is a ratio to a baseline of the same run
+	CGO_ENABLED=0 $(GO) test -tags $(TAGS) -run '^$$' -bench . ./...
+
+lint: ## Run the linters
+	$(TOOL) golangci-lint run ./...
+
+format: ## Format the code
+	$(TOOL) gofumpt -w .
+
+fuzz: ## Fuzz what parses input, ten seconds each
+	@for target in $$(grep -rl --include='*_test.go' '^func Fuzz' . ); do \
+		for name in $$(sed -n 's/^func \(Fuzz[A-Za-z0-9_]*\).*/\1/p' $$target); do \
+			$(GO) test -tags $(TAGS) -run '^$$' -fuzz "^$$name\$$" -fuzztime 10s ./$$(dirname $$target) || exit 1; \
+		done; \
+	done
+
+check: ## Check formatting, modules and known vulnerabilities
+	@test -z "$$($(TOOL) gofumpt -l .)" || { echo 'not formatted; run: make format'; $(TOOL) gofumpt -l .; exit 1; }
+	$(GO) mod tidy -diff
+	$(GO) vet -tags '$(TAGS) e2e' ./...
+	@$(TOOL) govulncheck -tags $(TAGS) ./... || test/vulnerabilities-unknown
+
+# What a fresh machine lacks is installed by its own package manager, if it may be; else it is said.
+ready-test:
+	@test/ready c-compiler postgresql
+
+ready-e2e:
+	@test/ready node
+	cd test/e2e/provider && npm ci --no-audit --no-fund --loglevel=error
+
+clean: ## Delete what was built
+	rm -rf bin .demo

@@ -1,0 +1,242 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"runtime/debug"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/workspace-token-service/wts/config"
+	"github.com/workspace-token-service/wts/pkg/audit"
+	"github.com/workspace-token-service/wts/pkg/authn"
+	"github.com/workspace-token-service/wts/pkg/issuer"
+	"github.com/workspace-token-service/wts/pkg/keyring"
+	"github.com/workspace-token-service/wts/pkg/store"
+	"github.com/workspace-token-service/wts/pkg/telemetry"
+)
+
+func serveCommand(file *string) *cobra.Command {
+	return &cobra.Command{
+		Use: "serve", Short: "Serve, until told to stop", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			loaded, err := config.Load(*file, os.Environ())
+			if err != nil {
+				return err
+			}
+			log, flush := telemetry.NewLog(loaded.Log, cmd.ErrOrStderr())
+			defer flush()
+			wired, err := newService(cmd.Context(), loaded, log)
+			if err != nil {
+				return err
+			}
+			return wired.run(cmd.Context(), nil)
+		},
+	}
+}
+
+func initCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "init [folder]", Short: "Write a commented configuration and a key file", Args: cobra.MaximumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			dir := "."
+			if len(args) == 1 {
+				dir = args[0]
+			}
+			if err := os.MkdirAll(dir, 0o700); err != nil {
+				return fmt.Errorf("the folder: %w", err)
+			}
+			keys := filepath.Join(dir, "wts-keyring")
+			file := filepath.Join(dir, "wts.yaml")
+			for _, name := range []string{keys, file} {
+				if _, err := os.Lstat(name); err == nil {
+					return fmt.Errorf("%s is there already, and is not overwritten", name)
+				}
+			}
+			if err := writeNew(keys, keyring.Generate(time.Now()), 0o600); err != nil {
+				return err
+			}
+			if err := writeNew(file, config.Example(), 0o644); err != nil {
+				return err
+			}
+			fmt.Fprintf(cmd.OutOrStdout(), "Wrote %s and %s.\nKeep a copy of the key file away from the database. Edit the configuration, then: wts check-config -c %s && wts serve -c %s\n", file, keys, file, file)
+			return nil
+		},
+	}
+}
+
+func writeNew(name, text string, mode os.FileMode) error {
+	file, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, mode)
+	if err != nil {
+		return fmt.Errorf("writing: %w", err)
+	}
+	_, err = io.WriteString(file, text)
+	return errors.Join(err, file.Close())
+}
+
+func checkConfigCommand(file *string) *cobra.Command {
+	return &cobra.Command{
+		Use: "check-config", Short: "Say everything that is wrong with the configuration", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			loaded, err := config.Load(*file, os.Environ())
+			if err == nil {
+				_, err = newService(cmd.Context(), loaded, slog.New(slog.DiscardHandler))
+			}
+			faults := config.Faults(err)
+			for _, fault := range faults {
+				fmt.Fprintln(cmd.OutOrStdout(), fault)
+			}
+			if len(faults) > 0 {
+				return fmt.Errorf("%s: %d faults", *file, len(faults))
+			}
+			fmt.Fprintf(cmd.OutOrStdout(), "%s is good.\nRegister this redirect URI at every provider: %s/oauth2/authorize\n", *file, loaded.Server.URL)
+			return nil
+		},
+	}
+}
+
+// withStore runs an operator's command on the database.
+func withStore(file *string, run func(cmd *cobra.Command, loaded config.Config, db *store.Store) error) func(*cobra.Command, []string) error {
+	return func(cmd *cobra.Command, _ []string) error {
+		loaded, err := config.Load(*file, os.Environ())
+		if err != nil {
+			return err
+		}
+		log, flush := telemetry.NewLog(loaded.Log, cmd.ErrOrStderr())
+		defer flush()
+		db, err := store.Open(loaded.Database, loaded.Keys, log)
+		if err != nil {
+			return err
+		}
+		defer db.Close()
+		return run(cmd, loaded, db)
+	}
+}
+
+func migrateCommand(file *string) *cobra.Command {
+	return &cobra.Command{
+		Use: "migrate", Short: "Bring the database up to date", Args: cobra.NoArgs,
+		RunE: withStore(file, func(cmd *cobra.Command, _ config.Config, db *store.Store) error {
+			applied, err := db.Migrate(cmd.Context())
+			if err != nil {
+				return err
+			}
+			fmt.Fprintf(cmd.OutOrStdout(), "The database is up to date; %d migrations were applied.\n", applied)
+			return nil
+		}),
+	}
+}
+
+func keysCommand(file *string) *cobra.Command {
+	keys := &cobra.Command{Use: "keys", Short: "The keys that sign tokens, and those that seal secrets"}
+	keys.AddCommand(
+		&cobra.Command{
+			Use: "list", Short: "List them", Args: cobra.NoArgs,
+			RunE: withStore(file, func(cmd *cobra.Command, loaded config.Config, db *store.Store) error {
+				return listKeys(cmd.Context(), cmd.OutOrStdout(), loaded, db)
+			}),
+		},
+		&cobra.Command{
+			Use: "rotate", Short: "Name successors for the signing keys", Args: cobra.NoArgs,
+			Long: "Names a successor for each signing key. It is published at once and signs as soon as every verifier can have seen it (issuer.jwks_max_age); the old key stays published until the last token it signed has expired. No token is refused meanwhile.",
+			RunE: withStore(file, func(cmd *cobra.Command, loaded config.Config, db *store.Store) error {
+				from, err := issuer.New(loaded.Issuer, db, time.Now).Rotate(cmd.Context())
+				if err != nil {
+					return err
+				}
+				fmt.Fprintf(cmd.OutOrStdout(), "The next keys are published, and sign from %s on.\n", from.UTC().Format(time.RFC3339))
+				return nil
+			}),
+		},
+	)
+	return keys
+}
+
+func listKeys(ctx context.Context, out io.Writer, loaded config.Config, db *store.Store) error {
+	keys, now, err := issuer.New(loaded.Issuer, db, time.Now).Keys(ctx)
+	if err != nil {
+		return err
+	}
+	table := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(table, "SIGNING KEY\tALGORITHM\tSTATE\tSIGNS FROM\tPUBLISHED UNTIL\tPRIVATE HALF")
+	for _, key := range keys {
+		until, private := "-", "opens"
+		if !key.LeavesAt.IsZero() {
+			until = key.LeavesAt.UTC().Format(time.RFC3339)
+		}
+		if key.Private == nil {
+			private = "sealed by another keyring"
+		}
+		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%s\n", key.ID, key.Algorithm, issuer.StateOf(key, keys, now), key.ActivatesAt.UTC().Format(time.RFC3339), until, private)
+	}
+	fmt.Fprintln(table, "\nSEALING KEY")
+	for at, name := range loaded.Keys.Names() {
+		use := "opens"
+		if at == 0 {
+			use = "seals and opens"
+		}
+		fmt.Fprintf(table, "%s\t%s\n", name, use)
+	}
+	return table.Flush()
+}
+
+func usersCommand(file *string) *cobra.Command {
+	users := &cobra.Command{Use: "users", Short: "Shut users out, and let them in again"}
+	for name, disabled := range map[string]bool{"disable": true, "enable": false} {
+		short := "Deny a user everything, on every replica within seconds; their connections are kept"
+		if !disabled {
+			short = "Let a user in again"
+		}
+		users.AddCommand(&cobra.Command{
+			Use: name + " <username>", Short: short, Args: cobra.ExactArgs(1),
+			RunE: func(cmd *cobra.Command, args []string) error {
+				return withStore(file, func(cmd *cobra.Command, loaded config.Config, db *store.Store) error {
+					err := db.SetDisabled(cmd.Context(), args[0], disabled)
+					if errors.Is(err, authn.ErrUnknown) {
+						return fmt.Errorf("no user is called %q", args[0])
+					}
+					if err != nil {
+						return err
+					}
+					log, flush := telemetry.NewLog(loaded.Log, cmd.ErrOrStderr())
+					defer flush()
+					audit.Write(cmd.Context(), log, audit.Event{Action: audit.Action("user " + name), Username: args[0], Proof: "operator"})
+					return nil
+				})(cmd, nil)
+			},
+		})
+	}
+	return users
+}
+
+func versionCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "version", Short: "Print the version", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			version, commit := buildVersion()
+			fmt.Fprintln(cmd.OutOrStdout(), "wts", version, commit)
+			return nil
+		},
+	}
+}
+
+// buildVersion is what the Go toolchain stamped into the binary.
+func buildVersion() (version, commit string) {
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return "unknown", ""
+	}
+	for _, setting := range info.Settings {
+		if setting.Key == "vcs.revision" {
+			commit = setting.Value
+		}
+	}
+	return info.Main.Version, commit
+}

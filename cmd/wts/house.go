@@ -1,0 +1,104 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"time"
+
+	"github.com/workspace-token-service/wts/pkg/store"
+)
+
+const (
+	retryEvery    = time.Second
+	maintainEvery = time.Minute
+	tidyEvery     = 10 * time.Minute
+)
+
+// keepHouse brings the database up to date as soon as it can be reached, and then keeps the signing
+// keys and the tables in order. It ends early only for what no waiting mends.
+func (s *service) keepHouse(ctx context.Context) error {
+	if err := s.reach(ctx); err != nil || ctx.Err() != nil {
+		return err
+	}
+	maintain, tidy := time.NewTicker(maintainEvery), time.NewTicker(tidyEvery)
+	defer maintain.Stop()
+	defer tidy.Stop()
+	for {
+		var err error
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-maintain.C:
+			err = s.issuer.Maintain(ctx)
+		case <-tidy.C:
+			err = s.store.Tidy(ctx)
+		}
+		if err != nil && ctx.Err() == nil {
+			s.log.Warn("housekeeping failed, and will be tried again", slog.String("error", err.Error()))
+		}
+	}
+}
+
+// reach waits for the database: a replica that starts before it serves as soon as it is there.
+func (s *service) reach(ctx context.Context) error {
+	for said := ""; ; {
+		err := s.prepare(ctx)
+		switch {
+		case err == nil:
+			s.log.Info("the database is ready")
+			return nil
+		case errors.Is(err, store.ErrTooNew):
+			return err
+		case ctx.Err() != nil:
+			return nil
+		case err.Error() != said:
+			said = err.Error()
+			s.log.Error("the database cannot be used yet, and is tried every second", slog.String("error", said))
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(retryEvery):
+		}
+	}
+}
+
+func (s *service) prepare(ctx context.Context) error {
+	if _, err := s.store.Migrate(ctx); err != nil {
+		return err
+	}
+	if err := s.issuer.Maintain(ctx); err != nil {
+		return err
+	}
+	unreadable, total, err := s.store.Unreadable(ctx)
+	if err != nil {
+		return err
+	}
+	if sealed := s.issuer.Sealed(); unreadable > 0 || sealed > 0 {
+		s.log.Error("the keyring does not open everything in the database; what it does not open is kept, and its users are asked to log in again. Is it the right key file?",
+			slog.Int("connections", unreadable), slog.Int("of", total), slog.Int("signing_keys", sealed))
+	}
+	return nil
+}
+
+// feed is what this replica does about changes of others.
+func (s *service) feed() store.Listener { return feed{s} }
+
+type feed struct{ *service }
+
+func (f feed) ConnectionChanged(userID, providerID string) { f.broker.Forget(userID, providerID) }
+func (f feed) UserChanged(userID, username string)         { f.authn.ForgetUser(userID, username) }
+func (f feed) SessionChanged(digest string)                { f.session.Forget(digest) }
+func (f feed) KeysChanged(ctx context.Context)             { f.reload(ctx) }
+
+func (f feed) MissedChanges(ctx context.Context) {
+	f.broker.ForgetAll()
+	f.authn.Forget()
+	f.reload(ctx)
+}
+
+func (f feed) reload(ctx context.Context) {
+	if err := f.issuer.Reload(ctx); err != nil && ctx.Err() == nil {
+		f.log.Warn("the signing keys cannot be read again", slog.String("error", err.Error()))
+	}
+}

@@ -1,0 +1,39 @@
+// Wts is a workspace token service: it keeps each user's refresh tokens, sealed, and hands workers
+// short-lived access tokens.
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/spf13/cobra"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+	defer stop()
+	if err := newCommand().ExecuteContext(ctx); err != nil {
+		fmt.Fprintln(os.Stderr, "wts:", err)
+		stop()
+		os.Exit(1)
+	}
+}
+
+func newCommand() *cobra.Command {
+	root := &cobra.Command{
+		Use:           "wts",
+		Short:         "A workspace token service",
+		Long:          "wts keeps each user's refresh tokens, sealed, and hands workers short-lived access tokens.",
+		SilenceUsage:  true,
+		SilenceErrors: true,
+	}
+	file := root.PersistentFlags().StringP("config", "c", "wts.yaml", "the configuration file")
+	root.AddCommand(
+		serveCommand(file), demoCommand(), initCommand(), checkConfigCommand(file), migrateCommand(file),
+		keysCommand(file), usersCommand(file), versionCommand(),
+	)
+	return root
+}

@@ -1,0 +1,198 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/workspace-token-service/wts/config"
+	"github.com/workspace-token-service/wts/pkg/authn"
+	"github.com/workspace-token-service/wts/pkg/broker"
+	"github.com/workspace-token-service/wts/pkg/issuer"
+	"github.com/workspace-token-service/wts/pkg/provider"
+	"github.com/workspace-token-service/wts/pkg/server"
+	"github.com/workspace-token-service/wts/pkg/store"
+	"github.com/workspace-token-service/wts/pkg/telemetry"
+	"github.com/workspace-token-service/wts/pkg/verifier"
+)
+
+// service is one replica, wired.
+type service struct {
+	config  config.Config
+	log     *slog.Logger
+	store   *store.Store
+	authn   *authn.Authenticator
+	session *authn.Sessions
+	broker  *broker.Broker
+	issuer  *issuer.Issuer
+	server  *server.Server
+	metrics *telemetry.Metrics
+}
+
+// newService wires a replica of a valid configuration. It reaches for nothing yet.
+func newService(ctx context.Context, config config.Config, log *slog.Logger) (*service, error) {
+	s := &service{config: config, log: log, metrics: telemetry.NewMetrics()}
+	var err error
+	if s.store, err = store.Open(config.Database, config.Keys, log); err != nil {
+		return nil, err
+	}
+	public := config.Server.URL
+	callback := public + "/oauth2/authorize"
+	var providers []*provider.Provider
+	for id, one := range config.Providers {
+		providers = append(providers, provider.New(id, one, callback))
+	}
+	s.broker = broker.New(broker.Parts{
+		Config: config.Broker, Providers: providers, Store: s.store, Logins: s.store,
+		Keys: config.Keys, Observer: s.metrics, Now: time.Now,
+	})
+	s.issuer = issuer.New(config.Issuer, s.store, time.Now)
+	secure := strings.HasPrefix(public, "https://")
+	s.session = authn.NewSessions(config.Authn, s.store, secure, time.Now)
+	bearers, err := newBearers(ctx, config)
+	if err != nil {
+		return nil, errors.Join(err, s.store.Close())
+	}
+	s.authn = authn.New(config.Authn, s.store, s.session, authn.NewStaticWorkers(config.Authn.Workers), bearers, public)
+	version, commit := buildVersion()
+	config.Server.Version, config.Server.Commit = version, commit
+	s.server = server.New(server.Parts{
+		Config: config.Server, Authn: s.authn, Sessions: s.session, Broker: s.broker, Issuer: s.issuer,
+		Database: s.store, Observer: s.metrics, Log: log,
+	})
+	s.metrics.Gauge("wts_database_reached", "1 once the database was reached with its schema in place.", func() float64 {
+		if s.store.Reached() {
+			return 1
+		}
+		return 0
+	})
+	return s, nil
+}
+
+// newBearers verifies access tokens of the default provider; nil where they are off.
+func newBearers(ctx context.Context, config config.Config) (*verifier.Verifier, error) {
+	audiences := config.Authn.Bearer.Audiences
+	if len(audiences) == 0 {
+		return nil, nil
+	}
+	trusted := config.Providers[config.Broker.DefaultProvider].Issuer
+	bearers, err := verifier.New(ctx, trusted, audiences[0], authn.NewBearers(verifier.WithAudiences(audiences[1:]...))...)
+	if err != nil {
+		return nil, fmt.Errorf("bearer: %w", err)
+	}
+	return bearers, nil
+}
+
+// Bounds of a connection (security.md F2). Workers and browsers send a few kilobytes; Gen3's carry
+// JWTs of many.
+const (
+	readHeaderTimeout = 10 * time.Second
+	readTimeout       = 30 * time.Second
+	writeTimeout      = 90 * time.Second
+	idleTimeout       = 2 * time.Minute
+	maxHeaderBytes    = 256 << 10
+	drainTime         = 8 * time.Second // less than the 10 s that deployed pods are given
+)
+
+// run serves until the context ends, then lets the requests under way finish.
+func (s *service) run(ctx context.Context, ready func(addresses []net.Addr)) error {
+	defer s.store.Close()
+	s.warn()
+	listeners, err := listen(s.config.Server.Listen)
+	if err != nil {
+		return err
+	}
+	servers := []*http.Server{newHTTPServer(s.server, s.log)}
+	if s.config.Server.MetricsListen != "off" {
+		metricsListener, err := listen([]string{s.config.Server.MetricsListen})
+		if err != nil {
+			return errors.Join(err, closeAll(listeners))
+		}
+		mux := http.NewServeMux()
+		mux.Handle("GET /metrics", s.metrics.Handler())
+		servers = append(servers, newHTTPServer(mux, s.log))
+		go func() { _ = servers[1].Serve(metricsListener[0]) }()
+	}
+	failed := make(chan error, len(listeners)+1)
+	for _, listener := range listeners {
+		go func() { failed <- servers[0].Serve(listener) }()
+	}
+	background, stopBackground := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopBackground()
+	go s.store.Follow(background, s.feed(), s.config.RideThroughMax)
+	go func() {
+		if err := s.keepHouse(background); err != nil {
+			failed <- err
+		}
+	}()
+	addresses := make([]net.Addr, 0, len(listeners))
+	for _, listener := range listeners {
+		addresses = append(addresses, listener.Addr())
+	}
+	s.log.Info("serving", slog.Any("addresses", s.config.Server.Listen), slog.String("url", s.config.Server.URL))
+	if ready != nil {
+		ready(addresses)
+	}
+	select {
+	case <-ctx.Done():
+		s.log.Info("draining")
+		return drain(servers)
+	case err := <-failed:
+		return errors.Join(err, drain(servers))
+	}
+}
+
+func newHTTPServer(handler http.Handler, log *slog.Logger) *http.Server {
+	return &http.Server{
+		Handler: handler, ReadHeaderTimeout: readHeaderTimeout, ReadTimeout: readTimeout, WriteTimeout: writeTimeout,
+		IdleTimeout: idleTimeout, MaxHeaderBytes: maxHeaderBytes, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug),
+	}
+}
+
+func listen(addresses []string) (listeners []net.Listener, err error) {
+	for _, address := range addresses {
+		listener, err := net.Listen("tcp", address)
+		if err != nil {
+			return nil, errors.Join(fmt.Errorf("listening: %w", err), closeAll(listeners))
+		}
+		listeners = append(listeners, listener)
+	}
+	return listeners, nil
+}
+
+func closeAll[C io.Closer](all []C) (err error) {
+	for _, one := range all {
+		err = errors.Join(err, one.Close())
+	}
+	return err
+}
+
+// drain takes no new request and waits for those under way.
+func drain(servers []*http.Server) (err error) {
+	ctx, cancel := context.WithTimeout(context.Background(), drainTime)
+	defer cancel()
+	for _, one := range servers {
+		if failed := one.Shutdown(ctx); failed != nil {
+			err = errors.Join(err, fmt.Errorf("requests were cut off: %w", failed), one.Close())
+		}
+	}
+	return err
+}
+
+// warn says at the start what an operator should know is weaker than it could be.
+func (s *service) warn() {
+	if strings.HasPrefix(s.config.Server.URL, "http://") {
+		s.log.Warn("the public url is plain http: session cookies have neither the __Host- prefix nor Secure; use https anywhere but on localhost")
+	}
+	for id, one := range s.config.Providers {
+		if one.Plaintext() {
+			s.log.Warn("a provider is reached over plain http, on this machine", slog.String("provider", id))
+		}
+	}
+}

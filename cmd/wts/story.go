@@ -1,0 +1,194 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/workspace-token-service/wts/pkg/provider/providertest"
+)
+
+// explain says what to open and what to type.
+func (d *demo) explain() {
+	fmt.Fprintf(d.out, `
+wts is running, with two identity providers, a worker of alice's and a resource service.
+
+  1. Open       %[1]s/
+     log in as  alice, with the password %[2]s
+  2. Connect the second provider on the page that follows, if you like.
+  3. Watch here: the worker asks for a token every five seconds,
+     and the resource service verifies it by the published keys.
+
+  By hand, as the worker:     curl --interface %[3]s '%[1]s/token/?expires=600'
+  a provider's own token:     curl --interface %[3]s '%[1]s/token/?idp=commons'
+  the keys that verify ours:  curl %[1]s/.well-known/jwks.json
+  Stop with Ctrl-C.
+
+`, d.url, demoPassword, demoWorker)
+}
+
+// work is the sample worker: it asks for a token and uses it, again and again.
+func (d *demo) work(ctx context.Context) error {
+	said := ""
+	tick := time.NewTicker(5 * time.Second)
+	defer tick.Stop()
+	for {
+		line := d.useToken(ctx)
+		if line != said && ctx.Err() == nil {
+			fmt.Fprintln(d.out, "worker:", line)
+		}
+		said = line
+		select {
+		case <-ctx.Done():
+			fmt.Fprintln(d.out, "bye")
+			return nil
+		case err := <-d.stopped:
+			d.stopped <- nil
+			return err
+		case <-tick.C:
+		}
+	}
+}
+
+func (d *demo) useToken(ctx context.Context) string {
+	token, err := d.workersToken(ctx, fmt.Sprintf("/token/?expires=%d", demoExpires))
+	if err != nil {
+		return err.Error()
+	}
+	status, text, err := d.askResource(ctx, token.Token)
+	if err != nil {
+		return err.Error()
+	}
+	return fmt.Sprintf("a token for %d s; the resource service says %d, %s", token.ExpiresIn, status, text)
+}
+
+// handedOut is the answer of /token.
+type handedOut struct {
+	Token     string `json:"token"`
+	ExpiresIn int64  `json:"expires_in"`
+	Message   string `json:"message"`
+}
+
+func (d *demo) workersToken(ctx context.Context, path string) (handedOut, error) {
+	var answer handedOut
+	status, body, err := call(ctx, d.worker, d.url+path, "")
+	if err != nil {
+		return answer, err
+	}
+	if err := json.Unmarshal([]byte(body), &answer); err != nil {
+		return answer, fmt.Errorf("%s answered %d with something that is no JSON", path, status)
+	}
+	if status != http.StatusOK {
+		return answer, fmt.Errorf("%d, %s", status, answer.Message)
+	}
+	return answer, nil
+}
+
+func (d *demo) askResource(ctx context.Context, token string) (int, string, error) {
+	status, body, err := call(ctx, http.DefaultClient, d.resource, token)
+	return status, strings.TrimSpace(body), err
+}
+
+func call(ctx context.Context, client *http.Client, address, bearer string) (int, string, error) {
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, address, nil)
+	if err != nil {
+		return 0, "", fmt.Errorf("calling: %w", err)
+	}
+	if bearer != "" {
+		request.Header.Set("Authorization", "Bearer "+bearer)
+	}
+	response, err := client.Do(request)
+	if err != nil {
+		return 0, "", fmt.Errorf("calling: %w", err)
+	}
+	defer response.Body.Close()
+	body, err := io.ReadAll(io.LimitReader(response.Body, 1<<20))
+	if err != nil {
+		return 0, "", fmt.Errorf("reading an answer: %w", err)
+	}
+	return response.StatusCode, string(body), nil
+}
+
+// tell runs the story by itself: what a person does in a browser is done over HTTP, as a browser
+// would.
+func (d *demo) tell(ctx context.Context) error {
+	browser := providertest.Browser()
+	var token handedOut
+	steps := []struct {
+		name string
+		run  func() (string, error)
+	}{
+		{"the worker is refused before anyone has logged in", func() (string, error) {
+			_, err := d.workersToken(ctx, "/token/?expires=600")
+			if err == nil {
+				return "", fmt.Errorf("%w: it got a token", errNotDemo)
+			}
+			return err.Error(), nil
+		}},
+		{"alice logs in at the first provider", func() (string, error) {
+			return d.logIn(ctx, browser, "/oauth2/authorization_url", "You are logged in as <strong>alice</strong>")
+		}},
+		{"alice connects the second provider", func() (string, error) {
+			return d.logIn(ctx, browser, "/oauth2/authorization_url?idp=commons", "Disconnect<span class=\"aside\"> Example Data Commons")
+		}},
+		{"her worker asks /token/?expires=600", func() (string, error) {
+			var err error
+			token, err = d.workersToken(ctx, "/token/?expires=600")
+			return fmt.Sprintf("a token of ours for %d s", token.ExpiresIn), expect(err, token.ExpiresIn == demoExpires, "another lifetime")
+		}},
+		{"her worker asks for the second provider's own token", func() (string, error) {
+			upstream, err := d.workersToken(ctx, "/token/?idp=commons")
+			return fmt.Sprintf("%d characters", len(upstream.Token)), expect(err, upstream.Token != "" && upstream.Token != token.Token, "no token, or ours")
+		}},
+		{"the resource service verifies the token by the published keys", func() (string, error) {
+			return d.resourceSays(ctx, token.Token, http.StatusOK)
+		}},
+		{"it refuses one that was tampered with", func() (string, error) {
+			parts := strings.Split(token.Token, ".")
+			parts[1] = "A" + parts[1][1:]
+			return d.resourceSays(ctx, strings.Join(parts, "."), http.StatusUnauthorized)
+		}},
+		{"it refuses one that has expired", func() (string, error) {
+			short, err := d.workersToken(ctx, "/token/?expires=1")
+			if err != nil {
+				return "", err
+			}
+			time.Sleep(1100 * time.Millisecond)
+			return d.resourceSays(ctx, short.Token, http.StatusUnauthorized)
+		}},
+	}
+	for at, step := range steps {
+		outcome, err := step.run()
+		if err != nil {
+			fmt.Fprintf(d.out, "%d. %s: FAILED: %v\n", at+1, step.name, err)
+			return fmt.Errorf("%w: %s: %w", errNotDemo, step.name, err)
+		}
+		fmt.Fprintf(d.out, "%d. %s: %s\n", at+1, step.name, outcome)
+	}
+	fmt.Fprintln(d.out, "Every step went as it should.")
+	return nil
+}
+
+func (d *demo) logIn(ctx context.Context, browser *http.Client, path, sees string) (string, error) {
+	page, body, err := providertest.LogIn(ctx, browser, d.url+path, "alice", demoPassword)
+	if err != nil {
+		return "", err
+	}
+	return "her browser is back at " + page.Request.URL.Path, expect(nil, page.StatusCode == http.StatusOK && strings.Contains(body, sees), "her page does not show it")
+}
+
+func (d *demo) resourceSays(ctx context.Context, token string, want int) (string, error) {
+	status, text, err := d.askResource(ctx, token)
+	return fmt.Sprintf("%d, %s", status, text), expect(err, status == want, fmt.Sprintf("it answered %d, %s", status, text))
+}
+
+func expect(err error, good bool, otherwise string) error {
+	if err == nil && !good {
+		return fmt.Errorf("%w: %s", errNotDemo, otherwise)
+	}
+	return err
+}

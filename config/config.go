@@ -1,0 +1,199 @@
+// Package config reads the configuration: one YAML file, the environment over it, secrets from
+// files. It composes what each package asks for, and reports every fault at once.
+package config
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"reflect"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/go-viper/mapstructure/v2"
+	"go.yaml.in/yaml/v3"
+
+	"github.com/workspace-token-service/wts/pkg/authn"
+	"github.com/workspace-token-service/wts/pkg/broker"
+	"github.com/workspace-token-service/wts/pkg/issuer"
+	"github.com/workspace-token-service/wts/pkg/keyring"
+	"github.com/workspace-token-service/wts/pkg/provider"
+	"github.com/workspace-token-service/wts/pkg/server"
+	"github.com/workspace-token-service/wts/pkg/store"
+	"github.com/workspace-token-service/wts/pkg/telemetry"
+)
+
+// Config is the whole configuration. The packages' own types say what each setting means.
+type Config struct {
+	Server    server.Config              `koanf:",squash"`
+	Authn     authn.Config               `koanf:",squash"`
+	Broker    broker.Config              `koanf:",squash"`
+	Database  store.Config               `koanf:"database"`
+	Issuer    issuer.Config              `koanf:"issuer"`
+	Log       telemetry.LogConfig        `koanf:"log"`
+	Providers map[string]provider.Config `koanf:"providers"`
+	Audiences map[string]issuer.Audience `koanf:"audiences"`
+	// KeyringFile names the file of the keys that seal secrets at rest.
+	KeyringFile string `koanf:"keyring_file"`
+	// WorkersFile names a YAML file of workers: peer address to user name.
+	WorkersFile string `koanf:"workers_file"`
+	// RideThroughMax is how long the caches go on while nothing is heard of changes. Default 15 min.
+	RideThroughMax time.Duration `koanf:"ride_through_max"`
+
+	// Keys is what KeyringFile holds.
+	Keys *keyring.Keyring `koanf:"-"`
+}
+
+// EnvPrefix begins the variables that override the file: WTS_DATABASE__URL is database.url.
+const EnvPrefix = "WTS_"
+
+// Load reads the file, puts the environment over it, reads the files that it names, and validates
+// all of it. The error joins every fault that was found.
+func Load(path string, environ []string) (Config, error) {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return Config{}, fmt.Errorf("the configuration cannot be read (`wts init` writes one): %w", err)
+	}
+	var tree map[string]any
+	if err := yaml.Unmarshal(text, &tree); err != nil {
+		return Config{}, fmt.Errorf("%s is not YAML: %w", path, err)
+	}
+	if tree == nil {
+		tree = map[string]any{}
+	}
+	overlay(tree, environ)
+	config, err := decode(tree)
+	if err != nil {
+		return Config{}, err
+	}
+	return config.complete(filepath.Dir(path))
+}
+
+// overlay puts environment variables into the tree. Only those whose first word is a setting count:
+// Kubernetes puts variables like WTS_SERVICE_HOST into every pod.
+func overlay(tree map[string]any, environ []string) {
+	known := settings(reflect.TypeFor[Config]())
+	for _, variable := range slices.Sorted(slices.Values(environ)) {
+		name, value, _ := strings.Cut(variable, "=")
+		name, ours := strings.CutPrefix(name, EnvPrefix)
+		words := strings.Split(name, "__")
+		if !ours || !slices.Contains(known, strings.ToLower(words[0])) {
+			continue
+		}
+		at := tree
+		for _, word := range words[:len(words)-1] {
+			key := match(at, word)
+			next, ok := at[key].(map[string]any)
+			if !ok {
+				next = map[string]any{}
+				at[key] = next
+			}
+			at = next
+		}
+		at[match(at, words[len(words)-1])] = value
+	}
+}
+
+// match finds the key that a word of a variable's name means: ids of providers keep their case and
+// their hyphens, which variables cannot have.
+func match(tree map[string]any, word string) string {
+	for key := range tree {
+		if strings.EqualFold(strings.ReplaceAll(key, "-", "_"), word) {
+			return key
+		}
+	}
+	return strings.ToLower(word)
+}
+
+// settings are the names at the top of the file.
+func settings(of reflect.Type) (names []string) {
+	for field := range of.Fields() {
+		tag := field.Tag.Get("koanf")
+		switch {
+		case tag == ",squash":
+			names = append(names, settings(field.Type)...)
+		case tag != "-":
+			names = append(names, tag)
+		}
+	}
+	return names
+}
+
+func decode(tree map[string]any) (config Config, err error) {
+	decoder, err := mapstructure.NewDecoder(&mapstructure.DecoderConfig{
+		Result: &config, TagName: "koanf", ErrorUnused: true, WeaklyTypedInput: true,
+		DecodeHook: mapstructure.ComposeDecodeHookFunc(mapstructure.StringToTimeDurationHookFunc(), mapstructure.StringToSliceHookFunc(",")),
+		MatchName:  func(key, field string) bool { return key == field },
+	})
+	if err != nil {
+		return Config{}, fmt.Errorf("preparing to read the configuration: %w", err)
+	}
+	if err := decoder.Decode(tree); err != nil {
+		return Config{}, plain(err)
+	}
+	return config, nil
+}
+
+// complete reads the files that the configuration names, fills in what follows from the rest, and
+// validates. Paths are relative to the configuration's folder.
+func (c Config) complete(dir string) (Config, error) {
+	files := &reader{dir: dir}
+	files.secret("database.url_file", c.Database.URLFile, &c.Database.URL)
+	for _, id := range slices.Sorted(maps.Keys(c.Providers)) {
+		one := c.Providers[id]
+		files.secret("providers."+id+".client_secret_file", one.ClientSecretFile, &one.ClientSecret)
+		c.Providers[id] = one
+	}
+	if c.Broker.DefaultProvider == "" && len(c.Providers) == 1 {
+		for id := range c.Providers {
+			c.Broker.DefaultProvider = id
+		}
+	}
+	c.Server = c.Server.WithDefaults()
+	c.Issuer.URL, c.Issuer.Audiences = c.Server.URL, c.Audiences
+	if c.RideThroughMax == 0 {
+		c.RideThroughMax = 15 * time.Minute
+	}
+	c.Database.URL = relative(dir, c.Database.URL)
+	c.Authn.Workers = files.workers(c.WorkersFile)
+	c.Keys = files.keyring(c.KeyringFile)
+	return c, errors.Join(errors.Join(files.faults...), c.validate())
+}
+
+func (c Config) validate() error {
+	var faults []error
+	fault := func(format string, args ...any) { faults = append(faults, fmt.Errorf(format, args...)) }
+	if len(c.Providers) == 0 {
+		fault("providers: there is none; a provider is where people log in")
+	} else if _, ok := c.Providers[c.Broker.DefaultProvider]; !ok {
+		fault("default_provider: is %q, want one of %s", c.Broker.DefaultProvider, strings.Join(slices.Sorted(maps.Keys(c.Providers)), ", "))
+	}
+	for _, id := range slices.Sorted(maps.Keys(c.Providers)) {
+		if id == "" || id == "default" || strings.ContainsAny(id, "/ \t\n") {
+			fault("providers.%s: is no id that a URL can carry, or is the word that stands for the default provider", id)
+		}
+		for _, text := range Faults(c.Providers[id].Validate()) {
+			fault("providers.%s.%s", id, text)
+		}
+	}
+	if c.Server.DefaultAudience != "" {
+		if _, ok := c.Audiences[c.Server.DefaultAudience]; !ok {
+			fault("default_audience: %q is not one of the audiences", c.Server.DefaultAudience)
+		}
+	}
+	if c.RideThroughMax < 0 {
+		fault("ride_through_max: must not be negative")
+	}
+	return errors.Join(append(faults, c.Server.Validate(), c.Authn.Validate(), c.Database.Validate(), c.Issuer.Validate(), c.Log.Validate())...)
+}
+
+// Faults are the single faults that an error of Load joins, a line each.
+func Faults(err error) []string {
+	if err == nil {
+		return nil
+	}
+	return strings.Split(err.Error(), "\n")
+}

@@ -1,0 +1,114 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"go.yaml.in/yaml/v3"
+
+	"github.com/workspace-token-service/wts/pkg/broker"
+	"github.com/workspace-token-service/wts/pkg/keyring"
+)
+
+// reader reads the files that a configuration names, and gathers what is wrong with them.
+type reader struct {
+	dir    string
+	faults []error
+}
+
+const maxFile = 1 << 20 // bytes
+
+func (r *reader) read(setting, name string) (string, bool) {
+	if !filepath.IsAbs(name) {
+		name = filepath.Join(r.dir, name)
+	}
+	info, err := os.Stat(name)
+	if err == nil && info.Size() > maxFile {
+		err = errors.New("the file is larger than 1 MiB")
+	}
+	var text []byte
+	if err == nil {
+		text, err = os.ReadFile(name)
+	}
+	if err != nil {
+		r.faults = append(r.faults, fmt.Errorf("%s: %w", setting, err))
+		return "", false
+	}
+	return string(text), true
+}
+
+// secret reads a secret from a file, without the line break that editors leave at its end.
+func (r *reader) secret(setting, name string, into *broker.Secret) {
+	if name == "" {
+		return
+	}
+	if text, ok := r.read(setting, name); ok {
+		*into = broker.Secret(strings.TrimRight(text, "\r\n"))
+		if *into == "" {
+			r.faults = append(r.faults, fmt.Errorf("%s: %s is empty", setting, name))
+		}
+	}
+}
+
+func (r *reader) keyring(name string) *keyring.Keyring {
+	if name == "" {
+		r.faults = append(r.faults, errors.New("keyring_file: is missing: without keys nothing can be kept; `wts init` writes a key file"))
+		return nil
+	}
+	text, ok := r.read("keyring_file", name)
+	if !ok {
+		return nil
+	}
+	keys, err := keyring.Parse(text)
+	if err != nil {
+		r.faults = append(r.faults, fmt.Errorf("keyring_file: %s: %w", name, err))
+	}
+	return keys
+}
+
+func (r *reader) workers(name string) map[string]string {
+	if name == "" {
+		return nil
+	}
+	text, ok := r.read("workers_file", name)
+	if !ok {
+		return nil
+	}
+	workers := map[string]string{}
+	if err := yaml.Unmarshal([]byte(text), &workers); err != nil {
+		r.faults = append(r.faults, fmt.Errorf("workers_file: %s: want lines like `10.0.0.7: alice`: %w", name, err))
+	}
+	return workers
+}
+
+// relative makes the path of an SQLite file relative to the configuration's folder.
+func relative(dir string, url broker.Secret) broker.Secret {
+	path, ok := strings.CutPrefix(string(url), "sqlite:")
+	if !ok || path == "" || filepath.IsAbs(path) {
+		return url
+	}
+	return broker.Secret("sqlite:" + filepath.Join(dir, path))
+}
+
+// plain words what mapstructure found, a line for each fault.
+func plain(err error) error {
+	var faults []error
+	var gather func(err error)
+	gather = func(err error) {
+		switch of := err.(type) {
+		case interface{ Unwrap() []error }:
+			for _, one := range of.Unwrap() {
+				gather(one)
+			}
+		default:
+			text := strings.TrimPrefix(err.Error(), "'' ")
+			text = strings.Replace(text, "has invalid keys:", "unknown setting:", 1)
+			faults = append(faults, errors.New(text))
+		}
+	}
+	gather(err)
+	return errors.Join(faults...)
+}

@@ -1,0 +1,179 @@
+package server
+
+import (
+	"errors"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/workspace-token-service/wts/pkg/audit"
+	"github.com/workspace-token-service/wts/pkg/broker"
+)
+
+// authorizationURL begins a login: GET /oauth2/authorization_url?idp=&redirect=.
+func (s *Server) authorizationURL(x *exchange) error {
+	// A page cannot begin a login unseen: where a browser says what it loads this for, it has to be
+	// the window itself.
+	if dest := x.GetHeader("Sec-Fetch-Dest"); dest != "" && dest != "document" {
+		return errFraming
+	}
+	redirect, _ := x.param("redirect")
+	if redirect != "" && !localPath(redirect) {
+		return badRequest("message", "only support relative redirect")
+	}
+	name, _ := x.param("idp")
+	id, err := s.Broker.Provider(name)
+	if err != nil {
+		return unknownProvider(name)
+	}
+	begun, err := s.Broker.Begin(x.Request.Context(), id, x.caller.User.ID, redirect)
+	if errors.Is(err, broker.ErrSignInFirst) && x.wantsPage() {
+		// Sign in, and come back here.
+		here := s.base + "/oauth2/authorization_url?" + url.Values{"idp": {id}, "redirect": {redirect}}.Encode()
+		x.Redirect(http.StatusFound, s.base+"/oauth2/authorization_url?"+url.Values{"redirect": {here}}.Encode())
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	s.dropOldFlows(x)
+	s.setCookie(x, begun.Cookie, begun.Sealed, broker.FlowLife)
+	x.Redirect(http.StatusFound, begun.URL)
+	return nil
+}
+
+// authorize is the callback. Of its parameters these four are read, and no other ever goes on to
+// the provider.
+func (s *Server) authorize(x *exchange) error {
+	back := broker.Callback{UserID: x.caller.User.ID}
+	back.State, _ = x.param("state")
+	back.Code, _ = x.param("code")
+	back.Issuer, _ = x.param("iss")
+	back.Error, _ = x.param("error")
+	flow := s.cookieName(broker.FlowCookie(back.State))
+	if cookie, err := x.Request.Cookie(flow); err == nil {
+		back.Sealed = cookie.Value
+		s.setCookie(x, broker.FlowCookie(back.State), "", -1)
+	}
+	x.event.Action = audit.Connect
+	done, err := s.Broker.Finish(x.Request.Context(), back)
+	x.event.Provider = done.Provider
+	if done.Default {
+		x.event.Action = audit.Login
+	}
+	if err != nil {
+		return err
+	}
+	x.caller.User.ID, x.caller.User.Username = done.UserID, done.Username
+	if done.Default {
+		if err := s.signIn(x, done.UserID); err != nil {
+			return err
+		}
+	}
+	switch {
+	case done.Redirect != "":
+		x.Redirect(http.StatusFound, done.Redirect)
+	case x.wantsPage():
+		x.Redirect(http.StatusFound, s.base+"/")
+	default:
+		return x.json(http.StatusOK, map[string]string{"success": "connected with " + done.Provider})
+	}
+	return nil
+}
+
+// signIn begins a session with a handle of its own; the one that the browser had ends.
+func (s *Server) signIn(x *exchange, userID string) error {
+	if err := s.Sessions.End(x.Request.Context(), x.Request); err != nil {
+		return err
+	}
+	handle, life, err := s.Sessions.Begin(x.Request.Context(), userID)
+	if err != nil {
+		return err
+	}
+	s.cookie(x, s.Sessions.Cookie, handle, life)
+	return nil
+}
+
+// logout ends the session that asks, if there is one: GET /oauth2/logout, 204 always (Gen3 contract).
+func (s *Server) logout(x *exchange) error {
+	x.event.Action = audit.Logout
+	if err := s.Sessions.End(x.Request.Context(), x.Request); err != nil {
+		return err
+	}
+	s.cookie(x, s.Sessions.Cookie, "", -1)
+	x.Status(http.StatusNoContent)
+	return nil
+}
+
+// disconnect is POST /oauth2/logout: with idp the connection ends, at once and on every replica;
+// without it the session does.
+func (s *Server) disconnect(x *exchange) error {
+	if err := s.crossSite.Check(x.Request); err != nil {
+		return errCrossing
+	}
+	name, named := x.param("idp")
+	if !named {
+		if err := s.logout(x); err != nil || !x.wantsPage() {
+			return err
+		}
+		x.Redirect(http.StatusSeeOther, s.base+"/")
+		return nil
+	}
+	x.event.Action = audit.Disconnect
+	id, err := s.Broker.Provider(name)
+	if err != nil {
+		return unknownProvider(name)
+	}
+	x.event.Provider = id
+	if x.caller.User.ID == "" {
+		return broker.ErrSignInFirst
+	}
+	if err := s.Broker.Disconnect(x.Request.Context(), x.caller.User.ID, id); err != nil && !errors.Is(err, broker.ErrNotConnected) {
+		return err
+	}
+	if x.wantsPage() {
+		x.Redirect(http.StatusSeeOther, s.base+"/")
+		return nil
+	}
+	x.Status(http.StatusNoContent)
+	return nil
+}
+
+// maxFlows is how many logins a browser may have under way: more cookies would not fit its headers.
+const maxFlows = 8
+
+func (s *Server) dropOldFlows(x *exchange) {
+	prefix := s.cookieName("wts-login-")
+	count := 0
+	for _, cookie := range x.Request.Cookies() {
+		if name, ok := strings.CutPrefix(cookie.Name, prefix); ok {
+			if count++; count >= maxFlows {
+				s.setCookie(x, "wts-login-"+name, "", -1)
+			}
+		}
+	}
+}
+
+// cookieName adds the prefix by which browsers vouch that this very host set the cookie over https.
+func (s *Server) cookieName(name string) string {
+	if s.secure {
+		return "__Host-" + name
+	}
+	return name
+}
+
+func (s *Server) setCookie(x *exchange, name, value string, life time.Duration) {
+	s.cookie(x, s.cookieName(name), value, life)
+}
+
+// cookie sets a cookie, or with a negative life drops it.
+func (s *Server) cookie(x *exchange, name, value string, life time.Duration) {
+	age := int(life / time.Second)
+	if life < 0 {
+		age = -1
+	}
+	http.SetCookie(x.Writer, &http.Cookie{
+		Name: name, Value: value, Path: "/", MaxAge: age, HttpOnly: true, Secure: s.secure, SameSite: http.SameSiteLaxMode,
+	})
+}

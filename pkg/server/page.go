@@ -1,0 +1,31 @@
+package server
+
+import (
+	"net/http"
+	"strings"
+
+	"github.com/workspace-token-service/wts/web"
+)
+
+// wantsPage tells a person in a browser from a program, by Accept.
+func (x *exchange) wantsPage() bool {
+	return strings.Contains(x.GetHeader("Accept"), "text/html")
+}
+
+// page renders one of our pages. They hold what only this person may see, and nothing may frame
+// them, or learn their address.
+func (s *Server) page(x *exchange, status int, content web.Content) {
+	header := x.Writer.Header()
+	header.Set("Content-Type", "text/html; charset=utf-8")
+	header.Set("Content-Security-Policy", web.Policy)
+	header.Set("X-Frame-Options", "DENY")
+	header.Set("Vary", "Accept, Cookie")
+	x.Writer.WriteHeader(status)
+	_ = content.Render(x.Writer, s.base)
+}
+
+func (s *Server) stylesheet(x *exchange) error {
+	x.Header("Cache-Control", "public, max-age=3600")
+	x.Data(http.StatusOK, "text/css; charset=utf-8", []byte(web.Stylesheet()))
+	return nil
+}

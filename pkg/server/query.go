@@ -1,0 +1,71 @@
+package server
+
+import (
+	"net/url"
+	"strings"
+)
+
+// param returns the first value of a query parameter. It reads the query as it stands, without the
+// map of all parameters that url.ParseQuery makes for each request. A value that is badly escaped
+// is taken as it is: no parameter of ours is then valid, and its handler says so.
+func (x *exchange) param(name string) (value string, present bool) {
+	return paramOf(x.Request.URL.RawQuery, name)
+}
+
+func paramOf(query, name string) (value string, present bool) {
+	for query != "" {
+		var pair string
+		pair, query, _ = strings.Cut(query, "&")
+		key, value, _ := strings.Cut(pair, "=")
+		if unescaped(key) == name {
+			return unescaped(value), true
+		}
+	}
+	return "", false
+}
+
+func unescaped(text string) string {
+	if !strings.ContainsAny(text, "%+") {
+		return text
+	}
+	if clear, err := url.QueryUnescape(text); err == nil {
+		return clear
+	}
+	return text
+}
+
+// localPath accepts a path of this very origin to send a browser to, and nothing that a browser
+// could take for another host (RFC 9700 4.11): browsers read "\" as "/", drop tabs and line breaks,
+// and unescape before they look.
+func localPath(text string) bool {
+	if len(text) > maxRedirect || !strings.HasPrefix(text, "/") {
+		return false
+	}
+	for range 3 { // as often as a proxy or a page may unescape it on the way
+		if hostile(text) {
+			return false
+		}
+		path, _, _ := strings.Cut(text, "?")
+		clear, err := url.PathUnescape(path)
+		if err != nil {
+			return false
+		}
+		if clear == path {
+			break
+		}
+		text = clear
+	}
+	parsed, err := url.Parse(text)
+	return err == nil && parsed.Scheme == "" && parsed.Host == "" && parsed.User == nil
+}
+
+const maxRedirect = 1024 // bytes; it travels in a cookie
+
+func hostile(text string) bool {
+	for at := range len(text) {
+		if text[at] < 0x20 || text[at] == 0x7f || text[at] == '\\' {
+			return true
+		}
+	}
+	return strings.HasPrefix(text, "//")
+}

@@ -1,0 +1,170 @@
+// Package server is the HTTP edge: routes, callers, errors. gin lives here and nowhere else.
+//
+// Handlers parse, call and render. What a proof is worth is authn's to say, what a grant is worth
+// the broker's, what a token says the issuer's.
+package server
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"net/url"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/gin-gonic/gin"
+
+	"github.com/workspace-token-service/wts/pkg/authn"
+	"github.com/workspace-token-service/wts/pkg/broker"
+	"github.com/workspace-token-service/wts/pkg/issuer"
+)
+
+// Config is the server, as the operator writes it.
+type Config struct {
+	// URL is the public base URL, as browsers and verifiers reach the service.
+	URL string `koanf:"url"`
+	// Listen are the addresses to listen on. Default :8080.
+	Listen []string `koanf:"listen"`
+	// MetricsListen is the address of /metrics, apart from everything else. Default 127.0.0.1:9090;
+	// "off" has none.
+	MetricsListen string `koanf:"metrics_listen"`
+	// DefaultAudience is whom /token mints for where the request names neither audience nor idp.
+	// Without one it hands on the default provider's own access token, as Gen3 expects.
+	DefaultAudience string `koanf:"default_audience"`
+	// Version and Commit are what /_version says.
+	Version, Commit string `koanf:"-"`
+}
+
+// WithDefaults fills in what the operator left out.
+func (c Config) WithDefaults() Config {
+	c.URL = strings.TrimRight(c.URL, "/")
+	if len(c.Listen) == 0 {
+		c.Listen = []string{":8080"}
+	}
+	if c.MetricsListen == "" {
+		c.MetricsListen = "127.0.0.1:9090"
+	}
+	return c
+}
+
+// Validate reports every fault at once, each with the name of its field.
+func (c Config) Validate() error {
+	parsed, err := url.Parse(c.URL)
+	switch {
+	case c.URL == "":
+		return errors.New("url: is missing; it is how browsers reach the service, like https://wts.example.org")
+	case err != nil || parsed.Host == "" || parsed.User != nil || parsed.RawQuery != "" || parsed.Fragment != "":
+		return fmt.Errorf("url: is not a URL like https://wts.example.org: %q", c.URL)
+	case parsed.Scheme != "https" && parsed.Scheme != "http":
+		return fmt.Errorf("url: must be https (or http, on localhost): %q", c.URL)
+	}
+	return nil
+}
+
+// Database tells how the database is.
+type Database interface {
+	Reached() bool
+	Pinger
+}
+
+// Observer counts requests. Route is asked once for each route.
+type Observer interface {
+	Route(name string) func(status int, took time.Duration)
+}
+
+// Parts are what a Server is made of; all of them are needed.
+type Parts struct {
+	Config   Config
+	Authn    *authn.Authenticator
+	Sessions *authn.Sessions
+	Broker   *broker.Broker
+	Issuer   *issuer.Issuer
+	Database Database
+	Observer Observer
+	Log      *slog.Logger
+}
+
+// Server answers requests. It is an http.Handler.
+type Server struct {
+	Parts
+	engine    *gin.Engine
+	base      string // the path under which the service lives, without a slash at its end
+	secure    bool   // browsers reach it over https
+	discovery []byte
+	exchanges sync.Pool
+	crossSite *http.CrossOriginProtection
+}
+
+// New makes a server of its parts.
+func New(parts Parts) *Server {
+	gin.SetMode(gin.ReleaseMode)
+	parts.Config = parts.Config.WithDefaults()
+	s := &Server{Parts: parts, engine: gin.New(), crossSite: http.NewCrossOriginProtection()}
+	if public, err := url.Parse(parts.Config.URL); err == nil {
+		s.base, s.secure = strings.TrimRight(public.Path, "/"), public.Scheme == "https"
+		_ = s.crossSite.AddTrustedOrigin(public.Scheme + "://" + public.Host) // an origin, since the URL is valid
+	}
+	s.discovery = renderDiscovery(parts.Config.URL)
+	s.exchanges.New = func() any { return &exchange{} }
+	// The peer is the TCP peer. gin believes everybody's X-Forwarded-For unless told otherwise; here
+	// nobody asks gin (authn.Peer is what decides), and it is told all the same.
+	_ = s.engine.SetTrustedProxies(nil)
+	s.engine.RemoveExtraSlash = true
+	s.engine.RedirectTrailingSlash = false
+	s.engine.HandleMethodNotAllowed = true
+	s.routes()
+	return s
+}
+
+// ServeHTTP implements http.Handler.
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.engine.ServeHTTP(w, r) }
+
+// routes is the table of contents: each line says which proofs the route accepts.
+func (s *Server) routes() {
+	anyone := policy{}
+	visitor := policy{accepts: authn.Accepts{Session: true}, anonymous: true}
+	person := policy{accepts: authn.Accepts{Session: true, Bearer: true}, anonymous: true}
+	worker := policy{accepts: authn.Accepts{Session: true, Bearer: true, Pod: true}, refine: tokenProofs}
+
+	s.get("/", visitor, s.home)
+	s.get("/token", worker, s.token)
+	s.get("/token/", worker, s.token)
+
+	s.get("/oauth2/authorization_url", person, s.authorizationURL)
+	s.only(http.MethodGet, "/oauth2/authorize", person, s.authorize) // no HEAD: a code is good once
+	s.get("/oauth2/logout", anyone, s.logout)
+	s.only(http.MethodPost, "/oauth2/logout", person, s.disconnect)
+
+	s.get("/.well-known/jwks.json", anyone, s.keySet)
+	s.get("/.well-known/openid-configuration", anyone, s.discover)
+	s.get("/.well-known/oauth-authorization-server", anyone, s.discover)
+
+	s.get("/_status", anyone, s.status)
+	s.get("/_version", anyone, s.version)
+	s.get("/healthz", anyone, s.healthz)
+	s.get("/readyz", anyone, s.readyz)
+	s.get("/static/wts.css", anyone, s.stylesheet)
+
+	s.engine.NoRoute(s.handler("none", anyone, func(*exchange) error { return errNotFound }))
+	s.engine.NoMethod(s.handler("none", anyone, func(*exchange) error { return errMethod }))
+}
+
+// get serves GET, HEAD and OPTIONS, as the Gen3 contract (1.0) wants of every GET route.
+func (s *Server) get(path string, policy policy, handle func(*exchange) error) {
+	answer := s.handler(path, policy, handle)
+	s.engine.GET(path, answer)
+	s.engine.HEAD(path, answer)
+	s.engine.OPTIONS(path, s.handler(path, policyOfOptions, allowGet))
+}
+
+func (s *Server) only(method, path string, policy policy, handle func(*exchange) error) {
+	s.engine.Handle(method, path, s.handler(path, policy, handle))
+}
+
+func allowGet(x *exchange) error {
+	x.Header("Allow", "OPTIONS, GET, HEAD")
+	x.Status(http.StatusOK)
+	return nil
+}

@@ -1,0 +1,47 @@
+package server
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/workspace-token-service/wts/pkg/issuer"
+)
+
+// keySet publishes the keys (RFC 7517 5), from memory.
+func (s *Server) keySet(x *exchange) error {
+	body, etag, maxAge, err := s.Issuer.KeySet()
+	if err != nil {
+		return err
+	}
+	x.Header("Cache-Control", fmt.Sprintf("public, max-age=%d", maxAge/time.Second))
+	x.Header("ETag", etag)
+	x.Header("Access-Control-Allow-Origin", "*") // public, and single-page apps verify too
+	if strings.Contains(x.GetHeader("If-None-Match"), etag) {
+		x.Status(http.StatusNotModified)
+		return nil
+	}
+	x.Data(http.StatusOK, "application/jwk-set+json", body)
+	return nil
+}
+
+// discover publishes where the keys are (OIDC Discovery 3, RFC 8414 2).
+func (s *Server) discover(x *exchange) error {
+	x.Header("Cache-Control", "public, max-age=300")
+	x.Header("Access-Control-Allow-Origin", "*")
+	x.Data(http.StatusOK, "application/json", s.discovery)
+	return nil
+}
+
+func renderDiscovery(base string) []byte {
+	body, _ := json.Marshal(map[string]any{ // strings alone, which always marshal
+		"issuer":                                base,
+		"jwks_uri":                              base + "/.well-known/jwks.json",
+		"response_types_supported":              []string{"none"},
+		"subject_types_supported":               []string{"public"},
+		"id_token_signing_alg_values_supported": issuer.Algorithms,
+	})
+	return body
+}

@@ -1,0 +1,85 @@
+package telemetry
+
+import (
+	"net/http"
+	"strconv"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+)
+
+// Metrics counts what happens. It implements the Observers of server and broker.
+type Metrics struct {
+	registry  *prometheus.Registry
+	requests  *prometheus.CounterVec
+	latency   *prometheus.HistogramVec
+	refreshes *prometheus.HistogramVec
+	lost      *prometheus.CounterVec
+}
+
+// NewMetrics makes the metrics, with those of the Go runtime and the process.
+func NewMetrics() *Metrics {
+	m := &Metrics{
+		registry: prometheus.NewRegistry(),
+		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "wts_requests_total", Help: "Requests answered, by route and status.",
+		}, []string{"route", "status"}),
+		latency: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name: "wts_request_seconds", Help: "Time to answer a request, by route.",
+			Buckets: []float64{.0001, .0005, .001, .005, .01, .05, .1, .5, 1, 5, 15},
+		}, []string{"route"}),
+		refreshes: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name: "wts_refresh_seconds", Help: "Refreshes at a provider and how long they took, by outcome.",
+			Buckets: []float64{.01, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60},
+		}, []string{"provider", "outcome"}),
+		lost: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "wts_grants_lost_total", Help: "Grants whose users have to log in again, by cause.",
+		}, []string{"provider", "cause"}),
+	}
+	m.registry.MustRegister(m.requests, m.latency, m.refreshes, m.lost,
+		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	return m
+}
+
+// Gauge registers a value that is asked for when it is scraped.
+func (m *Metrics) Gauge(name, help string, value func() float64) {
+	m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, value))
+}
+
+// Handler serves the metrics.
+func (m *Metrics) Handler() http.Handler {
+	return promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{})
+}
+
+const maxStatus = 600
+
+// Route implements server.Observer. What it returns finds its counter by the status alone, so that
+// counting a request costs no look-up by name.
+func (m *Metrics) Route(name string) func(status int, took time.Duration) {
+	latency := m.latency.WithLabelValues(name)
+	counters := make([]atomic.Pointer[prometheus.Counter], maxStatus)
+	return func(status int, took time.Duration) {
+		latency.Observe(took.Seconds())
+		at := &counters[min(max(status, 0), maxStatus-1)]
+		counter := at.Load()
+		if counter == nil {
+			made := m.requests.WithLabelValues(name, strconv.Itoa(status))
+			counter = &made
+			at.Store(counter)
+		}
+		(*counter).Inc()
+	}
+}
+
+// Refreshed implements broker.Observer.
+func (m *Metrics) Refreshed(provider, outcome string, took time.Duration) {
+	m.refreshes.WithLabelValues(provider, outcome).Observe(took.Seconds())
+}
+
+// GrantLost implements broker.Observer.
+func (m *Metrics) GrantLost(provider, cause string) {
+	m.lost.WithLabelValues(provider, cause).Inc()
+}

@@ -1,0 +1,189 @@
+// Package instance runs real wts processes for tests that need them: several replicas, kills,
+// signals, restarts.
+package instance
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/workspace-token-service/wts/pkg/keyring"
+)
+
+// build makes the binary once for each test process, with the race detector where the test has it.
+var build = sync.OnceValues(func() (string, error) {
+	dir, err := os.MkdirTemp("", "wts-instance-")
+	if err != nil {
+		return "", fmt.Errorf("a folder for the binary: %w", err)
+	}
+	path := filepath.Join(dir, "wts")
+	args := []string{"build", "-tags", "nomsgpack", "-o", path}
+	if raceEnabled {
+		args = append(args, "-race")
+	}
+	command := exec.Command("go", append(args, "github.com/workspace-token-service/wts/cmd/wts")...)
+	if output, err := command.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("building wts: %w\n%s", err, output)
+	}
+	return path, nil
+})
+
+// Binary builds wts and returns its path.
+func Binary(t testing.TB) string {
+	t.Helper()
+	path, err := build()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// Main runs a package's tests and deletes the binary that they built. Call it from TestMain.
+func Main(m *testing.M) int {
+	code := m.Run()
+	if path, err := build(); err == nil {
+		_ = os.RemoveAll(filepath.Dir(path))
+	}
+	return code
+}
+
+// FreePort is a port of the loopback address that nobody listens on.
+func FreePort(t testing.TB) int {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	return listener.Addr().(*net.TCPAddr).Port
+}
+
+// NewKeyring writes a key file and returns its path.
+func NewKeyring(t testing.TB) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "wts-keyring")
+	if err := os.WriteFile(path, []byte(keyring.Generate(time.Now())), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// Instance is a running wts.
+type Instance struct {
+	// Address is what it listens on, a host and a port.
+	Address string
+	config  string
+	binary  string
+	log     *logBuffer
+	process *exec.Cmd
+	done    chan struct{}
+}
+
+// Start runs `wts serve` with a configuration on a port, until the test ends.
+func Start(t testing.TB, port int, config string) *Instance {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "wts.yaml")
+	if err := os.WriteFile(path, []byte(config), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	i := &Instance{Address: net.JoinHostPort("127.0.0.1", strconv.Itoa(port)), config: path, binary: Binary(t), log: &logBuffer{}}
+	i.Restart(t)
+	t.Cleanup(func() {
+		i.Kill()
+		if t.Failed() {
+			t.Logf("the log of %s:\n%s", i.Address, i.Log())
+		}
+	})
+	return i
+}
+
+// Restart starts the process that was stopped or killed.
+func (i *Instance) Restart(t testing.TB) {
+	t.Helper()
+	command := exec.Command(i.binary, "serve", "-c", i.config)
+	command.Stderr = i.log
+	if err := command.Start(); err != nil {
+		t.Fatal(err)
+	}
+	i.process, i.done = command, make(chan struct{})
+	go func(done chan struct{}) { _ = command.Wait(); close(done) }(i.done)
+}
+
+// AwaitReady waits until it can serve.
+func (i *Instance) AwaitReady(t testing.TB) {
+	t.Helper()
+	i.AwaitStatus(t, "/readyz", http.StatusOK)
+}
+
+// AwaitStatus waits until a path answers with a status.
+func (i *Instance) AwaitStatus(t testing.TB, path string, status int) {
+	t.Helper()
+	got := 0
+	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+		response, err := http.Get("http://" + i.Address + path)
+		if err != nil {
+			continue
+		}
+		_ = response.Body.Close()
+		if got = response.StatusCode; got == status {
+			return
+		}
+	}
+	t.Fatalf("%s%s answered %d for 20 s, want %d; its log:\n%s", i.Address, path, got, status, i.Log())
+}
+
+// Run runs another command of the same binary with the same configuration.
+func (i *Instance) Run(t testing.TB, args ...string) string {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	output, err := exec.CommandContext(ctx, i.binary, append(args, "-c", i.config)...).CombinedOutput()
+	if err != nil {
+		t.Fatalf("wts %v: %v\n%s", args, err, output)
+	}
+	return string(output)
+}
+
+// Terminate asks it to stop, and returns how long it took and its exit code.
+func (i *Instance) Terminate() (took time.Duration, code int) {
+	began := time.Now()
+	_ = i.process.Process.Signal(syscall.SIGTERM)
+	<-i.done
+	return time.Since(began), i.process.ProcessState.ExitCode()
+}
+
+// Kill ends it at once, as SIGKILL does.
+func (i *Instance) Kill() {
+	_ = i.process.Process.Kill()
+	<-i.done
+}
+
+// Log is what it wrote so far.
+func (i *Instance) Log() string { return i.log.String() }
+
+type logBuffer struct {
+	mu   sync.Mutex
+	text bytes.Buffer
+}
+
+func (b *logBuffer) Write(line []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.text.Write(line)
+}
+
+func (b *logBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.text.String()
+}

@@ -96,19 +96,12 @@ func relative(dir string, url broker.Secret) broker.Secret {
 // plain words what mapstructure found, a line for each fault.
 func plain(err error) error {
 	var faults []error
-	var gather func(err error)
-	gather = func(err error) {
-		switch of := err.(type) {
-		case interface{ Unwrap() []error }:
-			for _, one := range of.Unwrap() {
-				gather(one)
-			}
-		default:
-			text := strings.TrimPrefix(err.Error(), "'' ")
-			text = strings.Replace(text, "has invalid keys:", "unknown setting:", 1)
-			faults = append(faults, errors.New(text))
+	for _, text := range Faults(err) {
+		if text = strings.TrimSpace(text); text == "" || strings.HasPrefix(text, "decoding failed due to") {
+			continue
 		}
+		text = strings.TrimPrefix(text, "'' ")
+		faults = append(faults, errors.New(strings.Replace(text, "has invalid keys:", "unknown setting:", 1)))
 	}
-	gather(err)
 	return errors.Join(faults...)
 }

@@ -141,7 +141,7 @@ func demoPorts(first int) (ports [4]int, err error) {
 
 const (
 	demoClient   = "wts-demo"
-	demoSecret   = "not-a-secret-in-a-demo" //nolint:gosec // it is what it says
+	demoSecret   = "not-a-secret-in-a-demo"
 	demoPassword = "demo"
 )
 

@@ -44,20 +44,20 @@ func (s *service) keepHouse(ctx context.Context) error {
 func (s *service) reach(ctx context.Context) error {
 	for said := ""; ; {
 		err := s.prepare(ctx)
-		switch {
-		case err == nil:
+		if err == nil {
 			s.log.Info("the database is ready")
 			return nil
-		case errors.Is(err, store.ErrTooNew):
+		}
+		if errors.Is(err, store.ErrTooNew) {
 			return err
-		case ctx.Err() != nil:
-			return nil
-		case err.Error() != said:
+		}
+		if err.Error() != said {
 			said = err.Error()
 			s.log.Error("the database cannot be used yet, and is tried every second", slog.String("error", said))
 		}
 		select {
 		case <-ctx.Done():
+			return nil
 		case <-time.After(retryEvery):
 		}
 	}

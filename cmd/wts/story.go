@@ -174,11 +174,11 @@ func (d *demo) tell(ctx context.Context) error {
 }
 
 func (d *demo) logIn(ctx context.Context, browser *http.Client, path, sees string) (string, error) {
-	page, body, err := providertest.LogIn(ctx, browser, d.url+path, "alice", demoPassword)
+	page, err := providertest.LogIn(ctx, browser, d.url+path, "alice", demoPassword)
 	if err != nil {
 		return "", err
 	}
-	return "her browser is back at " + page.Request.URL.Path, expect(nil, page.StatusCode == http.StatusOK && strings.Contains(body, sees), "her page does not show it")
+	return "her browser is back at " + page.URL.Path, expect(nil, page.Status == http.StatusOK && strings.Contains(page.Body, sees), "her page does not show it")
 }
 
 func (d *demo) resourceSays(ctx context.Context, token string, want int) (string, error) {

@@ -41,9 +41,10 @@ type Unavailable struct {
 	Cause      error
 }
 
-func (u *Unavailable) Error() string        { return fmt.Sprintf("%v: %v", ErrUnavailable, u.Cause) }
-func (u *Unavailable) Unwrap() error        { return u.Cause }
-func (u *Unavailable) Is(target error) bool { return target == ErrUnavailable }
+func (u *Unavailable) Error() string { return fmt.Sprintf("%v: %v", ErrUnavailable, u.Cause) }
+
+// Unwrap gives ErrUnavailable, and the cause.
+func (u *Unavailable) Unwrap() []error { return []error{ErrUnavailable, u.Cause} }
 
 // Secret is a token; see provider.Secret.
 type Secret = provider.Secret

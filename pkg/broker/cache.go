@@ -63,7 +63,7 @@ func (b *Broker) Forget(userID, providerID string) {
 	b.forgotten.Add(1) // before the invalidation: see remember
 	key := cacheKey{userID, providerID}
 	b.cache.Invalidate(key)
-	b.failing.Invalidate(key)
+	_, _ = b.failing.Invalidate(key)
 }
 
 // ForgetAll drops everything. It is for when changes may have been missed.

@@ -208,8 +208,7 @@ func reasonOf(back Callback) string {
 func (b *Broker) loginFailure(err error) error {
 	var of *provider.Error
 	if errors.As(err, &of) {
-		switch of.Outcome {
-		case provider.Refused, provider.Untrusted:
+		if of.Outcome == provider.Refused || of.Outcome == provider.Untrusted {
 			return fmt.Errorf("%w: %w", ErrLoginFailed, err)
 		}
 	}

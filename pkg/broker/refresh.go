@@ -127,7 +127,7 @@ func (b *Broker) judge(ctx context.Context, key cacheKey, presented Connection, 
 	if of != nil && of.RetryAfter > 0 {
 		unavailable.RetryAfter = of.RetryAfter
 	}
-	b.failing.Set(key, unavailable)
+	_, _ = b.failing.Set(key, unavailable)
 	// The row's own token may live though this process did not hold it.
 	if living := hold(presented); living.living(b.now()) {
 		return living, nil

@@ -152,7 +152,7 @@ func (k *Keyring) Names() []string {
 func (p Place) bind(head []byte) []byte {
 	bound := append([]byte(nil), head...)
 	for _, part := range []string{p.Table, p.Owner, p.Part, p.Column} {
-		bound = binary.BigEndian.AppendUint32(bound, uint32(len(part)))
+		bound = binary.BigEndian.AppendUint64(bound, uint64(len(part)))
 		bound = append(bound, part...)
 	}
 	return bound

@@ -16,7 +16,9 @@ type Secret string
 
 const redacted = "[redacted]"
 
-func (Secret) String() string   { return redacted }
+func (Secret) String() string { return redacted }
+
+// GoString keeps the secret out of %#v.
 func (Secret) GoString() string { return redacted }
 
 // MarshalText keeps the secret out of JSON, YAML and slog alike.

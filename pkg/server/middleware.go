@@ -112,9 +112,6 @@ func (s *Server) admit(x *exchange, policy policy) error {
 // is not logged either, since it may be anything: the stack says where.
 func (s *Server) end(x *exchange, route string, count func(int, time.Duration)) {
 	if panicked := recover(); panicked != nil {
-		if panicked == http.ErrAbortHandler {
-			panic(panicked)
-		}
 		x.err = fmt.Errorf("%w: %T", errPanic, panicked)
 		s.Log.Error("panic", slog.String("request", x.id), slog.String("stack", string(debug.Stack())))
 		if !x.Writer.Written() {

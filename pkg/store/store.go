@@ -48,7 +48,7 @@ func (c Config) Validate() error {
 		}
 	case strings.HasPrefix(url, "postgres://"), strings.HasPrefix(url, "postgresql://"):
 	default:
-		faults = append(faults, errors.New("database.url: must begin with postgres:// or sqlite:"))
+		faults = append(faults, errors.New("database.url: must begin with postgres:// or sqlite: to name a database"))
 	}
 	if c.MaxConnections < 0 {
 		faults = append(faults, errors.New("database.max_connections: must not be negative"))

@@ -279,6 +279,7 @@ func (e *ear) hear(what string) {
 	defer e.mu.Unlock()
 	e.heard[what] = time.Now()
 }
+
 func (e *ear) ConnectionChanged(user, provider string) { e.hear("connection " + user + " " + provider) }
 func (e *ear) UserChanged(_, name string)              { e.hear("user " + name) }
 func (e *ear) SessionChanged(digest string)            { e.hear("session " + digest) }

@@ -65,34 +65,50 @@ func (n navigation) RoundTrip(request *http.Request) (*http.Response, error) {
 	return n.next.RoundTrip(request)
 }
 
-// LogIn opens a URL in a browser, fills in the login page that it leads to, and returns the last
-// answer, whose body has been read and closed. It is how a person logs in, without the person.
-func LogIn(ctx context.Context, browser *http.Client, address, name, password string) (*http.Response, string, error) {
-	page, text, err := fetch(ctx, browser, http.MethodGet, address, nil)
-	if err != nil {
-		return nil, "", err
-	}
-	id := page.Request.URL.Query().Get("request")
-	if id == "" || page.Request.URL.Path != "/login" {
-		return page, text, fmt.Errorf("%s led to %s %s, not to a login page", address, page.Status, page.Request.URL.Redacted())
-	}
-	form := url.Values{"request": {id}, "name": {name}, "password": {password}}
-	return fetch(ctx, browser, http.MethodPost, page.Request.URL.Scheme+"://"+page.Request.URL.Host+"/login", form)
+// Page is what a browser shows in the end.
+type Page struct {
+	Status int
+	URL    *url.URL
+	Header http.Header
+	Body   string
 }
 
-func fetch(ctx context.Context, browser *http.Client, method, address string, form url.Values) (*http.Response, string, error) {
+// LogIn opens a URL in a browser, fills in the login page that it leads to, and returns the page
+// that the browser ends at. It is how a person logs in, without the person.
+func LogIn(ctx context.Context, browser *http.Client, address, name, password string) (Page, error) {
+	page, err := Open(ctx, browser, address)
+	if err != nil {
+		return Page{}, err
+	}
+	id := page.URL.Query().Get("request")
+	if id == "" || page.URL.Path != "/login" {
+		return page, fmt.Errorf("%s led to %d %s, not to a login page", address, page.Status, page.URL.Path)
+	}
+	form := url.Values{"request": {id}, "name": {name}, "password": {password}}
+	return fetch(ctx, browser, http.MethodPost, page.URL.Scheme+"://"+page.URL.Host+"/login", form)
+}
+
+// Open opens a URL in a browser.
+func Open(ctx context.Context, browser *http.Client, address string) (Page, error) {
+	return fetch(ctx, browser, http.MethodGet, address, nil)
+}
+
+func fetch(ctx context.Context, browser *http.Client, method, address string, form url.Values) (Page, error) {
 	request, err := http.NewRequestWithContext(ctx, method, address, strings.NewReader(form.Encode()))
 	if err != nil {
-		return nil, "", fmt.Errorf("a browser's request: %w", err)
+		return Page{}, fmt.Errorf("a browser's request: %w", err)
 	}
 	if form != nil {
 		request.Header.Set("Content-Type", "application/x-www-form-urlencoded")
 	}
 	response, err := browser.Do(request)
 	if err != nil {
-		return nil, "", fmt.Errorf("a browser's request: %w", err)
+		return Page{}, fmt.Errorf("a browser's request: %w", err)
 	}
 	defer response.Body.Close()
 	body, err := io.ReadAll(io.LimitReader(response.Body, 1<<20))
-	return response, string(body), err
+	if err != nil {
+		return Page{}, fmt.Errorf("reading a page: %w", err)
+	}
+	return Page{Status: response.StatusCode, URL: response.Request.URL, Header: response.Header, Body: string(body)}, nil
 }

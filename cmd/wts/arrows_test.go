@@ -1,0 +1,106 @@
+package main
+
+import (
+	"go/parser"
+	"go/token"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+)
+
+const module = "github.com/workspace-token-service/wts/"
+
+// arrows says which package may import which of ours: the table of docs/architecture.md. cmd wires
+// everything and config composes every Config; test is for tests alone.
+var arrows = map[string][]string{
+	"pkg/server":                {"pkg/authn", "pkg/broker", "pkg/issuer", "pkg/audit", "pkg/provider", "web"},
+	"pkg/store":                 {"pkg/authn", "pkg/broker", "pkg/issuer", "pkg/audit", "pkg/keyring", "pkg/provider"},
+	"pkg/store/storetest":       {"pkg/authn", "pkg/broker", "pkg/issuer", "pkg/provider"},
+	"pkg/authn":                 {"pkg/verifier", "pkg/keyring"},
+	"pkg/broker":                {"pkg/provider", "pkg/keyring"},
+	"pkg/provider":              {},
+	"pkg/provider/providertest": {},
+	"pkg/issuer":                {},
+	"pkg/audit":                 {},
+	"pkg/keyring":               {},
+	"pkg/verifier":              {},
+	"pkg/telemetry":             {},
+	"web":                       {},
+}
+
+// frameworks may be imported by these packages and no others.
+var frameworks = map[string][]string{
+	"github.com/gin-gonic/gin":         {"pkg/server"},
+	"gorm.io/":                         {"pkg/store"},
+	"k8s.io/":                          {"pkg/kube"},
+	"github.com/lestrrat-go/jwx/":      {"pkg/issuer", "pkg/verifier", "pkg/authn"},
+	"github.com/coreos/go-oidc/":       {"pkg/provider"},
+	"github.com/zitadel/oidc/":         {"pkg/provider/providertest"},
+	"github.com/prometheus/":           {"pkg/telemetry"},
+	"github.com/go-viper/mapstructure": {"config"},
+}
+
+func TestImportsFollowTheArrows(t *testing.T) {
+	root, err := filepath.Abs("../..")
+	if err != nil {
+		t.Fatal(err)
+	}
+	checked := 0
+	err = fs.WalkDir(os.DirFS(root), ".", func(name string, entry fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if entry.IsDir() && (entry.Name() == "node_modules" || entry.Name() == ".git" || name == "tools") {
+			return fs.SkipDir
+		}
+		if !strings.HasSuffix(name, ".go") || strings.HasSuffix(name, "_test.go") {
+			return nil
+		}
+		file, err := parser.ParseFile(token.NewFileSet(), filepath.Join(root, name), nil, parser.ImportsOnly)
+		if err != nil {
+			return err
+		}
+		checked++
+		for _, line := range file.Imports {
+			checkArrow(t, path.Dir(name), strings.Trim(line.Path.Value, `"`))
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if checked < 40 {
+		t.Errorf("%d files were read: the tree is elsewhere", checked)
+	}
+}
+
+func checkArrow(t *testing.T, from, to string) {
+	t.Helper()
+	for framework, homes := range frameworks {
+		if strings.HasPrefix(to, framework) && !slices.Contains(homes, from) {
+			t.Errorf("%s imports %s, which lives in %v only", from, to, homes)
+		}
+	}
+	target, ours := strings.CutPrefix(to, module)
+	if !ours || strings.HasPrefix(from, "test/") || from == "cmd/wts" {
+		return
+	}
+	if strings.HasPrefix(target, "test/") || strings.HasPrefix(target, "cmd/") || target == "config" {
+		t.Errorf("%s imports %s, which nobody may", from, target)
+		return
+	}
+	if from == "config" {
+		return
+	}
+	allowed, known := arrows[from]
+	if !known {
+		t.Errorf("%s is not in the table of arrows", from)
+	}
+	if !slices.Contains(allowed, target) {
+		t.Errorf("%s imports %s: no such arrow", from, target)
+	}
+}

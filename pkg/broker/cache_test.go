@@ -1,0 +1,56 @@
+package broker
+
+import (
+	"encoding/json"
+	"strings"
+	"testing"
+	"testing/quick"
+	"time"
+
+	"github.com/workspace-token-service/wts/pkg/provider"
+)
+
+// Refresh-engine.md step 1.
+func TestWhatIsEnough(t *testing.T) {
+	begin := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	for name, row := range map[string]struct {
+		life, age, asked time.Duration // of the token, its age, what is asked
+		want             bool
+	}{
+		"plenty":                        {20 * time.Minute, time.Minute, 10 * time.Minute, true},
+		"exactly enough":                {20 * time.Minute, 15 * time.Minute, 5 * time.Minute, true},
+		"a second short":                {20 * time.Minute, 15*time.Minute + time.Second, 5 * time.Minute, false},
+		"more than half is never asked": {time.Minute, 29 * time.Second, 600 * time.Second, true},
+		"half is":                       {time.Minute, 31 * time.Second, 600 * time.Second, false},
+		"a young one is enough whatever is asked": {20 * time.Minute, 4 * time.Minute, time.Hour, true},
+		"run out":                          {time.Minute, time.Minute, time.Second, false},
+		"run out, though nothing is asked": {time.Minute, 2 * time.Minute, 0, false},
+		"a clock that went back":           {time.Minute, -time.Hour, time.Second, true},
+	} {
+		of := hold(Connection{AccessToken: "at", AccessIssuedAt: begin, AccessExpiresAt: begin.Add(row.life)})
+		if got := of.enough(row.asked, begin.Add(row.age)); got != row.want {
+			t.Errorf("%s: got %v", name, got)
+		}
+	}
+	if !hold(Connection{AccessToken: "at"}).enough(time.Hour, begin) {
+		t.Error("a token that does not expire is not enough")
+	}
+	if of := hold(Connection{}); of.enough(0, begin) || of.living(begin) {
+		t.Error("no token at all is enough")
+	}
+}
+
+// An answer is always JSON, whatever a provider calls a token.
+func TestRenderedTokensAreJSON(t *testing.T) {
+	check := func(raw []byte) bool {
+		ascii := strings.Map(func(r rune) rune { return r & 0x7f }, string(raw))
+		var answer struct{ Token string }
+		return json.Unmarshal(render(provider.Secret(ascii)), &answer) == nil && answer.Token == ascii
+	}
+	if err := quick.Check(check, nil); err != nil {
+		t.Error(err)
+	}
+	if got := string(render(`ey.J"\<x>`)); got != `{"token":"ey.J\"\\\u003cx\u003e"}`+"\n" {
+		t.Errorf("got %s", got)
+	}
+}

@@ -1,0 +1,173 @@
+//go:build !race
+
+package server
+
+import (
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"testing"
+	"time"
+
+	"github.com/gin-gonic/gin"
+
+	"github.com/workspace-token-service/wts/pkg/authn"
+	"github.com/workspace-token-service/wts/pkg/broker"
+	"github.com/workspace-token-service/wts/pkg/issuer"
+	"github.com/workspace-token-service/wts/pkg/provider"
+)
+
+// These are exact, and the race detector would add allocations of its own: `make test` runs them
+// once more without it.
+
+// row is a store with one connection, which counts how often it is asked.
+type row struct{ asked int }
+
+func (r *row) Connection(context.Context, string, string) (broker.Connection, error) {
+	r.asked++
+	at := time.Now()
+	return broker.Connection{
+		UserID: "u1", Provider: "main", Phase: broker.Ready, RefreshToken: "rt", AccessToken: broker.Secret(make([]byte, 900)),
+		AccessIssuedAt: at, AccessExpiresAt: at.Add(time.Hour),
+	}, nil
+}
+
+func (r *row) Refreshed(context.Context, broker.Connection, provider.Tokens) error { return errNever }
+
+func (r *row) Broken(context.Context, broker.Connection, string) error { return errNever }
+
+func (r *row) Disconnect(context.Context, string, string) error { return errNever }
+
+func (r *row) UserByID(context.Context, string) (authn.User, error) { return alice, nil }
+func (r *row) UserByName(context.Context, string) (authn.User, error) {
+	r.asked++
+	return alice, nil
+}
+
+func (r *row) UserBySubject(context.Context, string, string) (authn.User, error) { return alice, nil }
+
+var (
+	alice    = authn.User{ID: "u1", Username: "alice"}
+	errNever = errors.New("nobody should ask for this")
+)
+
+type silent struct{}
+
+func (silent) Route(string) func(int, time.Duration)   { return func(int, time.Duration) {} }
+func (silent) Refreshed(string, string, time.Duration) {}
+func (silent) GrantLost(string, string)                {}
+func (silent) Reached() bool                           { return true }
+func (silent) Ping(context.Context) error              { return nil }
+
+func newServer(tb testing.TB, log *slog.Logger) (*Server, *row) {
+	tb.Helper()
+	one := &row{}
+	config := authn.Config{Workers: map[string]string{"10.0.0.7": "alice"}}
+	sessions := authn.NewSessions(config, nil, true, time.Now)
+	return New(Parts{
+		Config:   Config{URL: "https://wts.example.org"},
+		Authn:    authn.New(config, one, sessions, authn.NewStaticWorkers(config.Workers), nil, "https://wts.example.org"),
+		Sessions: sessions,
+		Broker: broker.New(broker.Parts{
+			Config: broker.Config{DefaultProvider: "main"}, Providers: []*provider.Provider{provider.New("main", provider.Config{}, "")},
+			Store: one, Observer: silent{}, Now: time.Now,
+		}),
+		Issuer: issuer.New(issuer.Config{}, nil, time.Now), Database: silent{}, Observer: silent{}, Log: log,
+	}), one
+}
+
+// again is a ResponseWriter that is used again, as a connection's is.
+type again struct {
+	header http.Header
+	status int
+	bytes  int
+}
+
+func (a *again) Header() http.Header            { return a.header }
+func (a *again) WriteHeader(status int)         { a.status = status }
+func (a *again) Write(body []byte) (int, error) { a.bytes = len(body); return len(body), nil }
+
+func workersRequest() *http.Request {
+	r := httptest.NewRequest(http.MethodGet, "/token/?idp=main&expires=600", nil)
+	r.RemoteAddr = "10.0.0.7:4711"
+	return r
+}
+
+// Performance.md 2 and 6: a cached answer, with request id, caller, audit and log line, allocates at
+// most 8 times, and asks nobody anything.
+func TestExactCostOfACachedToken(t *testing.T) {
+	for name, log := range map[string]*slog.Logger{
+		"with a log line": slog.New(slog.NewJSONHandler(io.Discard, nil)),
+		"without":         slog.New(slog.DiscardHandler),
+	} {
+		s, one := newServer(t, log)
+		w, r := &again{header: http.Header{}}, workersRequest()
+		s.ServeHTTP(w, r)
+		if w.status != http.StatusOK || w.bytes < 900 {
+			t.Fatalf("%s: answered %d with %d bytes", name, w.status, w.bytes)
+		}
+		asked := one.asked
+		allocations := testing.AllocsPerRun(1000, func() { s.ServeHTTP(w, r) })
+		if allocations > 8 {
+			t.Errorf("%s: %.0f allocations, want at most 8", name, allocations)
+		}
+		if one.asked != asked {
+			t.Errorf("%s: the store was asked %d times", name, one.asked-asked)
+		}
+		t.Logf("%s: %.0f allocations", name, allocations)
+	}
+}
+
+// Performance.md 2: the handler itself, without what surrounds it, allocates at most 3 times.
+func TestExactCostOfTheHandler(t *testing.T) {
+	s, _ := newServer(t, slog.New(slog.DiscardHandler))
+	w, r := &again{header: http.Header{}}, workersRequest()
+	context, _ := gin.CreateTestContext(httptest.NewRecorder())
+	context.Request = r
+	context.Writer = &plainWriter{again: w}
+	x := &exchange{Context: context, caller: authn.Caller{User: alice, Proof: authn.Pod}}
+	run := func() {
+		if err := s.token(x); err != nil {
+			t.Fatal(err)
+		}
+	}
+	run()
+	if allocations := testing.AllocsPerRun(1000, run); allocations > 3 {
+		t.Errorf("%.0f allocations, want at most 3", allocations)
+	}
+}
+
+// plainWriter is gin's writer around again.
+type plainWriter struct {
+	gin.ResponseWriter
+	*again
+}
+
+func (p *plainWriter) Header() http.Header            { return p.again.Header() }
+func (p *plainWriter) WriteHeader(status int)         { p.again.WriteHeader(status) }
+func (p *plainWriter) Write(body []byte) (int, error) { return p.again.Write(body) }
+
+// BenchmarkCachedToken is lines 1 and 2 of performance.md, within the process: run it beside
+// BenchmarkBareGin, which answers the same bytes.
+func BenchmarkCachedToken(b *testing.B) {
+	s, _ := newServer(b, slog.New(slog.NewJSONHandler(io.Discard, nil)))
+	w, r := &again{header: http.Header{}}, workersRequest()
+	b.ReportAllocs()
+	for b.Loop() {
+		s.ServeHTTP(w, r)
+	}
+}
+
+func BenchmarkBareGin(b *testing.B) {
+	gin.SetMode(gin.ReleaseMode)
+	engine, body := gin.New(), make([]byte, 913)
+	engine.GET("/token/", func(c *gin.Context) { c.Data(http.StatusOK, "application/json", body) })
+	w, r := &again{header: http.Header{}}, workersRequest()
+	b.ReportAllocs()
+	for b.Loop() {
+		engine.ServeHTTP(w, r)
+	}
+}

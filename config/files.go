@@ -100,7 +100,7 @@ func plain(err error) error {
 		if text = strings.TrimSpace(text); text == "" || strings.HasPrefix(text, "decoding failed due to") {
 			continue
 		}
-		text = strings.TrimPrefix(text, "'' ")
+		text = strings.TrimPrefix(text, "'config.Config' ")
 		faults = append(faults, errors.New(strings.Replace(text, "has invalid keys:", "unknown setting:", 1)))
 	}
 	return errors.Join(faults...)

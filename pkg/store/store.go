@@ -8,13 +8,18 @@ package store
 import (
 	"context"
 	"database/sql"
+	"database/sql/driver"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
+	"net"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgconn"
 	"gorm.io/gorm"
 	"gorm.io/gorm/logger"
 
@@ -145,17 +150,30 @@ const statementTimeout = 5 * time.Second
 func (s *Store) read(ctx context.Context, query func(tx *gorm.DB) error) error {
 	ctx, cancel := context.WithTimeout(ctx, statementTimeout)
 	defer cancel()
-	return clean(query(s.db.WithContext(ctx)))
+	for attempt := 0; ; attempt++ {
+		err := query(s.db.WithContext(ctx))
+		if stale(err) && attempt < maxAttempts {
+			continue
+		}
+		return clean(err)
+	}
 }
 
 // write runs one transaction. One that met another at a unique key is run again: what it found the
-// first time has changed.
+// first time has changed. So is one whose connection was gone before the commit was sent: nothing of
+// it has happened.
 func (s *Store) write(ctx context.Context, change func(tx *gorm.DB) error) error {
 	ctx, cancel := context.WithTimeout(ctx, statementTimeout)
 	defer cancel()
 	for attempt := 0; ; attempt++ {
-		err := s.db.WithContext(ctx).Transaction(change)
-		if errors.Is(err, gorm.ErrDuplicatedKey) && attempt < 3 {
+		committing := false
+		err := s.db.WithContext(ctx).Transaction(func(tx *gorm.DB) error {
+			err := change(tx)
+			committing = err == nil
+			return err
+		})
+		again := errors.Is(err, gorm.ErrDuplicatedKey) || stale(err) && !committing
+		if again && attempt < maxAttempts {
 			continue
 		}
 		if err == nil {
@@ -163,6 +181,32 @@ func (s *Store) write(ctx context.Context, change func(tx *gorm.DB) error) error
 		}
 		return clean(err)
 	}
+}
+
+// maxAttempts is more than the pool holds: after the database was restarted, each of its connections
+// is found dead once.
+const maxAttempts = 40
+
+// stale tells that a connection from the pool turned out to be dead. A database that cannot be
+// reached is another thing, and is not tried again here.
+func stale(err error) bool {
+	if err == nil {
+		return false
+	}
+	var refused *pgconn.ConnectError
+	if errors.As(err, &refused) {
+		return false
+	}
+	var said *pgconn.PgError
+	if errors.As(err, &said) {
+		return said.Code == "57P01" // terminated by an administrator, or by a shutdown
+	}
+	for _, dead := range []error{driver.ErrBadConn, io.EOF, io.ErrUnexpectedEOF, net.ErrClosed, syscall.ECONNRESET, syscall.EPIPE} {
+		if errors.Is(err, dead) {
+			return true
+		}
+	}
+	return pgconn.SafeToRetry(err)
 }
 
 // clean keeps what a driver says out of reach of callers only where it could hold a secret: a

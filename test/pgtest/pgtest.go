@@ -161,12 +161,18 @@ var (
 // TestMain.
 func Main(m *testing.M) {
 	code := m.Run()
-	if sharedUsed.Load() {
-		if cluster, err := shared(); err == nil {
-			_ = cluster.Remove()
-		}
-	}
+	Cleanup()
 	os.Exit(code)
+}
+
+// Cleanup removes the cluster that Database started, if it did.
+func Cleanup() {
+	if !sharedUsed.Load() {
+		return
+	}
+	if cluster, err := shared(); err == nil {
+		_ = cluster.Remove()
+	}
 }
 
 // Database makes an empty database for one test and returns its URL.

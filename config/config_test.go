@@ -1,0 +1,164 @@
+package config_test
+
+import (
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/workspace-token-service/wts/config"
+	"github.com/workspace-token-service/wts/pkg/keyring"
+)
+
+func write(t *testing.T, dir, name, text string) string {
+	t.Helper()
+	path := filepath.Join(dir, name)
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// folder holds what the example names.
+func folder(t *testing.T) string {
+	t.Helper()
+	dir := t.TempDir()
+	write(t, dir, "wts-keyring", keyring.Generate(time.Now()))
+	write(t, dir, "main-client-secret", "s3cret\n")
+	write(t, dir, "workers.yaml", "10.0.0.7: alice\n\"fd00::7\": bob\n")
+	return dir
+}
+
+// setting is a setting that stands commented out.
+var setting = regexp.MustCompile(`^( *)# ([a-z_]+: )`)
+
+func TestTheExampleIsGood(t *testing.T) {
+	dir := folder(t)
+	loaded, err := config.Load(write(t, dir, "wts.yaml", config.Example()), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := loaded.Providers["main"]; string(got.ClientSecret) != "s3cret" || got.UsernameClaim != "email" {
+		t.Errorf("the provider: %+v", got)
+	}
+	if got := string(loaded.Database.URL); got != "sqlite:"+filepath.Join(dir, "wts.db") {
+		t.Errorf("the database: %s", got)
+	}
+	if loaded.Audiences["my-service"].MaxLifetime != time.Hour || loaded.Issuer.URL != "http://localhost:8080" {
+		t.Errorf("the audience: %+v", loaded.Audiences)
+	}
+	// What stands commented out in it is good as well.
+	var all strings.Builder
+	for line := range strings.Lines(config.Example()) {
+		all.WriteString(setting.ReplaceAllString(line, "$1$2"))
+	}
+	loaded, err = config.Load(write(t, dir, "all.yaml", all.String()), nil)
+	if err != nil {
+		t.Fatalf("%v\n%s", err, all.String())
+	}
+	if loaded.Authn.Workers["10.0.0.7"] != "alice" || loaded.Server.DefaultAudience != "my-service" || loaded.RideThroughMax != 15*time.Minute ||
+		loaded.Authn.Bearer.Audiences[0] != "wts" || loaded.Providers["main"].LoginParams["hd"] != "example.org" {
+		t.Errorf("with everything: %+v", loaded)
+	}
+}
+
+func TestTheEnvironmentWins(t *testing.T) {
+	dir := folder(t)
+	path := write(t, dir, "wts.yaml", config.Example())
+	loaded, err := config.Load(path, []string{
+		"WTS_DATABASE__URL=postgres://u:p@h:5432/d",
+		"WTS_PROVIDERS__MAIN__CLIENT_SECRET_FILE=",
+		"WTS_PROVIDERS__MAIN__CLIENT_SECRET=from-the-environment",
+		"WTS_PROVIDERS__MAIN__SCOPES=openid,email",
+		"WTS_AUDIENCES__MY_SERVICE__MAX_LIFETIME=30m",
+		"WTS_LISTEN=:80,:8000",
+		"WTS_ISSUER__JWKS_MAX_AGE=1m",
+		"WTS_SERVICE_HOST=10.0.0.1", "WTS_PORT=tcp://10.0.0.1:80", "WTS_TEST_POSTGRES=x", // Kubernetes' and others
+		"PATH=/bin", "nonsense",
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	main := loaded.Providers["main"]
+	if string(loaded.Database.URL) != "postgres://u:p@h:5432/d" || string(main.ClientSecret) != "from-the-environment" || len(main.Scopes) != 2 ||
+		loaded.Audiences["my-service"].MaxLifetime != 30*time.Minute || len(loaded.Server.Listen) != 2 || loaded.Issuer.JWKSMaxAge != time.Minute {
+		t.Errorf("got %+v", loaded)
+	}
+}
+
+func TestEveryFaultIsReportedAtOnce(t *testing.T) {
+	dir := folder(t)
+	err := load(t, dir, `
+url: ftp://x
+database: {url: mysql://x}
+keyring_file: nowhere
+default_provider: other
+default_audience: nobody
+ride_through_max: -1s
+trusted_proxies: [everyone]
+log: {level: loud, format: xml}
+providers:
+  main: {issuer: "http://login.example.org", client_auth: magic}
+  default: {issuer: "https://a", client_id: c, client_secret: s}
+audiences:
+  a: {algorithm: HS256}
+`)
+	for _, want := range []string{
+		"url: must be https", "database.url: must begin with", "keyring_file: ", "default_provider: is \"other\"", "default_audience: \"nobody\"",
+		"ride_through_max", "trusted_proxies[0]", "log.level", "log.format", "providers.main.issuer: must be https", "providers.main.client_id",
+		"providers.main.client_secret", "providers.main.client_auth", "providers.default: ", "audiences.a.algorithm",
+	} {
+		if !strings.Contains(err, "\n"+want) && !strings.HasPrefix(err, want) {
+			t.Errorf("no line that begins with %q in:\n%s", want, err)
+		}
+	}
+}
+
+func TestWhatCannotBeRead(t *testing.T) {
+	dir := folder(t)
+	for name, row := range map[string]struct{ text, want string }{
+		"an unknown setting":        {"databse: {url: x}\n", "unknown setting: databse"},
+		"an unknown nested setting": {"database: {uri: x}\n", "'database' unknown setting: uri"},
+		"a word for a number":       {"database: {max_connections: many}\n", "'database.max_connections'"},
+		"a duration without a unit": {"ride_through_max: soon\n", "'ride_through_max'"},
+		"a list for a text":         {"url: [a]\n", "'url'"},
+		"no YAML":                   {"a: [\n", "is not YAML"},
+		"one key twice":             {"url: a\nurl: b\n", "is not YAML"},
+		"an empty file":             {"", "url: is missing"},
+	} {
+		if err := load(t, dir, row.text); !strings.Contains(err, row.want) {
+			t.Errorf("%s: no %q in:\n%s", name, row.want, err)
+		}
+	}
+	if _, err := config.Load(filepath.Join(dir, "nowhere.yaml"), nil); err == nil || !strings.Contains(err.Error(), "wts init") {
+		t.Errorf("no file: %v", err)
+	}
+}
+
+func TestAFaultyFileShowsNoSecret(t *testing.T) {
+	dir := folder(t)
+	write(t, dir, "bad-keyring", "canary-key canary\n")
+	write(t, dir, "empty-secret", "\n")
+	err := load(t, dir, `
+keyring_file: bad-keyring
+database: {url: "canary://secret"}
+providers: {main: {client_secret: canary-secret, client_secret_file: empty-secret}}
+`)
+	if strings.Contains(err, "canary") {
+		t.Errorf("it shows a secret:\n%s", err)
+	}
+	if !strings.Contains(err, "empty-secret is empty") {
+		t.Errorf("an empty file of a secret is no fault:\n%s", err)
+	}
+}
+
+func load(t *testing.T, dir, text string) string {
+	t.Helper()
+	_, err := config.Load(write(t, dir, "faulty.yaml", text), nil)
+	if err == nil {
+		t.Fatalf("no fault in:\n%s", text)
+	}
+	return err.Error()
+}

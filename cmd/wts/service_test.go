@@ -182,7 +182,7 @@ func (r *replica) call(t *testing.T, client *http.Client, method, path string, h
 
 // callback logs in at a provider and returns the callback that the provider sends the browser to,
 // which has not been followed.
-func (r *replica) callback(t *testing.T, browser *http.Client, path, name string) *url.URL {
+func (r *replica) callback(t *testing.T, browser *http.Client, path string) *url.URL {
 	t.Helper()
 	var back *url.URL
 	browser.CheckRedirect = func(next *http.Request, _ []*http.Request) error {
@@ -193,7 +193,7 @@ func (r *replica) callback(t *testing.T, browser *http.Client, path, name string
 		return nil
 	}
 	defer func() { browser.CheckRedirect = nil }()
-	r.logIn(t, browser, path, name)
+	r.logIn(t, browser, path, "alice")
 	if back == nil {
 		t.Fatal("the login led to no callback")
 	}
@@ -236,7 +236,7 @@ func TestHostileCallbacks(t *testing.T) {
 			q.Set("error_description", "canary")
 		}, false, 403},
 	} {
-		back := r.callback(t, signedIn, "/oauth2/authorization_url?idp=second", "alice")
+		back := r.callback(t, signedIn, "/oauth2/authorization_url?idp=second")
 		query := back.Query()
 		row.change(query)
 		before, browser := posts(), signedIn
@@ -256,7 +256,7 @@ func TestHostileCallbacks(t *testing.T) {
 	}
 
 	// Injected parameters beside a good code change nothing: the four that are read are read.
-	back := r.callback(t, signedIn, "/oauth2/authorization_url?idp=second", "alice")
+	back := r.callback(t, signedIn, "/oauth2/authorization_url?idp=second")
 	extra := "&grant_type=client_credentials&refresh_token=stolen&method=GET&code_verifier=x&redirect_uri=https://evil.example"
 	if got := r.call(t, signedIn, http.MethodGet, back.RequestURI()+extra); got.status != http.StatusFound {
 		t.Errorf("a good code beside injected parameters: %d\n%s", got.status, got.body)
@@ -279,7 +279,7 @@ func TestHostileRedirects(t *testing.T) {
 		}
 	}
 	browser := providertest.Browser()
-	back := r.callback(t, browser, "/oauth2/authorization_url?redirect=/workspace%3Fa%3Db", "alice")
+	back := r.callback(t, browser, "/oauth2/authorization_url?redirect=/workspace%3Fa%3Db")
 	if got := r.call(t, browser, http.MethodGet, back.RequestURI()); got.header.Get("Location") != "/workspace?a=b" {
 		t.Errorf("a good one leads to %q", got.header.Get("Location"))
 	}
@@ -424,7 +424,7 @@ func forgeries(t *testing.T, r *replica, good string) map[string]string {
 func TestTheLogHoldsNoSecret(t *testing.T) {
 	r := startReplica(t)
 	browser := providertest.Browser()
-	back := r.callback(t, browser, "/oauth2/authorization_url", "alice")
+	back := r.callback(t, browser, "/oauth2/authorization_url")
 	r.call(t, browser, http.MethodGet, back.RequestURI())
 	r.logIn(t, browser, "/oauth2/authorization_url?idp=second", "alice")
 	secrets := map[string]string{

@@ -23,12 +23,12 @@ wts is running, with two identity providers, a worker of alice's and a resource 
   3. Watch here: the worker asks for a token every five seconds,
      and the resource service verifies it by the published keys.
 
-  By hand, as the worker:     curl --interface %[3]s '%[1]s/token/?expires=600'
-  a provider's own token:     curl --interface %[3]s '%[1]s/token/?idp=commons'
-  the keys that verify ours:  curl %[1]s/.well-known/jwks.json
+  By hand, as the worker:     curl --interface %[3]s '%[4]s/token/?expires=600'
+  a provider's own token:     curl --interface %[3]s '%[4]s/token/?idp=commons'
+  the keys that verify ours:  curl %[4]s/.well-known/jwks.json
   Stop with Ctrl-C.
 
-`, d.url, demoPassword, demoWorker)
+`, d.url, demoPassword, demoWorker, strings.Replace(d.url, demoHost, demoLoopback, 1))
 }
 
 // work is the sample worker: it asks for a token and uses it, again and again.

@@ -60,7 +60,7 @@ func (f *faulty) Connection(ctx context.Context, userID, providerID string) (bro
 func (h *house) Refreshed(string, string, time.Duration) {}
 func (h *house) GrantLost(string, string)                { h.losses.Add(1) }
 
-func newHouse(t *testing.T, options providertest.Options) *house {
+func newHouse(t *testing.T) *house {
 	t.Helper()
 	keys, err := keyring.Parse(keyring.Generate(time.Now()))
 	if err != nil {
@@ -75,7 +75,7 @@ func newHouse(t *testing.T, options providertest.Options) *house {
 		t.Fatal(err)
 	}
 	h := &house{store: &faulty{Store: db}}
-	options.Users = []providertest.User{{Name: "alice", Password: "a", Email: "alice@example.org"}, {Name: "bob", Password: "b"}}
+	options := providertest.Options{Users: []providertest.User{{Name: "alice", Password: "a", Email: "alice@example.org"}, {Name: "bob", Password: "b"}}}
 	var providers []*provider.Provider
 	start := func(id string) *providertest.Server {
 		server, err := providertest.Start(options)
@@ -151,7 +151,7 @@ func (h *house) row(t *testing.T, userID string) broker.Connection {
 
 // Performance.md 6: a cached answer touches neither the database nor the provider.
 func TestACachedTokenCostsNothing(t *testing.T) {
-	h := newHouse(t, providertest.Options{})
+	h := newHouse(t)
 	alice := h.connect(t, "main", "", "alice", "a").UserID
 	first := h.token(t, alice, 0)
 	statements, ledger := h.store.Statements(), h.main.Ledger()
@@ -172,7 +172,7 @@ func TestACachedTokenCostsNothing(t *testing.T) {
 }
 
 func TestOneRefreshForManyCallers(t *testing.T) {
-	h := newHouse(t, providertest.Options{})
+	h := newHouse(t)
 	alice := h.connect(t, "main", "", "alice", "a").UserID
 	h.token(t, alice, 0)
 	before := h.main.Ledger()
@@ -200,7 +200,7 @@ func TestOneRefreshForManyCallers(t *testing.T) {
 }
 
 func TestRotatedTokensAreStored(t *testing.T) {
-	h := newHouse(t, providertest.Options{})
+	h := newHouse(t)
 	alice := h.connect(t, "main", "", "alice", "a").UserID
 	seen := map[broker.Secret]bool{}
 	for range 5 {
@@ -214,7 +214,7 @@ func TestRotatedTokensAreStored(t *testing.T) {
 }
 
 func TestACommitThatFailsIsTriedAgainAndNotThePresentation(t *testing.T) {
-	h := newHouse(t, providertest.Options{})
+	h := newHouse(t)
 	alice := h.connect(t, "main", "", "alice", "a").UserID
 	before := h.row(t, alice).RefreshToken
 	h.advance(45 * time.Second)
@@ -229,7 +229,7 @@ func TestACommitThatFailsIsTriedAgainAndNotThePresentation(t *testing.T) {
 }
 
 func TestACallerWhoGoesAwayTakesNoRotationAlong(t *testing.T) {
-	h := newHouse(t, providertest.Options{})
+	h := newHouse(t)
 	alice := h.connect(t, "main", "", "alice", "a").UserID
 	h.advance(45 * time.Second)
 	h.main.Fail(&providertest.Fault{Times: 1, Delay: 300 * time.Millisecond})
@@ -263,7 +263,7 @@ func TestAnOutageOfTheProviderLosesNothing(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			h := newHouse(t, providertest.Options{})
+			h := newHouse(t)
 			alice := h.connect(t, "main", "", "alice", "a").UserID
 			living := h.token(t, alice, 0)
 			before := h.row(t, alice)
@@ -298,7 +298,7 @@ func TestAnOutageOfTheProviderLosesNothing(t *testing.T) {
 }
 
 func TestAProvidersVerdictEndsTheGrantAndALoginMendsIt(t *testing.T) {
-	h := newHouse(t, providertest.Options{})
+	h := newHouse(t)
 	alice := h.connect(t, "main", "", "alice", "a").UserID
 	before := h.row(t, alice)
 	h.main.Revoke("alice")
@@ -324,7 +324,7 @@ func TestAProvidersVerdictEndsTheGrantAndALoginMendsIt(t *testing.T) {
 }
 
 func TestADisconnectIsSeenAtOnceEvenInTheMiddleOfARefresh(t *testing.T) {
-	h := newHouse(t, providertest.Options{})
+	h := newHouse(t)
 	alice := h.connect(t, "main", "", "alice", "a").UserID
 	h.advance(45 * time.Second)
 	h.main.Fail(&providertest.Fault{Times: 1, Delay: 300 * time.Millisecond})
@@ -345,7 +345,7 @@ func TestADisconnectIsSeenAtOnceEvenInTheMiddleOfARefresh(t *testing.T) {
 
 // What was read before a change is not remembered after it.
 func TestWhatWasToBeForgottenIsNotRemembered(t *testing.T) {
-	h := newHouse(t, providertest.Options{})
+	h := newHouse(t)
 	alice := h.connect(t, "main", "", "alice", "a").UserID
 	h.store.onConnection = func() { // another replica disconnects just after the row was read
 		h.store.onConnection = nil
@@ -362,7 +362,7 @@ func TestWhatWasToBeForgottenIsNotRemembered(t *testing.T) {
 
 // Security.md B2.
 func TestAGrantWhoseStatedEndHasComeIsNotUsed(t *testing.T) {
-	h := newHouse(t, providertest.Options{})
+	h := newHouse(t)
 	alice := h.connect(t, "main", "", "alice", "a").UserID
 	row := h.row(t, alice)
 	tokens := provider.Tokens{
@@ -385,7 +385,7 @@ func TestAGrantWhoseStatedEndHasComeIsNotUsed(t *testing.T) {
 
 // Security.md A1, A3, A6.
 func TestCallbacksThatAreRefused(t *testing.T) {
-	h := newHouse(t, providertest.Options{})
+	h := newHouse(t)
 	alice := h.connect(t, "main", "", "alice", "a").UserID
 	bob := h.connect(t, "main", "", "bob", "b").UserID
 	posts := func() int { return h.main.Ledger().TokenPosts + h.second.Ledger().TokenPosts }
@@ -441,7 +441,7 @@ func TestCallbacksThatAreRefused(t *testing.T) {
 
 // Gen3-contract.md 5.1 S7, S8.
 func TestNobodysLoginFillsAnothersRow(t *testing.T) {
-	h := newHouse(t, providertest.Options{})
+	h := newHouse(t)
 	alice := h.connect(t, "main", "", "alice", "a")
 	bob := h.connect(t, "main", alice.UserID, "bob", "b") // alice is signed in; bob logs in
 	if bob.UserID == alice.UserID || bob.Username != "bob" {
@@ -461,7 +461,7 @@ func TestNobodysLoginFillsAnothersRow(t *testing.T) {
 }
 
 func TestTwoTabsBothFinish(t *testing.T) {
-	h := newHouse(t, providertest.Options{})
+	h := newHouse(t)
 	one, two := h.begin(t, "main", "", "alice", "a"), h.begin(t, "main", "", "alice", "a")
 	for _, back := range []broker.Callback{two, one} {
 		if _, err := h.Finish(t.Context(), back); err != nil {
@@ -471,7 +471,7 @@ func TestTwoTabsBothFinish(t *testing.T) {
 }
 
 func TestWhoMayBegin(t *testing.T) {
-	h := newHouse(t, providertest.Options{})
+	h := newHouse(t)
 	if _, err := h.Begin(t.Context(), "second", "", ""); !errors.Is(err, broker.ErrSignInFirst) {
 		t.Errorf("connecting without being signed in: got %v", err)
 	}

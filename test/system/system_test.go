@@ -157,7 +157,7 @@ func TestTwoReplicasOnOnePostgreSQL(t *testing.T) {
 		services := []*verifier.Verifier{c.verifies(t, c.one), c.verifies(t, c.two)}
 		changed := [2]bool{}
 		minted := 0
-		for deadline := time.Now().Add(12 * time.Second); time.Now().Before(deadline) && !(changed[0] && changed[1]); time.Sleep(50 * time.Millisecond) {
+		for deadline := time.Now().Add(12 * time.Second); time.Now().Before(deadline) && (!changed[0] || !changed[1]); time.Sleep(50 * time.Millisecond) {
 			for at, replica := range []*instance.Instance{c.one, c.two} {
 				token := mint(t, replica)
 				minted++

@@ -36,6 +36,7 @@ type replica struct {
 	url           string
 	first, second *providertest.Server
 	log           *syncBuffer
+	stop          func() // tells it to stop, as SIGTERM does
 }
 
 type syncBuffer struct {
@@ -87,6 +88,7 @@ func startReplica(t *testing.T, change ...func(*config.Config)) *replica {
 		t.Fatal(err)
 	}
 	ctx, stop := context.WithCancel(context.Background())
+	r.stop = stop
 	ready, stopped := make(chan struct{}), make(chan error, 1)
 	go func() { stopped <- r.run(ctx, func([]net.Addr) { close(ready) }) }()
 	t.Cleanup(func() {
@@ -447,6 +449,7 @@ func TestTheLogHoldsNoSecret(t *testing.T) {
 		}
 		secrets["the refresh token of "+id] = string(connection.RefreshToken)
 	}
+	r.call(t, nil, http.MethodGet, "/token/")
 	r.first.Fail(&providertest.Fault{Status: 500, Body: "canary-upstream-body"})
 	if page := r.logIn(t, providertest.Browser(), "/oauth2/authorization_url", "alice"); page.Status != 503 || strings.Contains(page.Body, "canary") {
 		t.Errorf("a provider in trouble: %d\n%s", page.Status, page.Body)
@@ -461,7 +464,7 @@ func TestTheLogHoldsNoSecret(t *testing.T) {
 			t.Errorf("the log holds %s", what)
 		}
 	}
-	for _, want := range []string{`"audit":"login"`, `"audit":"connect"`, `"audit":"handout"`, `"audit":"mint"`, `"proof":"pod"`, `"provider":"second"`, `"audience":"storage"`, `"request":"`} {
+	for _, want := range []string{`"outcome":"refused","reason":"nothing says who is calling"`, `"audit":"login"`, `"audit":"connect"`, `"audit":"handout"`, `"audit":"mint"`, `"proof":"pod"`, `"provider":"second"`, `"audience":"storage"`, `"request":"`} {
 		if !strings.Contains(text, want) {
 			t.Errorf("the log lacks %s", want)
 		}
@@ -578,4 +581,44 @@ func hs256(input string, secret []byte) string {
 	mac := hmac.New(sha256.New, secret)
 	mac.Write([]byte(input))
 	return input + "." + base64.RawURLEncoding.EncodeToString(mac.Sum(nil))
+}
+
+func TestARequestUnderWayIsFinishedAndMetricsAreApart(t *testing.T) {
+	metrics := fmt.Sprintf("127.0.0.1:%d", freePort(t))
+	r := startReplica(t, func(c *config.Config) { c.Server.MetricsListen = metrics })
+	r.logIn(t, providertest.Browser(), "/oauth2/authorization_url", "alice")
+	r.worker(t, "/token/")
+	scraped, err := http.Get("http://" + metrics + "/metrics")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer scraped.Body.Close()
+	if body, _ := io.ReadAll(scraped.Body); !strings.Contains(string(body), `wts_requests_total{route="/token/",status="200"} 1`) {
+		t.Errorf("the metrics:\n%s", body)
+	}
+
+	user, err := r.store.UserByName(t.Context(), "alice")
+	if err != nil {
+		t.Fatal(err)
+	}
+	connection, err := r.store.Connection(t.Context(), user.ID, "first")
+	if err != nil {
+		t.Fatal(err)
+	}
+	spent := provider.Tokens{AccessToken: "run-out", IssuedAt: time.Now().Add(-time.Hour), AccessExpiresAt: time.Now().Add(-time.Minute)}
+	if err := r.store.Refreshed(t.Context(), connection, spent); err != nil {
+		t.Fatal(err)
+	}
+	r.broker.Forget(user.ID, "first")
+	r.first.Fail(&providertest.Fault{Times: 1, Delay: time.Second})
+	answered := make(chan answer, 1)
+	go func() { answered <- r.worker(t, "/token/") }()
+	time.Sleep(300 * time.Millisecond)
+	r.stop()
+	if got := <-answered; got.status != http.StatusOK {
+		t.Errorf("a request that was under way: %d %s", got.status, got.body)
+	}
+	if _, err := http.Get(r.url + "/healthz"); err == nil {
+		t.Error("a request after that was taken")
+	}
 }

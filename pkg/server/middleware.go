@@ -25,6 +25,8 @@ type policy struct {
 	refine func(s *Server, x *exchange, accepts authn.Accepts) authn.Accepts
 	// anonymous lets in whoever proves nothing; a proof that is bad is refused all the same.
 	anonymous bool
+	// action is what the audit calls a request of this route, even one that is refused at the door.
+	action audit.Action
 }
 
 var policyOfOptions = policy{}
@@ -48,6 +50,7 @@ func (s *Server) handler(route string, policy policy, handle func(*exchange) err
 	count := s.Observer.Route(route)
 	return func(c *gin.Context) {
 		x := s.begin(c)
+		x.event.Action = policy.action
 		defer s.end(x, route, count)
 		if x.err = s.admit(x, policy); x.err == nil {
 			x.err = handle(x)

@@ -16,6 +16,7 @@ import (
 
 	"github.com/gin-gonic/gin"
 
+	"github.com/workspace-token-service/wts/pkg/audit"
 	"github.com/workspace-token-service/wts/pkg/authn"
 	"github.com/workspace-token-service/wts/pkg/broker"
 	"github.com/workspace-token-service/wts/pkg/issuer"
@@ -126,7 +127,7 @@ func (s *Server) routes() {
 	anyone := policy{}
 	visitor := policy{accepts: authn.Accepts{Session: true}, anonymous: true}
 	person := policy{accepts: authn.Accepts{Session: true, Bearer: true}, anonymous: true}
-	worker := policy{accepts: authn.Accepts{Session: true, Bearer: true, Pod: true}, refine: tokenProofs}
+	worker := policy{accepts: authn.Accepts{Session: true, Bearer: true, Pod: true}, refine: tokenProofs, action: audit.Handout}
 
 	s.get("/", visitor, s.home)
 	s.get("/token", worker, s.token)

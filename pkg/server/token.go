@@ -45,7 +45,7 @@ func tokenProofs(s *Server, x *exchange, accepts authn.Accepts) authn.Accepts {
 // token answers GET /token: an upstream access token, or for an audience one of our own.
 func (s *Server) token(x *exchange) error {
 	want := s.wanted(x)
-	x.event.Action, x.event.Audience = audit.Handout, want.audience
+	x.event.Audience = want.audience
 	life, err := lifetime(x)
 	if err != nil {
 		return err

@@ -1,0 +1,78 @@
+package main
+
+import (
+	"bytes"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+func run(t *testing.T, args ...string) (string, error) {
+	t.Helper()
+	var out bytes.Buffer
+	command := newCommand()
+	command.SetOut(&out)
+	command.SetErr(&out)
+	command.SetArgs(args)
+	err := command.ExecuteContext(t.Context())
+	return out.String(), err
+}
+
+func TestInitCheckMigrateAndKeys(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "new")
+	file := filepath.Join(dir, "wts.yaml")
+	if out, err := run(t, "init", dir); err != nil || !strings.Contains(out, "check-config") {
+		t.Fatalf("init: %v\n%s", err, out)
+	}
+	if info, err := os.Stat(filepath.Join(dir, "wts-keyring")); err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("the key file: %v, %v", info.Mode(), err)
+	}
+	keys, _ := os.ReadFile(filepath.Join(dir, "wts-keyring"))
+	if _, err := run(t, "init", dir); err == nil || !strings.Contains(err.Error(), "not overwritten") {
+		t.Errorf("init again: %v", err)
+	}
+	if again, _ := os.ReadFile(filepath.Join(dir, "wts-keyring")); !bytes.Equal(keys, again) {
+		t.Error("init changed the keys")
+	}
+
+	out, err := run(t, "check-config", "-c", file)
+	if err == nil || !strings.Contains(out, "providers.main.client_secret_file: ") || !strings.Contains(err.Error(), "faults") {
+		t.Errorf("a secret is missing: %v\n%s", err, out)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "main-client-secret"), []byte("s\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := run(t, "check-config", "-c", file); err != nil || !strings.Contains(out, "http://localhost:8080/oauth2/authorize") {
+		t.Errorf("check-config: %v\n%s", err, out)
+	}
+
+	if out, err := run(t, "migrate", "-c", file); err != nil || !strings.Contains(out, "up to date") {
+		t.Errorf("migrate: %v\n%s", err, out)
+	}
+	if out, err := run(t, "keys", "rotate", "-c", file); err != nil || !strings.Contains(out, "sign from") {
+		t.Errorf("keys rotate: %v\n%s", err, out)
+	}
+	if _, err := run(t, "keys", "rotate", "-c", file); err == nil || !strings.Contains(err.Error(), "under way") {
+		t.Errorf("keys rotate again: %v", err)
+	}
+	if out, err := run(t, "keys", "list", "-c", file); err != nil || !strings.Contains(out, "ES256") || !strings.Contains(out, "seals and opens") {
+		t.Errorf("keys list: %v\n%s", err, out)
+	}
+	if _, err := run(t, "users", "disable", "nobody", "-c", file); err == nil || !strings.Contains(err.Error(), `no user is called "nobody"`) {
+		t.Errorf("users disable: %v", err)
+	}
+	if out, err := run(t, "version"); err != nil || !strings.HasPrefix(out, "wts ") {
+		t.Errorf("version: %v %s", err, out)
+	}
+	if _, err := run(t, "serve", "-c", filepath.Join(dir, "nowhere.yaml")); err == nil || !strings.Contains(err.Error(), "wts init") {
+		t.Errorf("serve without a configuration: %v", err)
+	}
+}
+
+func TestTheDemoTellsItsStory(t *testing.T) {
+	out, err := run(t, "demo", "--once", "--port", "0", "--dir", t.TempDir())
+	if err != nil || !strings.Contains(out, "Every step went as it should.") {
+		t.Errorf("%v\n%s", err, out)
+	}
+}

@@ -125,7 +125,7 @@ func settings(of reflect.Type) (names []string) {
 func decode(tree map[string]any) (config Config, err error) {
 	decoder, err := mapstructure.NewDecoder(&mapstructure.DecoderConfig{
 		Result: &config, TagName: "koanf", ErrorUnused: true, WeaklyTypedInput: true,
-		DecodeHook: mapstructure.ComposeDecodeHookFunc(mapstructure.StringToTimeDurationHookFunc(), mapstructure.StringToSliceHookFunc(",")),
+		DecodeHook: mapstructure.ComposeDecodeHookFunc(durationsHaveUnits, mapstructure.StringToTimeDurationHookFunc(), mapstructure.StringToSliceHookFunc(",")),
 		MatchName:  func(key, field string) bool { return key == field },
 	})
 	if err != nil {
@@ -135,6 +135,14 @@ func decode(tree map[string]any) (config Config, err error) {
 		return Config{}, plain(err)
 	}
 	return config, nil
+}
+
+// durationsHaveUnits refuses a bare number for a duration: it would count nanoseconds.
+func durationsHaveUnits(from, to reflect.Type, value any) (any, error) {
+	if to == reflect.TypeFor[time.Duration]() && from.Kind() != reflect.String {
+		return nil, fmt.Errorf("is %v, want a number with a unit, like 90s, 10m or 12h", value)
+	}
+	return value, nil
 }
 
 // complete reads the files that the configuration names, fills in what follows from the rest, and

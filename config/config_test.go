@@ -119,14 +119,15 @@ audiences:
 func TestWhatCannotBeRead(t *testing.T) {
 	dir := folder(t)
 	for name, row := range map[string]struct{ text, want string }{
-		"an unknown setting":        {"databse: {url: x}\n", "unknown setting: databse"},
-		"an unknown nested setting": {"database: {uri: x}\n", "'database' unknown setting: uri"},
-		"a word for a number":       {"database: {max_connections: many}\n", "'database.max_connections'"},
-		"a duration without a unit": {"ride_through_max: soon\n", "'ride_through_max'"},
-		"a list for a text":         {"url: [a]\n", "'url'"},
-		"no YAML":                   {"a: [\n", "is not YAML"},
-		"one key twice":             {"url: a\nurl: b\n", "is not YAML"},
-		"an empty file":             {"", "url: is missing"},
+		"an unknown setting":          {"databse: {url: x}\n", "unknown setting: databse"},
+		"an unknown nested setting":   {"database: {uri: x}\n", "'database' unknown setting: uri"},
+		"a word for a number":         {"database: {max_connections: many}\n", "'database.max_connections'"},
+		"a duration without a unit":   {"ride_through_max: soon\n", "'ride_through_max'"},
+		"a duration that is a number": {"session: {idle: 3600}\n", "like 90s, 10m or 12h"},
+		"a list for a text":           {"url: [a]\n", "'url'"},
+		"no YAML":                     {"a: [\n", "is not YAML"},
+		"one key twice":               {"url: a\nurl: b\n", "is not YAML"},
+		"an empty file":               {"", "url: is missing"},
 	} {
 		if err := load(t, dir, row.text); !strings.Contains(err, row.want) {
 			t.Errorf("%s: no %q in:\n%s", name, row.want, err)

@@ -59,7 +59,10 @@ func newService(ctx context.Context, config config.Config, log *slog.Logger) (*s
 	if err != nil {
 		return nil, errors.Join(err, s.store.Close())
 	}
-	s.authn = authn.New(config.Authn, s.store, s.session, authn.NewStaticWorkers(config.Authn.Workers), bearers, public)
+	s.authn = authn.New(authn.Parts{
+		Config: config.Authn, Directory: s.store, Sessions: s.session, OwnIssuer: public, Bearers: bearers,
+		Pods: authn.NewStaticWorkers(config.Authn.Workers),
+	})
 	version, commit := buildVersion()
 	config.Server.Version, config.Server.Commit = version, commit
 	s.server = server.New(server.Parts{
@@ -82,7 +85,7 @@ func newBearers(ctx context.Context, config config.Config) (*verifier.Verifier, 
 		return nil, nil
 	}
 	trusted := config.Providers[config.Broker.DefaultProvider].Issuer
-	bearers, err := verifier.New(ctx, trusted, audiences[0], authn.NewBearers(verifier.WithAudiences(audiences[1:]...))...)
+	bearers, err := verifier.New(ctx, trusted, audiences[0], authn.ProviderTokens(), verifier.WithAudiences(audiences[1:]...))
 	if err != nil {
 		return nil, fmt.Errorf("bearer: %w", err)
 	}
@@ -189,6 +192,9 @@ func drain(servers []*http.Server) (err error) {
 func (s *service) warn() {
 	if strings.HasPrefix(s.config.Server.URL, "http://") {
 		s.log.Warn("the public url is plain http: session cookies have neither the __Host- prefix nor Secure; use https anywhere but on localhost")
+	}
+	if s.store.Plaintext() {
+		s.log.Warn("the connection to the database may go without TLS: add sslmode=verify-full to database.url")
 	}
 	for id, one := range s.config.Providers {
 		if one.Plaintext() {

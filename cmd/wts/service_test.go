@@ -392,6 +392,13 @@ func TestAnswersOfToken(t *testing.T) {
 	check("a worker with a bad bearer", r.worker(t, "/token/?audience=storage", "Authorization", "Bearer x"), 401, "message", "Authentication Error: ")
 	check("our own token is no proof here", stranger("/token/?audience=storage", "Authorization", "Bearer "+minted.member("token")), 401, "message", "Authentication Error: ")
 
+	// A proxy's stale bearer keeps nobody from logging in.
+	for _, path := range []string{"/oauth2/authorization_url", "/oauth2/authorization_url?idp=second"} {
+		if got := r.call(t, browser, http.MethodGet, path, "Authorization", "bearer stale"); got.status != http.StatusFound || strings.HasPrefix(got.header.Get("Location"), "/") {
+			t.Errorf("%s with a stale bearer: %d to %s", path, got.status, got.header.Get("Location"))
+		}
+	}
+
 	// Forged bearers (security.md A5, D2).
 	for name, token := range forgeries(t, r, upstream.member("token")) {
 		check(name, stranger("/token/?audience=storage", "Authorization", "Bearer "+token), 401, "message", "Authentication Error: ")

@@ -31,11 +31,12 @@ var (
 // Proof is how a caller showed who they are.
 type Proof string
 
-// The proofs. They are tried in the order of kubernetes.md: bearer, session, pod.
+// The proofs, in the order in which they are tried.
 const (
-	Bearer  Proof = "bearer"
-	Session Proof = "session"
-	Pod     Proof = "pod"
+	ServiceAccount Proof = "service_account"
+	Bearer         Proof = "bearer"
+	Session        Proof = "session"
+	PodAddress     Proof = "pod"
 )
 
 // User is a person. ID is ours and never reused; it is empty for somebody who is named by a proof
@@ -56,7 +57,7 @@ type Caller struct {
 
 // Accepts says which proofs count for a route.
 type Accepts struct {
-	Bearer, Session, Pod bool
+	ServiceAccount, Bearer, Session, Pod bool
 	// PassOverBearer ignores an Authorization header: what a provider's bearer may not do (an
 	// upstream token of the default provider) it must not hinder either (Gen3 contract 1.2).
 	PassOverBearer bool
@@ -128,29 +129,37 @@ type Directory interface {
 	UserBySubject(ctx context.Context, issuer, subject string) (User, error)
 }
 
-// Workers finds the worker at an address; ErrUnknown where there is none. It is called at most
-// once for a request.
-type Workers interface {
-	UserAt(ctx context.Context, peer netip.Addr) (username, actor string, err error)
-}
-
 // Authenticator tells who is calling. It is safe for concurrent use.
 type Authenticator struct {
 	config   Config
 	trusted  []netip.Prefix
 	people   *people
 	sessions *Sessions
-	workers  Workers
-	bearers  *verifier.Verifier // nil while bearers are off
-	own      string             // our own issuer: its tokens are never accepted here
+	own      string // our own issuer: its tokens are never accepted here
+
+	pods            Pods               // nil where no address proves anything
+	bearers         *verifier.Verifier // nil while bearers are off
+	serviceAccounts ServiceAccounts    // nil while they are off
 }
 
-// New makes an authenticator of a valid configuration. The verifier is for access tokens of the
-// default provider, and nil where bearers are off.
-func New(config Config, directory Directory, sessions *Sessions, workers Workers, bearers *verifier.Verifier, ownIssuer string) *Authenticator {
+// Parts are what an Authenticator is made of.
+type Parts struct {
+	Config    Config
+	Directory Directory
+	Sessions  *Sessions
+	OwnIssuer string
+	// These may be nil: then the proof is off.
+	Pods            Pods
+	Bearers         *verifier.Verifier // for access tokens of the default provider
+	ServiceAccounts ServiceAccounts
+}
+
+// New makes an authenticator of a valid configuration.
+func New(parts Parts) *Authenticator {
+	config := parts.Config.WithDefaults()
 	a := &Authenticator{
-		config: config.WithDefaults(), people: newPeople(directory), sessions: sessions,
-		workers: workers, bearers: bearers, own: ownIssuer,
+		config: config, people: newPeople(parts.Directory), sessions: parts.Sessions, own: parts.OwnIssuer,
+		pods: parts.Pods, bearers: parts.Bearers, serviceAccounts: parts.ServiceAccounts,
 	}
 	for _, text := range config.TrustedProxies {
 		if network, err := parseNetwork(text); err == nil {
@@ -163,9 +172,12 @@ func New(config Config, directory Directory, sessions *Sessions, workers Workers
 // Authenticate goes through the proofs, strongest first; the first that is there decides, good or
 // bad. A proof that a route does not accept is passed over, as if it were not there.
 func (a *Authenticator) Authenticate(r *http.Request, peer Peer, accepts Accepts) (Caller, error) {
-	// 1. A bearer token: one that is sent and not good is refused, never replaced by a weaker proof.
-	if accepts.Bearer && !accepts.PassOverBearer && r.Header.Get("Authorization") != "" {
-		return a.bearer(r)
+	// 1. A token in the Authorization header: one that is sent and not good is refused, never
+	// replaced by a weaker proof.
+	if r.Header.Get("Authorization") != "" {
+		if caller, used, err := a.authorization(r, accepts); used {
+			return caller, err
+		}
 	}
 	// 2. A session of a browser.
 	if accepts.Session {
@@ -173,9 +185,9 @@ func (a *Authenticator) Authenticate(r *http.Request, peer Peer, accepts Accepts
 			return caller, err
 		}
 	}
-	// 3. The worker at the peer's address.
+	// 3. The pod at the peer's address.
 	if accepts.Pod && !peer.Proxied && !fromBrowser(r) {
-		return a.pod(r.Context(), peer.Addr)
+		return a.atAddress(r.Context(), peer.Addr)
 	}
 	return Caller{}, ErrNoProof
 }

@@ -114,7 +114,9 @@ func newFixture(t *testing.T) *fixture {
 		t.Fatal(err)
 	}
 	f.sessions = authn.NewSessions(config, f.town, true, func() time.Time { return f.now })
-	f.Authenticator = authn.New(config, f.town, f.sessions, authn.NewStaticWorkers(config.Workers), nil, "https://wts")
+	f.Authenticator = authn.New(authn.Parts{
+		Config: config, Directory: f.town, Sessions: f.sessions, Pods: authn.NewStaticWorkers(config.Workers), OwnIssuer: "https://wts",
+	})
 	return f
 }
 
@@ -156,6 +158,7 @@ func TestWhoIsAtTheAddress(t *testing.T) {
 		"a browser at the worker's address":                            {request(worker, "Cookie", "x=y"), all, "", authn.ErrNoProof},
 		"a page's script at the worker's address":                      {request(worker, "Sec-Fetch-Mode", "cors"), all, "", authn.ErrNoProof},
 		"another page at the worker's address":                         {request(worker, "Origin", "https://evil"), all, "", authn.ErrNoProof},
+		"a page that came by another name":                             {request(worker, "Accept-Language", "en"), all, "", authn.ErrNoProof},
 		"where workers do not count":                                   {request(worker), authn.Accepts{Session: true}, "", authn.ErrNoProof},
 		"somebody who has never logged in":                             {request("10.0.0.8:1"), all, "", nil},
 		"somebody who is disabled":                                     {request("10.0.0.9:1"), all, "u2", authn.ErrDisabled},

@@ -11,17 +11,30 @@ import (
 	"github.com/workspace-token-service/wts/pkg/verifier"
 )
 
+// authorization judges an Authorization header. Whose token it is, is told by what it claims; nothing
+// is trusted by that, it only chooses who verifies it and what a refusal says. used is false where
+// the route passes the token over.
+func (a *Authenticator) authorization(r *http.Request, accepts Accepts) (caller Caller, used bool, err error) {
+	token, readable := verifier.Bearer(r)
+	form := formOf(token)
+	switch {
+	case readable && form.Kubernetes != nil && accepts.ServiceAccount:
+		caller, err = a.serviceAccount(r, token)
+		return caller, true, err
+	case !accepts.Bearer || accepts.PassOverBearer:
+		return Caller{}, false, nil
+	case !readable:
+		return Caller{}, true, fmt.Errorf("%w: could not parse authorization header", ErrBearer)
+	case form.Issuer == a.own:
+		return Caller{}, true, fmt.Errorf("%w: it is a token that this service made for another one", ErrBearer)
+	}
+	caller, err = a.bearer(r, token)
+	return caller, true, err
+}
+
 // bearer takes the caller for the subject of an access token of the default provider. The user is
 // found by issuer and subject, never by a name in the token.
-func (a *Authenticator) bearer(r *http.Request) (Caller, error) {
-	token, ok := verifier.Bearer(r)
-	if !ok {
-		return Caller{}, fmt.Errorf("%w: could not parse authorization header", ErrBearer)
-	}
-	// Told apart by what the token claims, to say what is wrong; nothing is trusted by it.
-	if claimedIssuer(token) == a.own {
-		return Caller{}, fmt.Errorf("%w: it is a token that this service made for another one", ErrBearer)
-	}
+func (a *Authenticator) bearer(r *http.Request, token string) (Caller, error) {
 	if a.bearers == nil {
 		return Caller{}, fmt.Errorf("%w: bearer tokens are off here; an operator turns them on with bearer.audiences", ErrBearer)
 	}
@@ -42,24 +55,19 @@ func (a *Authenticator) bearer(r *http.Request) (Caller, error) {
 	return allowed(Caller{User: user, Proof: Bearer, Actor: "token " + claims.ID})
 }
 
-func claimedIssuer(token string) string {
+func formOf(token string) (form unverifiedForm) {
 	parts := strings.Split(token, ".")
-	if len(parts) != 3 {
-		return ""
+	if len(parts) != 3 || len(token) > maxBearer {
+		return form
 	}
-	payload, err := base64.RawURLEncoding.DecodeString(parts[1])
-	if err != nil {
-		return ""
+	if payload, err := base64.RawURLEncoding.DecodeString(parts[1]); err == nil {
+		_ = json.Unmarshal(payload, &form) // what cannot be read has no form, and nobody accepts it
 	}
-	var claims struct {
-		Issuer string `json:"iss"`
-	}
-	_ = json.Unmarshal(payload, &claims)
-	return claims.Issuer
+	return form
 }
 
-// NewBearers makes the verifier for access tokens of the default provider. Providers that predate
-// RFC 9068 sign them with the type JWT, or none; id_tokens are told apart by their claims.
-func NewBearers(options ...verifier.Option) []verifier.Option {
-	return append(options, verifier.WithTypes("at+jwt", "JWT", ""))
-}
+const maxBearer = 16 << 10 // bytes, as the verifier's
+
+// ProviderTokens are the verifier's options for access tokens of a provider: those that predate RFC
+// 9068 have the type JWT, or none; id_tokens are told apart by their claims.
+func ProviderTokens() verifier.Option { return verifier.WithTypes("at+jwt", "JWT", "") }

@@ -63,9 +63,11 @@ func parseNetwork(text string) (netip.Prefix, error) {
 }
 
 // fromBrowser tells that a browser sent the request: one that runs on a worker's address, or is
-// tunnelled through it, is not the worker.
+// tunnelled through it, is not the worker. Browsers leave Sec-Fetch out over plain http; a page that
+// reached us by a name of its own (DNS rebinding) is told by Accept-Language, which every browser
+// sends and no page can take away.
 func fromBrowser(r *http.Request) bool {
-	for _, name := range [...]string{"Cookie", "Origin", "Sec-Fetch-Site", "Sec-Fetch-Mode", "Sec-Fetch-Dest"} {
+	for _, name := range [...]string{"Cookie", "Origin", "Sec-Fetch-Site", "Sec-Fetch-Mode", "Sec-Fetch-Dest", "Accept-Language", "Referer"} {
 		if len(r.Header[name]) > 0 {
 			return true
 		}

@@ -3,49 +3,111 @@ package authn
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/netip"
 )
 
-// pod takes the caller for the worker at that address.
-func (a *Authenticator) pod(ctx context.Context, peer netip.Addr) (Caller, error) {
-	if a.workers == nil || !peer.IsValid() {
+// Pod is a workspace's pod; outside Kubernetes, a worker at an address.
+type Pod struct {
+	Namespace, Name, UID string
+	ServiceAccount       string
+	// Username is what the pod's annotation said when the pod was first seen; empty where it says
+	// nothing.
+	Username string
+}
+
+// actor names the pod for the audit.
+func (p Pod) actor() string {
+	if p.UID == "" {
+		return "worker " + p.Name
+	}
+	return "pod " + p.Namespace + "/" + p.Name + " " + p.UID
+}
+
+// Pods finds living pods. The errors are ErrUnknown where there is none, a *Refusal where a rule
+// forbids to take it for anybody, and anything else where it cannot be told now.
+type Pods interface {
+	// PodAt finds the pod at an address. It is called at most once for a request.
+	PodAt(ctx context.Context, peer netip.Addr) (Pod, error)
+	// PodNamed finds a pod that a service-account token is bound to. It has to be the one of that UID.
+	PodNamed(ctx context.Context, namespace, name, uid string) (Pod, error)
+}
+
+// Refusal says which rule of kubernetes.md forbids to take a pod for its user. It is ErrRefused.
+type Refusal struct {
+	Rule   int
+	Reason string
+}
+
+func (r *Refusal) Error() string { return fmt.Sprintf("%v: rule %d: %s", ErrRefused, r.Rule, r.Reason) }
+
+// Unwrap gives ErrRefused.
+func (r *Refusal) Unwrap() error { return ErrRefused }
+
+// ErrRefused: a pod is there, and a rule forbids to take it for its user.
+var ErrRefused = errors.New("the pod is not accepted")
+
+// atAddress takes the caller for the pod at that address.
+func (a *Authenticator) atAddress(ctx context.Context, peer netip.Addr) (Caller, error) {
+	if a.pods == nil || !peer.IsValid() {
 		return Caller{}, ErrNoProof
 	}
-	username, actor, err := a.workers.UserAt(ctx, peer)
+	pod, err := a.pods.PodAt(ctx, peer)
+	if err != nil {
+		return Caller{}, podFailure(err)
+	}
+	return a.userOf(ctx, pod, PodAddress)
+}
+
+// podFailure tells what nobody can know from what nobody may be.
+func podFailure(err error) error {
 	switch {
 	case errors.Is(err, ErrUnknown):
-		return Caller{}, ErrNoProof
-	case err != nil:
-		return Caller{}, outage(err)
+		return ErrNoProof
+	case errors.Is(err, ErrRefused):
+		return err
+	default:
+		return outage(err)
 	}
-	user, err := a.people.named(ctx, username)
+}
+
+// userOf is the user whom a pod's annotation names.
+func (a *Authenticator) userOf(ctx context.Context, pod Pod, proof Proof) (Caller, error) {
+	caller := Caller{Proof: proof, Actor: pod.actor()}
+	if pod.Username == "" {
+		return caller, &Refusal{Rule: 5, Reason: "the pod's annotation names nobody"}
+	}
+	user, err := a.people.named(ctx, pod.Username)
 	if err != nil {
-		return Caller{}, err
+		return caller, err
 	}
-	return allowed(Caller{User: user, Proof: Pod, Actor: actor})
+	caller.User = user
+	return allowed(caller)
 }
 
 // StaticWorkers are workers by address, as a file names them: for machines that are no cluster.
-type StaticWorkers map[netip.Addr]worker
-
-type worker struct{ username, actor string }
+type StaticWorkers map[netip.Addr]Pod
 
 // NewStaticWorkers reads a valid map of addresses to user names.
 func NewStaticWorkers(byAddress map[string]string) StaticWorkers {
 	workers := StaticWorkers{}
 	for text, username := range byAddress {
 		if address, err := netip.ParseAddr(text); err == nil {
-			workers[address.Unmap()] = worker{username: username, actor: "worker " + address.Unmap().String()}
+			workers[address.Unmap()] = Pod{Name: address.Unmap().String(), Username: username}
 		}
 	}
 	return workers
 }
 
-// UserAt implements Workers.
-func (w StaticWorkers) UserAt(_ context.Context, peer netip.Addr) (string, string, error) {
-	found, ok := w[peer]
-	if !ok {
-		return "", "", ErrUnknown
+// PodAt implements Pods.
+func (w StaticWorkers) PodAt(_ context.Context, peer netip.Addr) (Pod, error) {
+	if found, ok := w[peer]; ok {
+		return found, nil
 	}
-	return found.username, found.actor, nil
+	return Pod{}, ErrUnknown
+}
+
+// PodNamed implements Pods: no service account binds a token to an address in a file.
+func (w StaticWorkers) PodNamed(context.Context, string, string, string) (Pod, error) {
+	return Pod{}, ErrUnknown
 }

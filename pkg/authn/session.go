@@ -40,10 +40,16 @@ type Sessions struct {
 	config SessionConfig
 	store  SessionStore
 	cache  *otter.Cache[SessionDigest, BrowserSession]
-	now    func() time.Time
+	// unknown are digests of no session, for a few seconds: a cookie that was made up asks the
+	// database once. Handles are random, so that none of them comes to be one.
+	unknown *otter.Cache[SessionDigest, struct{}]
+	now     func() time.Time
 }
 
-const maxSessions = 100_000
+const (
+	maxSessions = 100_000
+	unknownFor  = 5 * time.Second
+)
 
 // NewSessions keeps sessions in a store. Over plain http the cookie has to do without the __Host-
 // prefix and Secure, which browsers grant to https alone.
@@ -55,6 +61,9 @@ func NewSessions(config Config, store SessionStore, secure bool, now func() time
 	return &Sessions{
 		Cookie: cookie, config: config.WithDefaults().Session, store: store, now: now,
 		cache: otter.Must(&otter.Options[SessionDigest, BrowserSession]{MaximumSize: maxSessions}),
+		unknown: otter.Must(&otter.Options[SessionDigest, struct{}]{
+			MaximumSize: maxSessions, ExpiryCalculator: otter.ExpiryWriting[SessionDigest, struct{}](unknownFor),
+		}),
 	}
 }
 
@@ -75,6 +84,9 @@ func (s *Sessions) Begin(ctx context.Context, userID string) (handle string, lif
 func (s *Sessions) End(ctx context.Context, r *http.Request) error {
 	digest, ok := s.digest(r)
 	if !ok {
+		return nil
+	}
+	if _, made := s.unknown.GetIfPresent(digest); made {
 		return nil
 	}
 	s.cache.Invalidate(digest)
@@ -105,19 +117,34 @@ func (s *Sessions) find(r *http.Request) (BrowserSession, error) {
 	if !ok {
 		return BrowserSession{}, ErrNoProof
 	}
-	ctx := context.WithoutCancel(r.Context())
-	session, err := s.cache.Get(ctx, digest, otter.LoaderFunc[SessionDigest, BrowserSession](s.store.Session))
-	switch {
-	case errors.Is(err, ErrUnknown):
+	if _, made := s.unknown.GetIfPresent(digest); made {
 		return BrowserSession{}, ErrNoProof
-	case err != nil:
-		return BrowserSession{}, outage(err)
 	}
-	now := s.now()
+	ctx, now := context.WithoutCancel(r.Context()), s.now()
+	session, err := s.load(ctx, digest)
+	if err == nil && now.Sub(session.SeenAt) >= s.config.Idle { // it may have been in use on another replica
+		s.cache.Invalidate(digest)
+		session, err = s.load(ctx, digest)
+	}
+	if err != nil {
+		return BrowserSession{}, err
+	}
 	if !now.Before(session.EndsAt) || now.Sub(session.SeenAt) >= s.config.Idle {
 		return BrowserSession{}, ErrNoProof
 	}
 	s.touch(ctx, session, now)
+	return session, nil
+}
+
+func (s *Sessions) load(ctx context.Context, digest SessionDigest) (BrowserSession, error) {
+	session, err := s.cache.Get(ctx, digest, otter.LoaderFunc[SessionDigest, BrowserSession](s.store.Session))
+	switch {
+	case errors.Is(err, ErrUnknown):
+		s.unknown.Set(digest, struct{}{})
+		return BrowserSession{}, ErrNoProof
+	case err != nil:
+		return BrowserSession{}, outage(err)
+	}
 	return session, nil
 }
 

@@ -76,6 +76,15 @@ type Connection struct {
 	Unreadable bool
 }
 
+// ends is when the grant runs out; zero where that is not known. Without a refresh token the access
+// token is the grant.
+func (c *Connection) ends() time.Time {
+	if c.RefreshToken == "" {
+		return c.AccessExpiresAt
+	}
+	return c.RefreshExpiresAt
+}
+
 // Store keeps connections. Each method is one transaction. The same rules hold on every database;
 // storetest states them.
 type Store interface {

@@ -360,6 +360,101 @@ func TestWhatWasToBeForgottenIsNotRemembered(t *testing.T) {
 	}
 }
 
+// A provider that gives no refresh token: the access token is the grant, and ends with it.
+func TestAGrantWithoutARefreshToken(t *testing.T) {
+	h := newHouse(t)
+	at := time.Now()
+	alice, _, err := h.store.Connect(t.Context(), broker.Grant{
+		Provider: "main", Identity: provider.Identity{Issuer: "i", Subject: "s", Username: "carol"},
+		Tokens: provider.Tokens{AccessToken: "whole", IssuedAt: at, AccessExpiresAt: at.Add(time.Hour)},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.advance(50 * time.Minute)
+	if got := h.token(t, alice, time.Hour); got.Value != "whole" {
+		t.Error("not handed out while it lives")
+	}
+	h.Forget(alice, "main")
+	if got := h.token(t, alice, time.Hour); got.Value != "whole" {
+		t.Error("not handed out while it lives, from the row")
+	}
+	h.advance(11 * time.Minute)
+	for range 2 {
+		if _, err := h.Token(t.Context(), alice, "main", 0); !errors.Is(err, broker.ErrGrantExpired) {
+			t.Errorf("run out: got %v, want ErrGrantExpired", err)
+		}
+		if err := h.Living(t.Context(), alice); !errors.Is(err, broker.ErrGrantExpired) {
+			t.Errorf("living: got %v, want ErrGrantExpired", err)
+		}
+	}
+}
+
+// An end that slides: another replica refreshed, and this one remembers the old end.
+func TestAnEndThatMovedOnAnotherReplica(t *testing.T) {
+	h := newHouse(t)
+	alice := h.connect(t, "main", "", "alice", "a").UserID
+	put := func(ends time.Duration) {
+		tokens := provider.Tokens{RefreshToken: "rt", AccessToken: "at", IssuedAt: time.Now(), AccessExpiresAt: time.Now().Add(2 * time.Hour)}
+		if ends != 0 {
+			tokens.RefreshExpiresAt = time.Now().Add(ends)
+		}
+		if err := h.store.Refreshed(t.Context(), h.row(t, alice), tokens); err != nil {
+			t.Fatal(err)
+		}
+	}
+	put(10 * time.Minute)
+	h.Forget(alice, "main")
+	h.token(t, alice, 0)
+	put(time.Hour)
+	h.advance(11 * time.Minute)
+	h.token(t, alice, 0)
+	if err := h.Living(t.Context(), alice); err != nil {
+		t.Error(err)
+	}
+}
+
+// While a provider fails, everybody gets the token that lives, not the first caller alone; and what
+// another replica stored is found.
+func TestABackOffHidesNoLivingToken(t *testing.T) {
+	h := newHouse(t)
+	alice := h.connect(t, "main", "", "alice", "a").UserID
+	h.main.Fail(&providertest.Fault{Status: http.StatusTooManyRequests, Header: http.Header{"Retry-After": {"3600"}}})
+	h.advance(45 * time.Second)
+	h.Forget(alice, "main") // as after a restart
+	for range 3 {
+		h.token(t, alice, 600*time.Second)
+	}
+	h.advance(20 * time.Second)
+	if _, err := h.Token(t.Context(), alice, "main", 0); !errors.Is(err, broker.ErrUnavailable) {
+		t.Errorf("run out: got %v", err)
+	}
+	fresh := provider.Tokens{AccessToken: "of another replica", IssuedAt: time.Now(), AccessExpiresAt: time.Now().Add(time.Hour)}
+	if err := h.store.Refreshed(t.Context(), h.row(t, alice), fresh); err != nil {
+		t.Fatal(err)
+	}
+	if got := h.token(t, alice, 0); got.Value != "of another replica" {
+		t.Error("what another replica stored was not found")
+	}
+}
+
+func TestADisconnectWhileARefreshHangsIsNotUndoneByItsFailure(t *testing.T) {
+	h := newHouse(t)
+	alice := h.connect(t, "main", "", "alice", "a").UserID
+	h.advance(45 * time.Second)
+	h.main.Fail(&providertest.Fault{Times: 1, Delay: 500 * time.Millisecond, Status: http.StatusBadGateway})
+	var flying sync.WaitGroup
+	flying.Go(func() { _, _ = h.Token(context.Background(), alice, "main", 600*time.Second) })
+	time.Sleep(100 * time.Millisecond)
+	if err := h.Disconnect(t.Context(), alice, "main"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := h.Token(t.Context(), alice, "main", 0); !errors.Is(err, broker.ErrNotConnected) {
+		t.Errorf("joining the flight: got %v, want ErrNotConnected", err)
+	}
+	flying.Wait()
+}
+
 // Security.md B2.
 func TestAGrantWhoseStatedEndHasComeIsNotUsed(t *testing.T) {
 	h := newHouse(t)

@@ -33,7 +33,7 @@ func hold(of Connection) *held {
 		token: Token{
 			Value: of.AccessToken, Body: render(of.AccessToken), SHA256: hex.EncodeToString(sum[:]), ExpiresAt: of.AccessExpiresAt,
 		},
-		issuedAt: of.AccessIssuedAt, expires: of.AccessExpiresAt, grantEnds: of.RefreshExpiresAt,
+		issuedAt: of.AccessIssuedAt, expires: of.AccessExpiresAt, grantEnds: of.ends(),
 	}
 }
 

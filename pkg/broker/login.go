@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"crypto/sha256"
@@ -72,11 +73,13 @@ func (b *Broker) Begin(ctx context.Context, providerID, userID, redirect string)
 	if err != nil {
 		return Begun{}, &Unavailable{RetryAfter: 5 * time.Second, Cause: err}
 	}
-	text, err := json.Marshal(begun)
-	if err != nil {
+	var text bytes.Buffer
+	encoder := json.NewEncoder(&text)
+	encoder.SetEscapeHTML(false) // it is no HTML, and a cookie has no room to spare
+	if err := encoder.Encode(begun); err != nil {
 		return Begun{}, fmt.Errorf("a login's cookie: %w", err)
 	}
-	sealed := b.keys.Seal(text, flowPlace(begun.State))
+	sealed := b.keys.Seal(text.Bytes(), flowPlace(begun.State))
 	return Begun{URL: address, Cookie: FlowCookie(begun.State), Sealed: base64.RawURLEncoding.EncodeToString(sealed)}, nil
 }
 
@@ -162,6 +165,11 @@ func (b *Broker) Finish(ctx context.Context, back Callback) (Connected, error) {
 	tokens, identity, err := upstream.Exchange(ctx, back.Code, begun.Login)
 	if err != nil {
 		return result, b.loginFailure(err)
+	}
+	if result.Default && identity.NameFlaw != "" {
+		return result, fmt.Errorf("%w: %w", ErrLoginFailed, &provider.Error{
+			Provider: result.Provider, Doing: "username", Outcome: provider.Untrusted, Reason: identity.NameFlaw,
+		})
 	}
 	// 7. Stored, for that user and nobody else.
 	result.UserID, result.Username, err = b.logins.Connect(ctx, Grant{

@@ -15,9 +15,6 @@ import (
 // fresh gets a token from the row, or from the provider: one flight for each row in this process,
 // on a context of its own, so that a caller who goes away does not take a rotation with them.
 func (b *Broker) fresh(ctx context.Context, key cacheKey, life time.Duration) (*held, error) {
-	if err, failed := b.failing.GetIfPresent(key); failed {
-		return nil, err
-	}
 	flight := b.flights.DoChan(key.userID+"\x00"+key.provider, func() (any, error) {
 		return b.refresh(context.WithoutCancel(ctx), key, life)
 	})
@@ -45,8 +42,11 @@ func (b *Broker) refresh(ctx context.Context, key cacheKey, life time.Duration) 
 	if hold(connection).enough(life, b.now()) {
 		return b.remember(key, connection, readAt), nil
 	}
-	if connection.RefreshToken == "" {
-		return nil, ErrGrantExpired // the access token was the whole grant, and has run out
+	if connection.RefreshToken == "" { // the access token is the whole grant, and lives: see read
+		return b.remember(key, connection, readAt), nil
+	}
+	if err, failed := b.failing.GetIfPresent(key); failed {
+		return b.orLiving(key, connection, readAt, err)
 	}
 	upstream, ok := b.providers[key.provider]
 	if !ok {
@@ -56,7 +56,7 @@ func (b *Broker) refresh(ctx context.Context, key cacheKey, life time.Duration) 
 	tokens, err := upstream.Refresh(ctx, connection.RefreshToken)
 	b.observer.Refreshed(key.provider, outcome(err), b.now().Sub(began))
 	if err != nil {
-		return b.judge(ctx, key, connection, err)
+		return b.judge(ctx, key, connection, err, readAt)
 	}
 	return b.commit(ctx, key, connection, tokens, readAt)
 }
@@ -81,14 +81,14 @@ func (b *Broker) commit(ctx context.Context, key cacheKey, presented Connection,
 	}
 	switch {
 	case errors.Is(err, ErrSuperseded):
-		return b.winner(ctx, key, readAt)
+		return b.winner(ctx, key, b.forgotten.Load())
 	case err != nil:
 		b.observer.GrantLost(key.provider, "not_stored")
 		return nil, outage(err)
 	}
 	stored := presented
 	stored.AccessToken, stored.AccessIssuedAt, stored.AccessExpiresAt = tokens.AccessToken, tokens.IssuedAt, tokens.AccessExpiresAt
-	if !tokens.RefreshExpiresAt.IsZero() {
+	if tokens.RefreshToken != "" || !tokens.RefreshExpiresAt.IsZero() {
 		stored.RefreshExpiresAt = tokens.RefreshExpiresAt
 	}
 	return b.remember(key, stored, readAt), nil
@@ -108,14 +108,13 @@ func (b *Broker) winner(ctx context.Context, key cacheKey, readAt uint64) (*held
 
 // judge says what a failed refresh means (refresh-engine.md step 8): only the provider's own
 // verdict ends a grant, and only if the token that it judged is still the one stored.
-func (b *Broker) judge(ctx context.Context, key cacheKey, presented Connection, failure error) (*held, error) {
+func (b *Broker) judge(ctx context.Context, key cacheKey, presented Connection, failure error, readAt uint64) (*held, error) {
 	var of *provider.Error
 	if errors.As(failure, &of) && of.Outcome == provider.Refused {
-		readAt := b.forgotten.Load()
 		err := b.store.Broken(ctx, presented, "revoked: the provider refused the refresh token")
 		switch {
 		case errors.Is(err, ErrSuperseded):
-			return b.winner(ctx, key, readAt)
+			return b.winner(ctx, key, b.forgotten.Load())
 		case err != nil:
 			return nil, outage(err)
 		}
@@ -127,12 +126,19 @@ func (b *Broker) judge(ctx context.Context, key cacheKey, presented Connection, 
 	if of != nil && of.RetryAfter > 0 {
 		unavailable.RetryAfter = of.RetryAfter
 	}
-	_, _ = b.failing.Set(key, unavailable)
-	// The row's own token may live though this process did not hold it.
-	if living := hold(presented); living.living(b.now()) {
-		return living, nil
+	if b.forgotten.Load() != readAt { // a login or a disconnect came meanwhile: the row decides
+		return b.winner(ctx, key, b.forgotten.Load())
 	}
-	return nil, unavailable
+	_, _ = b.failing.Set(key, unavailable)
+	return b.orLiving(key, presented, readAt, unavailable)
+}
+
+// orLiving answers with the row's own token where it lives, though not for as long as was asked.
+func (b *Broker) orLiving(key cacheKey, of Connection, readAt uint64, otherwise error) (*held, error) {
+	if !hold(of).living(b.now()) {
+		return nil, otherwise
+	}
+	return b.remember(key, of, readAt), nil
 }
 
 // backOff is how long a failed refresh is not tried again, with jitter, so that the callers of many

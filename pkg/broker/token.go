@@ -25,8 +25,10 @@ func (b *Broker) Token(ctx context.Context, userID, providerID string, life time
 	if err == nil {
 		return fresh.token, nil
 	}
-	// The provider or the database is away: a token that still lives is better than none.
-	if ok && errors.Is(err, ErrUnavailable) && known.living(now) && !known.ended(now) {
+	// The provider or the database is away: a token that still lives is better than none. It is asked
+	// for again, since the wait may have been long and a disconnect may have come.
+	now = b.now()
+	if known, ok = b.cache.GetIfPresent(key); ok && errors.Is(err, ErrUnavailable) && known.living(now) && !known.ended(now) {
 		return known.token, nil
 	}
 	return Token{}, err
@@ -39,10 +41,7 @@ func (b *Broker) Living(ctx context.Context, userID string) error {
 		return ErrNotConnected
 	}
 	key, now := cacheKey{userID, b.config.DefaultProvider}, b.now()
-	if known, ok := b.cache.GetIfPresent(key); ok {
-		if known.ended(now) {
-			return ErrGrantExpired
-		}
+	if known, ok := b.cache.GetIfPresent(key); ok && !known.ended(now) {
 		return nil
 	}
 	readAt := b.forgotten.Load()
@@ -66,7 +65,7 @@ func (b *Broker) read(ctx context.Context, key cacheKey) (Connection, error) {
 		return Connection{}, ErrNotConnected
 	case connection.Phase == Broken, connection.Unreadable:
 		return Connection{}, ErrGrantBroken
-	case !connection.RefreshExpiresAt.IsZero() && !b.now().Before(connection.RefreshExpiresAt):
+	case !connection.ends().IsZero() && !b.now().Before(connection.ends()):
 		return Connection{}, ErrGrantExpired
 	}
 	return connection, nil

@@ -47,6 +47,9 @@ type Config struct {
 	Scopes []string `koanf:"scopes"`
 	// UsernameClaim is the path, with dots, of the id_token's claim that names the person.
 	UsernameClaim string `koanf:"username_claim"`
+	// TrustUnverifiedEmail lets an e-mail address name a person though the provider does not say that
+	// it has verified it: only for providers whose people cannot choose their address.
+	TrustUnverifiedEmail bool `koanf:"trust_unverified_email"`
 	// Prompt is sent at login; "consent" is what Google and node oidc-provider want before they
 	// give a refresh token.
 	Prompt string `koanf:"prompt"`

@@ -30,6 +30,9 @@ type Tokens struct {
 // Core 5.7); the username is what they are called today.
 type Identity struct {
 	Issuer, Subject, Username string
+	// NameFlaw says why Username must not name anybody; empty where it may. At a provider that only
+	// is connected the name does not matter.
+	NameFlaw string
 }
 
 // LoginURL is where the person's browser goes: code flow, PKCE S256 whether or not the provider
@@ -94,8 +97,12 @@ func (p *Provider) identify(ctx context.Context, ends *endpoints, raw, nonce str
 	if raw == "" {
 		return Identity{}, p.distrust(doing, "none came; is openid among the scopes?")
 	}
-	token, err := ends.verifier.Verify(ctx, raw)
+	var unreachable keysUnreachable
+	token, err := ends.verifier.Verify(context.WithValue(ctx, keysUnreachableKey{}, &unreachable), raw)
 	if err != nil {
+		if unreachable {
+			return Identity{}, &Error{Provider: p.ID, Doing: doing, Outcome: Unknown, Reason: "the provider's keys cannot be had"}
+		}
 		var expired *oidc.TokenExpiredError
 		if errors.As(err, &expired) {
 			return Identity{}, p.distrust(doing, "it has expired; compare the clocks")
@@ -117,15 +124,20 @@ func (p *Provider) identify(ctx context.Context, ends *endpoints, raw, nonce str
 		return Identity{}, p.distrust(doing, "it names no subject")
 	}
 	username := claimAt(claims, p.Config.UsernameClaim)
+	return Identity{Issuer: token.Issuer, Subject: token.Subject, Username: username, NameFlaw: p.nameFlaw(claims, username)}, nil
+}
+
+// nameFlaw judges the name. Pods are matched to people by it, so that an address which anyone could
+// have typed in at the provider must not become one.
+func (p *Provider) nameFlaw(claims map[string]any, username string) string {
 	if username == "" {
-		return Identity{}, p.distrust(doing, "it has no claim "+p.Config.UsernameClaim+"; see username_claim and scopes")
+		return "the id_token has no claim " + p.Config.UsernameClaim + "; see username_claim and scopes"
 	}
-	// Pods are matched to people by this name, so an address that anyone could have typed in at
-	// the provider must not become one.
-	if verified, stated := claims["email_verified"].(bool); p.Config.UsernameClaim == "email" && stated && !verified {
-		return Identity{}, p.distrust(doing, "the provider has not verified the person's e-mail address, which username_claim uses")
+	verified := claims["email_verified"]
+	if p.Config.UsernameClaim == "email" && verified != true && verified != "true" && !p.Config.TrustUnverifiedEmail {
+		return "the provider does not say that it has verified the person's e-mail address, which username_claim uses; see trust_unverified_email"
 	}
-	return Identity{Issuer: token.Issuer, Subject: token.Subject, Username: username}, nil
+	return ""
 }
 
 // unknownLife is what an access token without expires_in is taken to live.

@@ -25,24 +25,24 @@ type Provider struct {
 	Config Config
 
 	redirectURL string
-	client      *http.Client
+	client      *http.Client // for the token endpoint; its deadlines are the contexts'
+	reader      *http.Client // for documents
 	now         func() time.Time
 
 	mu         sync.Mutex
 	discovered *endpoints
 	failed     *Error
 	failedAt   time.Time
+	keys       *providerKeys
 }
 
 // New makes a provider of a valid configuration. The redirect URL is the one registered there.
 func New(id string, config Config, redirectURL string) *Provider {
-	return &Provider{
-		ID:          id,
-		Config:      config.WithDefaults(id),
-		redirectURL: redirectURL,
-		client:      newClient(),
-		now:         time.Now,
-	}
+	config = config.WithDefaults(id)
+	client := newClient()
+	reader := *client
+	reader.Timeout = config.Timeout
+	return &Provider{ID: id, Config: config, redirectURL: redirectURL, client: client, reader: &reader, now: time.Now}
 }
 
 // endpoints is what discovery found.
@@ -73,7 +73,7 @@ func (p *Provider) discover(ctx context.Context) (*endpoints, error) {
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), p.Config.Timeout)
 	defer cancel()
-	found, err := oidc.NewProvider(oidc.ClientContext(ctx, p.client), p.Config.Issuer)
+	found, err := oidc.NewProvider(oidc.ClientContext(ctx, p.reader), p.Config.Issuer)
 	if err != nil {
 		p.failed, p.failedAt = p.discoveryError(err), now
 		return p.lastGood(p.failed)
@@ -137,7 +137,7 @@ func (p *Provider) accept(found *oidc.Provider, now time.Time) (*endpoints, *Err
 			RedirectURL:  p.redirectURL,
 			Scopes:       p.Config.Scopes,
 		},
-		verifier: found.VerifierContext(oidc.ClientContext(context.Background(), p.client), &oidc.Config{
+		verifier: oidc.NewVerifier(p.Config.Issuer, p.keysAt(document.KeysURL), &oidc.Config{
 			ClientID:             p.Config.ClientID,
 			SupportedSigningAlgs: algorithms,
 			Now:                  p.now,

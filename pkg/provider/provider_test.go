@@ -226,9 +226,6 @@ func TestIDTokensThatAreRefused(t *testing.T) {
 		"for many, without azp":        sign(t, jose.RS256, r.key, r.claims(claims{"aud": []string{"wts", "gen3"}})),
 		"with another azp":             sign(t, jose.RS256, r.key, r.claims(claims{"azp": "other"})),
 		"without a subject":            sign(t, jose.RS256, r.key, r.claims(claims{"sub": nil})),
-		"without a name":               sign(t, jose.RS256, r.key, r.claims(claims{"context": nil})),
-		"with an empty name":           sign(t, jose.RS256, r.key, r.claims(claims{"context": claims{"user": claims{"name": ""}}})),
-		"with a name that is a number": sign(t, jose.RS256, r.key, r.claims(claims{"context": claims{"user": claims{"name": 7}}})),
 	} {
 		r.give(claims{"access_token": "canary-at", "refresh_token": "canary-rt", "expires_in": 60, "id_token": token})
 		tokens, _, err := r.provider().Exchange(t.Context(), "code", login)
@@ -240,10 +237,54 @@ func TestIDTokensThatAreRefused(t *testing.T) {
 			t.Errorf("%s: the error repeats a token", name)
 		}
 	}
-	email := sign(t, jose.RS256, r.key, r.claims(claims{"email": "admin@example.org", "email_verified": false}))
-	r.give(claims{"access_token": "a", "expires_in": 60, "id_token": email})
-	if _, _, err := r.provider(func(c *provider.Config) { c.UsernameClaim = "email" }).Exchange(t.Context(), "code", login); err == nil {
-		t.Error("an e-mail address that the provider has not verified became a name")
+}
+
+// What may name a person: whoever can choose the name can be anybody.
+func TestNamesThatMustNotNameAnybody(t *testing.T) {
+	r := newRogue(t)
+	for name, row := range map[string]struct {
+		claim  string
+		claims claims
+		trust  bool
+		good   bool
+	}{
+		"a nested name":                          {"context.user.name", nil, false, true},
+		"no such claim":                          {"preferred_username", nil, false, false},
+		"no nested claim":                        {"context.user.name", claims{"context": claims{}}, false, false},
+		"an empty name":                          {"context.user.name", claims{"context": claims{"user": claims{"name": ""}}}, false, false},
+		"a name that is a number":                {"context.user.name", claims{"context": claims{"user": claims{"name": 7}}}, false, false},
+		"a claim whose name has dots":            {"https://a.b/name", claims{"https://a.b/name": "alice"}, false, true},
+		"a verified address":                     {"email", claims{"email": "a@b", "email_verified": true}, false, true},
+		"verified in words":                      {"email", claims{"email": "a@b", "email_verified": "true"}, false, true},
+		"an address that is not verified":        {"email", claims{"email": "a@b", "email_verified": false}, false, false},
+		"not verified in words":                  {"email", claims{"email": "a@b", "email_verified": "false"}, false, false},
+		"nothing said about it":                  {"email", claims{"email": "a@b"}, false, false},
+		"nothing said, and trusted all the same": {"email", claims{"email": "a@b"}, true, true},
+	} {
+		r.give(claims{"access_token": "a", "expires_in": 60, "id_token": sign(t, jose.RS256, r.key, r.claims(row.claims))})
+		_, identity, err := r.provider(func(c *provider.Config) { c.UsernameClaim, c.TrustUnverifiedEmail = row.claim, row.trust }).Exchange(t.Context(), "code", login)
+		if err != nil || (identity.NameFlaw == "") != row.good {
+			t.Errorf("%s: %q, %v", name, identity.NameFlaw, err)
+		}
+	}
+}
+
+// Security.md F4: keys that cannot be had are an outage, and what is at hand goes on.
+func TestKeysThatCannotBeHad(t *testing.T) {
+	r := newRogue(t)
+	r.give(claims{"access_token": "a", "expires_in": 60, "id_token": sign(t, jose.RS256, r.key, r.claims(nil))})
+	r.document = func(d map[string]any) { d["jwks_uri"] = "http://127.0.0.1:1/keys" }
+	var of *provider.Error
+	if _, _, err := r.provider().Exchange(t.Context(), "code", login); !errors.As(err, &of) || of.Outcome != provider.Unknown {
+		t.Errorf("got %v, want an outage", err)
+	}
+	hanging := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, request *http.Request) { <-request.Context().Done() }))
+	defer hanging.Close()
+	r.document = func(d map[string]any) { d["jwks_uri"] = hanging.URL }
+	began := time.Now()
+	_, _, err := r.provider(func(c *provider.Config) { c.Timeout = 200 * time.Millisecond }).Exchange(t.Context(), "code", login)
+	if !errors.As(err, &of) || of.Outcome != provider.Unknown || time.Since(began) > 3*time.Second {
+		t.Errorf("keys that hang: got %v after %s", err, time.Since(began))
 	}
 }
 

@@ -69,7 +69,7 @@ func newServer(tb testing.TB, log *slog.Logger) (*Server, *row) {
 	sessions := authn.NewSessions(config, nil, true, time.Now)
 	return New(Parts{
 		Config:   Config{URL: "https://wts.example.org"},
-		Authn:    authn.New(config, one, sessions, authn.NewStaticWorkers(config.Workers), nil, "https://wts.example.org"),
+		Authn:    authn.New(authn.Parts{Config: config, Directory: one, Sessions: sessions, Pods: authn.NewStaticWorkers(config.Workers), OwnIssuer: "https://wts.example.org"}),
 		Sessions: sessions,
 		Broker: broker.New(broker.Parts{
 			Config: broker.Config{DefaultProvider: "main"}, Providers: []*provider.Provider{provider.New("main", provider.Config{}, "")},
@@ -128,7 +128,7 @@ func TestExactCostOfTheHandler(t *testing.T) {
 	context, _ := gin.CreateTestContext(httptest.NewRecorder())
 	context.Request = r
 	context.Writer = &plainWriter{again: w}
-	x := &exchange{Context: context, caller: authn.Caller{User: alice, Proof: authn.Pod}}
+	x := &exchange{Context: context, caller: authn.Caller{User: alice, Proof: authn.PodAddress}}
 	run := func() {
 		if err := s.token(x); err != nil {
 			t.Fatal(err)

@@ -23,7 +23,7 @@ type policy struct {
 	accepts authn.Accepts
 	// refine narrows what is accepted by what the request asks for.
 	refine func(s *Server, x *exchange, accepts authn.Accepts) authn.Accepts
-	// anonymous lets in whoever proves nothing; a proof that is bad is refused all the same.
+	// anonymous lets in whoever proves nothing.
 	anonymous bool
 	// action is what the audit calls a request of this route, even one that is refused at the door.
 	action audit.Action
@@ -104,6 +104,12 @@ func (s *Server) admit(x *exchange, policy policy) error {
 		return nil
 	}
 	caller, err := s.Authn.Authenticate(x.Request, x.peer, accepts)
+	if policy.anonymous && errors.Is(err, authn.ErrBearer) {
+		// A proxy may turn a cookie that has run out into a bearer: that must not keep anybody from
+		// logging in again.
+		accepts.PassOverBearer = true
+		caller, err = s.Authn.Authenticate(x.Request, x.peer, accepts)
+	}
 	x.caller = caller
 	if policy.anonymous && errors.Is(err, authn.ErrNoProof) {
 		return nil

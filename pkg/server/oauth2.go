@@ -143,17 +143,21 @@ func (s *Server) disconnect(x *exchange) error {
 // maxFlows is how many logins a browser may have under way: more cookies would not fit its headers.
 const maxFlows = 8
 
+// dropOldFlows drops the oldest, which browsers send first (RFC 6265 5.4).
 func (s *Server) dropOldFlows(x *exchange) {
-	prefix := s.cookieName("wts-login-")
-	count := 0
+	prefix := s.cookieName(flowPrefix)
+	var names []string
 	for _, cookie := range x.Request.Cookies() {
 		if name, ok := strings.CutPrefix(cookie.Name, prefix); ok {
-			if count++; count >= maxFlows {
-				s.setCookie(x, "wts-login-"+name, "", -1)
-			}
+			names = append(names, flowPrefix+name)
 		}
 	}
+	for _, name := range names[:max(0, len(names)-maxFlows+1)] {
+		s.setCookie(x, name, "", -1)
+	}
 }
+
+const flowPrefix = "wts-login-"
 
 // cookieName adds the prefix by which browsers vouch that this very host set the cookie over https.
 func (s *Server) cookieName(name string) string {

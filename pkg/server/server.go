@@ -127,7 +127,7 @@ func (s *Server) routes() {
 	anyone := policy{}
 	visitor := policy{accepts: authn.Accepts{Session: true}, anonymous: true}
 	person := policy{accepts: authn.Accepts{Session: true, Bearer: true}, anonymous: true}
-	worker := policy{accepts: authn.Accepts{Session: true, Bearer: true, Pod: true}, refine: tokenProofs, action: audit.Handout}
+	worker := policy{accepts: authn.Accepts{ServiceAccount: true, Session: true, Bearer: true, Pod: true}, refine: tokenProofs, action: audit.Handout}
 
 	s.get("/", visitor, s.home)
 	s.get("/token", worker, s.token)

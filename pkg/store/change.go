@@ -77,16 +77,18 @@ func (s *Store) Follow(ctx context.Context, listener Listener, patience time.Dur
 		go s.hearNotifications(ctx)
 	}
 	heard := map[int64]int64{} // lines told, and when they were written
-	contact := time.Now()
+	// Without the monotonic reading: that stands still while a machine is suspended.
+	wall := func() time.Time { return time.Now().Round(0) }
+	contact := wall()
 	for {
 		now, lines, err := s.changesSince(ctx)
-		silent := time.Since(contact)
+		silent := wall().Sub(contact)
 		switch {
 		case err == nil && silent > window/2:
 			listener.MissedChanges(ctx)
-			contact = time.Now()
+			contact = wall()
 		case err == nil:
-			contact = time.Now()
+			contact = wall()
 		case silent > patience:
 			listener.MissedChanges(ctx)
 		}
@@ -110,8 +112,8 @@ func (s *Store) Follow(ctx context.Context, listener Listener, patience time.Dur
 	}
 }
 
-// changesSince asks the pool directly: the feed's own statements are not counted among those that
-// requests cause.
+// changesSince asks on a connection of the feed's own; its statements are not counted among those
+// that requests cause.
 func (s *Store) changesSince(ctx context.Context) (now int64, lines []change, err error) {
 	if !s.Reached() {
 		return 0, nil, nil // no schema, so nobody has changed anything
@@ -120,11 +122,11 @@ func (s *Store) changesSince(ctx context.Context) (now int64, lines []change, er
 	defer cancel()
 	now = time.Now().UnixMilli()
 	if s.dialect == "postgres" {
-		if err := s.pool.QueryRowContext(ctx, databaseTime).Scan(&now); err != nil {
+		if err := s.ear.QueryRowContext(ctx, databaseTime).Scan(&now); err != nil {
 			return 0, nil, clean(err)
 		}
 	}
-	rows, err := s.pool.QueryContext(ctx, fmt.Sprintf("SELECT seq, at, kind, object FROM changes WHERE at >= %d ORDER BY seq", now-window.Milliseconds()))
+	rows, err := s.ear.QueryContext(ctx, fmt.Sprintf("SELECT seq, at, kind, object FROM changes WHERE at >= %d ORDER BY seq", now-window.Milliseconds()))
 	if err != nil {
 		return 0, nil, clean(err)
 	}

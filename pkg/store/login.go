@@ -147,7 +147,7 @@ func (s *Store) putConnection(tx *gorm.DB, userID string, grant broker.Grant, no
 	}
 	// Some providers give a refresh token only with the first consent: the one that is there is then
 	// still the grant.
-	if grant.Tokens.RefreshToken == "" && row.Phase == string(broker.Ready) {
+	if grant.Tokens.RefreshToken == "" && row.Phase == string(broker.Ready) && s.stillGood(row, now) {
 		next.RefreshToken, next.RefreshDigest, next.RefreshExpiresAt = row.RefreshToken, row.RefreshDigest, row.RefreshExpiresAt
 	}
 	s.seal(&next, grant.Tokens)
@@ -155,6 +155,11 @@ func (s *Store) putConnection(tx *gorm.DB, userID string, grant broker.Grant, no
 		return err
 	}
 	return s.tell(tx, now, connectionChanged, next.object())
+}
+
+// stillGood tells whether a row's refresh token can be read, and has not come to its stated end.
+func (s *Store) stillGood(row *connection, now int64) bool {
+	return !s.open(row).Unreadable && (row.RefreshExpiresAt == nil || now < *row.RefreshExpiresAt)
 }
 
 // locked locks the rows that are read, until the transaction ends. In SQLite the transaction holds

@@ -3,9 +3,13 @@ package store
 import (
 	"database/sql"
 	"errors"
+	"net/netip"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/stdlib"
 	"gorm.io/driver/postgres"
 	"gorm.io/gorm"
@@ -20,6 +24,20 @@ func openPostgres(url string) (gorm.Dialector, *sql.DB, error) {
 	}
 	pool := stdlib.OpenDB(*config)
 	return postgres.New(postgres.Config{Conn: pool}), pool, nil
+}
+
+// plaintext tells whether a connection to another machine may go without TLS, as PostgreSQL's own
+// default (sslmode=prefer) lets it.
+func plaintext(url string) bool {
+	config, err := parsePostgres(url)
+	if err != nil {
+		return false
+	}
+	address, err := netip.ParseAddr(config.Host)
+	if strings.HasPrefix(config.Host, "/") || config.Host == "localhost" || err == nil && address.IsLoopback() {
+		return false
+	}
+	return config.TLSConfig == nil || slices.ContainsFunc(config.Fallbacks, func(other *pgconn.FallbackConfig) bool { return other.TLSConfig == nil })
 }
 
 func parsePostgres(url string) (*pgx.ConnConfig, error) {

@@ -65,8 +65,9 @@ func (c Config) Validate() error {
 type Store struct {
 	db      *gorm.DB
 	pool    *sql.DB
-	dialect string // "postgres" or "sqlite"
-	dsn     string // a URL, or a path
+	ear     *sql.DB // the change feed's, so that requests which take every connection do not deafen it
+	dialect string  // "postgres" or "sqlite"
+	dsn     string  // a URL, or a path
 	keys    *keyring.Keyring
 	log     *slog.Logger
 
@@ -85,10 +86,14 @@ func Open(config Config, keys *keyring.Keyring, log *slog.Logger) (*Store, error
 	if path, ok := strings.CutPrefix(url, sqlitePrefix); ok {
 		s.dialect, s.dsn = "sqlite", path
 		dialector, s.pool, err = openSQLite(path)
+		s.ear = s.pool
 		config.MaxConnections = 4
 	} else {
 		s.dialect, s.dsn = "postgres", url
 		dialector, s.pool, err = openPostgres(url)
+		if err == nil {
+			_, s.ear, err = openPostgres(url)
+		}
 	}
 	if err != nil {
 		return nil, err
@@ -99,6 +104,9 @@ func Open(config Config, keys *keyring.Keyring, log *slog.Logger) (*Store, error
 	s.pool.SetMaxOpenConns(config.MaxConnections)
 	s.pool.SetMaxIdleConns(config.MaxConnections)
 	s.pool.SetConnMaxIdleTime(5 * time.Minute)
+	if s.ear != s.pool {
+		s.ear.SetMaxOpenConns(1)
+	}
 	s.db, err = gorm.Open(dialector, &gorm.Config{
 		DisableAutomaticPing:   true,
 		SkipDefaultTransaction: true,
@@ -140,7 +148,10 @@ func (s *Store) Ping(ctx context.Context) error {
 }
 
 // Close ends the connections to the database.
-func (s *Store) Close() error { return s.pool.Close() }
+func (s *Store) Close() error { return errors.Join(s.ear.Close(), s.pool.Close()) }
+
+// Plaintext tells whether the database is another machine that may be reached without TLS.
+func (s *Store) Plaintext() bool { return s.dialect == "postgres" && plaintext(s.dsn) }
 
 // statementTimeout bounds every transaction. The change feed relies on it: whatever was written is
 // committed, or never will be, this long after.
@@ -159,8 +170,8 @@ func (s *Store) read(ctx context.Context, query func(tx *gorm.DB) error) error {
 	}
 }
 
-// write runs one transaction. One that met another at a unique key is run again: what it found the
-// first time has changed. So is one whose connection was gone before the commit was sent: nothing of
+// write runs one transaction. One that met another, at a unique key or in a deadlock, is run again:
+// what it found the first time has changed. So is one whose connection was gone before the commit was sent: nothing of
 // it has happened.
 func (s *Store) write(ctx context.Context, change func(tx *gorm.DB) error) error {
 	ctx, cancel := context.WithTimeout(ctx, statementTimeout)
@@ -172,7 +183,7 @@ func (s *Store) write(ctx context.Context, change func(tx *gorm.DB) error) error
 			committing = err == nil
 			return err
 		})
-		again := errors.Is(err, gorm.ErrDuplicatedKey) || stale(err) && !committing
+		again := errors.Is(err, gorm.ErrDuplicatedKey) || undone(err) || stale(err) && !committing
 		if again && attempt < maxAttempts {
 			continue
 		}
@@ -186,6 +197,12 @@ func (s *Store) write(ctx context.Context, change func(tx *gorm.DB) error) error
 // maxAttempts is more than the pool holds: after the database was restarted, each of its connections
 // is found dead once.
 const maxAttempts = 40
+
+// undone tells that PostgreSQL undid a transaction for another's sake.
+func undone(err error) bool {
+	var said *pgconn.PgError
+	return errors.As(err, &said) && (said.Code == "40P01" || said.Code == "40001")
+}
 
 // stale tells that a connection from the pool turned out to be dead. A database that cannot be
 // reached is another thing, and is not tried again here.

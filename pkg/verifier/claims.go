@@ -26,8 +26,9 @@ type Claims struct {
 	// Zero where the token does not state them; ExpiresAt always is stated.
 	IssuedAt, NotBefore, ExpiresAt time.Time
 
-	raw     []byte
-	idToken bool
+	raw []byte
+	// otherKind says that the claims are those of a token which is no access token.
+	otherKind bool
 }
 
 // Decode reads all claims into a value of your own, as json.Unmarshal does.
@@ -61,6 +62,25 @@ type wireClaims struct {
 	IssuedAt  *seconds    `json:"iat"`
 	NotBefore *seconds    `json:"nbf"`
 	ExpiresAt *seconds    `json:"exp"`
+	kinds
+}
+
+// kinds are the claims by which providers tell their tokens apart where the header's type does not:
+// Fence by pur, Cognito by token_use, Keycloak by typ.
+type kinds struct {
+	Purpose  any `json:"pur"`
+	TokenUse any `json:"token_use"`
+	Type     any `json:"typ"`
+}
+
+// otherKind tells an id_token, a refresh token or a logout token by what only they hold.
+func (k kinds) otherKind(members []string) bool {
+	for _, name := range []string{"nonce", "at_hash", "c_hash", "events"} {
+		if slices.Contains(members, name) {
+			return true
+		}
+	}
+	return k.Purpose != nil && k.Purpose != "access" || k.TokenUse != nil && k.TokenUse != "access" || k.Type != nil && k.Type != "Bearer"
 }
 
 // readClaims reads a verified payload. A token without exp is refused: it would be good for ever.
@@ -77,8 +97,8 @@ func readClaims(payload []byte) (*Claims, error) {
 		Issuer: wire.Issuer, Subject: wire.Subject, Audience: wire.Audience, ClientID: wire.ClientID, ID: wire.ID,
 		Username: wire.Username, Scopes: wire.Scope, Groups: wire.Groups,
 		IssuedAt: wire.IssuedAt.time(), NotBefore: wire.NotBefore.time(), ExpiresAt: wire.ExpiresAt.time(),
-		raw:     payload,
-		idToken: slices.Contains(members, "nonce") || slices.Contains(members, "at_hash") || slices.Contains(members, "c_hash"),
+		raw:       payload,
+		otherKind: wire.otherKind(members),
 	}, nil
 }
 

@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/lestrrat-go/jwx/v2/jwk"
@@ -54,7 +55,8 @@ type keySet struct {
 	issuer   string
 	settings settings
 
-	fetching sync.Mutex // held over a fetch, and never over anything else
+	fetching sync.Mutex  // held over a fetch, and never over anything else
+	renewing atomic.Bool // somebody fetches for those who know their key
 
 	mu        sync.RWMutex
 	keys      map[string]*publicKey
@@ -69,14 +71,17 @@ func newKeySet(ctx context.Context, issuer string, settings settings) *keySet {
 // find returns the key of that id: the one at hand, or the issuer's after a look at most once in
 // the look-up interval.
 func (s *keySet) find(ctx context.Context, id string) (*publicKey, error) {
-	if key, fresh := s.get(id); fresh && key != nil {
-		return key, nil
+	if s.get(id) != nil {
+		s.renew(ctx)
+		if key := s.get(id); key != nil {
+			return key, nil
+		}
+		return nil, ErrUnknownKey
 	}
 	err := s.refresh(ctx)
-	key, _ := s.get(id)
-	switch {
+	switch key := s.get(id); {
 	case key != nil:
-		return key, nil // the last good set goes on while the issuer cannot be reached
+		return key, nil
 	case err != nil:
 		return nil, fmt.Errorf("%w: %w", ErrUnavailable, err)
 	default:
@@ -86,18 +91,45 @@ func (s *keySet) find(ctx context.Context, id string) (*publicKey, error) {
 
 // current tells whether a key that once verified a token is still published, as far as is known.
 func (s *keySet) current(ctx context.Context, key *publicKey) bool {
-	at, fresh := s.get(key.id)
-	if !fresh {
-		_ = s.refresh(ctx) // where it fails, the last good set holds
-		at, _ = s.get(key.id)
-	}
-	return at == key
+	s.renew(ctx)
+	return s.get(key.id) == key
 }
 
-func (s *keySet) get(id string) (key *publicKey, fresh bool) {
+func (s *keySet) get(id string) *publicKey {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	return s.keys[id], s.settings.now().Sub(s.fetchedAt) < s.settings.refresh
+	return s.keys[id]
+}
+
+// patience is how long a caller whose key is known waits for newer keys.
+const patience = time.Second
+
+// renew keeps the keys from growing old, for callers who could go on with those at hand: beside them
+// when they are half as old as they may grow, so that nobody waits; and only where nobody came for
+// so long that they are older, one caller waits, a little. While the issuer is away, the last good
+// keys go on, and nobody waits for it.
+func (s *keySet) renew(ctx context.Context) {
+	s.mu.RLock()
+	now := s.settings.now()
+	age, tried := now.Sub(s.fetchedAt), now.Sub(s.triedAt)
+	s.mu.RUnlock()
+	if age < s.settings.refresh/2 || tried < s.settings.lookup || !s.renewing.CompareAndSwap(false, true) {
+		return
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		defer s.renewing.Store(false)
+		_ = s.refresh(s.base) // where it fails, the last good set holds
+	}()
+	if age < s.settings.refresh {
+		return
+	}
+	select {
+	case <-done:
+	case <-ctx.Done():
+	case <-time.After(patience):
+	}
 }
 
 // refresh fetches the keys, unless that was tried a moment ago. Whoever comes while another
@@ -132,7 +164,7 @@ func (s *keySet) fetchOnce(came time.Time) error {
 	keys, err := s.fetch()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.triedAt = came
+	s.triedAt = s.settings.now()
 	if err != nil {
 		return err
 	}
@@ -141,7 +173,7 @@ func (s *keySet) fetchOnce(came time.Time) error {
 			keys[id] = key
 		}
 	}
-	s.keys, s.fetchedAt = keys, came
+	s.keys, s.fetchedAt = keys, s.triedAt
 	return nil
 }
 
@@ -167,6 +199,9 @@ func (s *keySet) fetch() (map[string]*publicKey, error) {
 		}
 		if json.Unmarshal(body, &document) != nil || document.Issuer != s.issuer || document.Keys == "" {
 			return nil, errors.New("the discovery document does not name this issuer and its keys")
+		}
+		if strings.HasPrefix(s.issuer, "https://") && !strings.HasPrefix(document.Keys, "https://") {
+			return nil, errors.New("the discovery document names keys that are not under https")
 		}
 		address = document.Keys
 	}
@@ -201,7 +236,7 @@ func (s *keySet) read(ctx context.Context, address string) ([]byte, error) {
 // parseKeys reads a JWK Set (RFC 7517 5). Symmetric keys, keys for encryption and keys without an
 // id are passed over: no token of ours can need them.
 func parseKeys(body []byte) (map[string]*publicKey, error) {
-	set, err := jwk.Parse(body)
+	set, err := jwk.Parse(body, jwk.WithIgnoreParseError(true)) // a key of a kind that is new takes no other along
 	if err != nil {
 		return nil, errors.New("the key set cannot be read")
 	}

@@ -218,8 +218,8 @@ func (v *Verifier) check(token string, head header, key *publicKey, now time.Tim
 		return nil, ErrIssuer
 	case !slices.ContainsFunc(v.audiences, func(name string) bool { return slices.Contains(claims.Audience, name) }):
 		return nil, ErrAudience
-	case head.Type != "at+jwt" && claims.idToken:
-		return nil, fmt.Errorf("%w: it is an id_token", ErrType)
+	case !sameType("at+jwt", head.Type) && claims.otherKind:
+		return nil, fmt.Errorf("%w: its claims are those of an id_token, a refresh token or a logout token", ErrType)
 	}
 	return claims, v.timely(claims, now)
 }

@@ -311,6 +311,55 @@ func TestKeysComeAndGo(t *testing.T) {
 	check("a key that was withdrawn is distrusted, for tokens seen before too", first, verifier.ErrUnknownKey)
 }
 
+// A key set with a key of a kind that is not known yet is still a key set.
+func TestAKeyOfAnUnknownKind(t *testing.T) {
+	a := newAuthority(t)
+	known := string(must(json.Marshal(a.set())))
+	keys := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		fmt.Fprint(w, strings.Replace(known, `"keys":[`, `"keys":[{"kty":"AKP","kid":"pq","alg":"ML-DSA-44","pub":"AA"},`, 1))
+	}))
+	defer keys.Close()
+	token := forge(object{"alg": "ES256", "kid": "ec", "typ": "at+jwt"}, a.claims(nil), a.keys["ec"])
+	if _, err := newVerifier(t, a, verifier.WithKeySetURL(keys.URL)).Verify(t.Context(), token); err != nil {
+		t.Error(err)
+	}
+}
+
+// An issuer that accepts and never answers makes nobody wait whose key is known.
+func TestAnIssuerThatHangs(t *testing.T) {
+	a := newAuthority(t)
+	var hang atomic.Bool
+	known := must(json.Marshal(a.set()))
+	keys := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if hang.Load() {
+			<-r.Context().Done()
+			return
+		}
+		_, _ = w.Write(known)
+	}))
+	defer keys.Close()
+	var ahead atomic.Int64
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	v := must(verifier.New(ctx, a.URL, audience, verifier.WithKeySetURL(keys.URL),
+		verifier.WithClock(func() time.Time { return time.Now().Add(time.Duration(ahead.Load())) })))
+	token := forge(object{"alg": "ES256", "kid": "ec", "typ": "at+jwt"}, a.claims(object{"exp": time.Now().Add(time.Hour).Unix()}), a.keys["ec"])
+	if _, err := v.Verify(t.Context(), token); err != nil {
+		t.Fatal(err)
+	}
+	hang.Store(true)
+	ahead.Store(int64(10 * time.Minute))
+	began := time.Now()
+	for range 50 {
+		if _, err := v.Verify(t.Context(), token); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if took := time.Since(began); took > 2*time.Second {
+		t.Errorf("50 verifications took %s", took)
+	}
+}
+
 func TestAnIssuerThatWasNeverReached(t *testing.T) {
 	a := newAuthority(t)
 	a.change(func(a *authority) { a.down = true })
@@ -367,9 +416,26 @@ func TestAnIDTokenOfAnOldProviderIsNoAccessToken(t *testing.T) {
 	if _, err := v.Verify(t.Context(), forge(head, a.claims(nil), a.keys["ec"])); err != nil {
 		t.Errorf("an access token of the type JWT: %v", err)
 	}
-	for _, member := range []string{"nonce", "at_hash", "c_hash"} {
-		if _, err := v.Verify(t.Context(), forge(head, a.claims(object{member: "x"}), a.keys["ec"])); !errors.Is(err, verifier.ErrType) {
-			t.Errorf("one with %s: got %v, want ErrType", member, err)
+	for _, other := range []object{
+		{"nonce": "x"},
+		{"at_hash": "x"},
+		{"c_hash": "x"},
+		{"events": object{}},
+		{"pur": "refresh"},
+		{"pur": "id"},
+		{"token_use": "id"},
+		{"typ": "ID"},
+		{"typ": "Refresh"},
+		{"typ": "Logout"},
+		{"pur": []string{"access"}},
+	} {
+		if _, err := v.Verify(t.Context(), forge(head, a.claims(other), a.keys["ec"])); !errors.Is(err, verifier.ErrType) {
+			t.Errorf("one with %v: got %v, want ErrType", other, err)
+		}
+	}
+	for _, access := range []object{{"pur": "access"}, {"token_use": "access"}, {"typ": "Bearer"}} {
+		if _, err := v.Verify(t.Context(), forge(head, a.claims(access), a.keys["ec"])); err != nil {
+			t.Errorf("one with %v: %v", access, err)
 		}
 	}
 }

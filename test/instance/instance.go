@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -38,9 +39,12 @@ var build = sync.OnceValues(func() (string, error) {
 	return path, nil
 })
 
+var built atomic.Bool
+
 // Binary builds wts and returns its path.
 func Binary(t testing.TB) string {
 	t.Helper()
+	built.Store(true)
 	path, err := build()
 	if err != nil {
 		t.Fatal(err)
@@ -51,8 +55,10 @@ func Binary(t testing.TB) string {
 // Main runs a package's tests and deletes the binary that they built. Call it from TestMain.
 func Main(m *testing.M) int {
 	code := m.Run()
-	if path, err := build(); err == nil {
-		_ = os.RemoveAll(filepath.Dir(path))
+	if built.Load() {
+		if path, err := build(); err == nil {
+			_ = os.RemoveAll(filepath.Dir(path))
+		}
 	}
 	return code
 }

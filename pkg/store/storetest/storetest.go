@@ -204,6 +204,15 @@ func tombstone(t *testing.T, s Store) {
 }
 
 func keepsRefreshToken(t *testing.T, s Store) {
+	bob := connect(t, s, grantOf("bob", tokensOf("rt-old", "at-1")))
+	ended := tokensOf("rt-ended", "at-2")
+	ended.RefreshExpiresAt = now().Add(-time.Minute)
+	if err := s.Refreshed(t.Context(), read(t, s, bob, "main"), ended); err != nil {
+		t.Fatal(err)
+	}
+	connect(t, s, grantOf("bob", tokensOf("", "at-3")))
+	equal(t, "one that has come to its end is not kept", broker.Secret(""), read(t, s, bob, "main").RefreshToken)
+
 	alice := connect(t, s, grantOf("alice", tokensOf("rt-1", "at-1")))
 	connect(t, s, grantOf("alice", tokensOf("", "at-2")))
 	got := read(t, s, alice, "main")

@@ -20,6 +20,7 @@ import (
 	"github.com/workspace-token-service/wts/pkg/broker"
 	"github.com/workspace-token-service/wts/pkg/issuer"
 	"github.com/workspace-token-service/wts/pkg/keyring"
+	"github.com/workspace-token-service/wts/pkg/kube"
 	"github.com/workspace-token-service/wts/pkg/provider"
 	"github.com/workspace-token-service/wts/pkg/server"
 	"github.com/workspace-token-service/wts/pkg/store"
@@ -34,6 +35,7 @@ type Config struct {
 	Database  store.Config               `koanf:"database"`
 	Issuer    issuer.Config              `koanf:"issuer"`
 	Log       telemetry.LogConfig        `koanf:"log"`
+	Kube      kube.Config                `koanf:"kubernetes"`
 	Providers map[string]provider.Config `koanf:"providers"`
 	Audiences map[string]issuer.Audience `koanf:"audiences"`
 	// KeyringFile names the file of the keys that seal secrets at rest.
@@ -195,7 +197,7 @@ func (c Config) validate() error {
 	if c.RideThroughMax < 0 {
 		fault("ride_through_max: must not be negative")
 	}
-	return errors.Join(append(faults, c.Server.Validate(), c.Authn.Validate(), c.Database.Validate(), c.Issuer.Validate(), c.Log.Validate())...)
+	return errors.Join(append(faults, c.Server.Validate(), c.Authn.Validate(), c.Database.Validate(), c.Issuer.Validate(), c.Kube.Validate(), c.Log.Validate())...)
 }
 
 // Faults are the single faults that an error of Load joins, a line each.

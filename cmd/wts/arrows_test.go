@@ -20,6 +20,8 @@ var arrows = map[string][]string{
 	"pkg/server":                {"pkg/authn", "pkg/broker", "pkg/issuer", "pkg/audit", "pkg/provider", "web"},
 	"pkg/store":                 {"pkg/authn", "pkg/broker", "pkg/issuer", "pkg/audit", "pkg/keyring", "pkg/provider"},
 	"pkg/store/storetest":       {"pkg/authn", "pkg/broker", "pkg/issuer", "pkg/provider"},
+	"pkg/kube":                  {"pkg/authn"},
+	"pkg/kube/kubetest":         {},
 	"pkg/authn":                 {"pkg/verifier", "pkg/keyring"},
 	"pkg/broker":                {"pkg/provider", "pkg/keyring"},
 	"pkg/provider":              {},
@@ -36,7 +38,7 @@ var arrows = map[string][]string{
 var frameworks = map[string][]string{
 	"github.com/gin-gonic/gin":         {"pkg/server"},
 	"gorm.io/":                         {"pkg/store"},
-	"k8s.io/":                          {"pkg/kube"},
+	"k8s.io/":                          {"pkg/kube", "pkg/kube/kubetest"},
 	"github.com/lestrrat-go/jwx/":      {"pkg/issuer", "pkg/verifier", "pkg/authn"},
 	"github.com/coreos/go-oidc/":       {"pkg/provider"},
 	"github.com/zitadel/oidc/":         {"pkg/provider/providertest"},

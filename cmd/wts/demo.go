@@ -118,7 +118,7 @@ func startDemo(ctx context.Context, out io.Writer, options demoOptions) (_ *demo
 	if err := d.startResource(ctx, ports[3]); err != nil {
 		return nil, err
 	}
-	d.worker = workerClient()
+	d.worker = clientAt(demoWorker)
 	return d, nil
 }
 
@@ -260,9 +260,9 @@ func (d *demo) startResource(ctx context.Context, port int) error {
 	return nil
 }
 
-// workerClient calls from the worker's address.
-func workerClient() *http.Client {
-	dialer := &net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(demoWorker)}, Timeout: 5 * time.Second}
+// clientAt calls from an address of this machine.
+func clientAt(address string) *http.Client {
+	dialer := &net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(address)}, Timeout: 5 * time.Second}
 	return &http.Client{Timeout: 20 * time.Second, Transport: &http.Transport{DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
 		_, port, err := net.SplitHostPort(address)
 		if err != nil {

@@ -15,6 +15,7 @@ import (
 	"github.com/workspace-token-service/wts/pkg/authn"
 	"github.com/workspace-token-service/wts/pkg/broker"
 	"github.com/workspace-token-service/wts/pkg/issuer"
+	"github.com/workspace-token-service/wts/pkg/kube"
 	"github.com/workspace-token-service/wts/pkg/provider"
 	"github.com/workspace-token-service/wts/pkg/server"
 	"github.com/workspace-token-service/wts/pkg/store"
@@ -33,6 +34,7 @@ type service struct {
 	issuer  *issuer.Issuer
 	server  *server.Server
 	metrics *telemetry.Metrics
+	cluster *kube.Cluster // nil outside Kubernetes
 }
 
 // newService wires a replica of a valid configuration. It reaches for nothing yet.
@@ -55,14 +57,14 @@ func newService(ctx context.Context, config config.Config, log *slog.Logger) (*s
 	s.issuer = issuer.New(config.Issuer, s.store, time.Now)
 	secure := strings.HasPrefix(public, "https://")
 	s.session = authn.NewSessions(config.Authn, s.store, secure, time.Now)
-	bearers, err := newBearers(ctx, config)
-	if err != nil {
+	callers := authn.Parts{Config: config.Authn, Directory: s.store, Sessions: s.session, OwnIssuer: public}
+	if callers.Bearers, err = newBearers(ctx, config); err != nil {
 		return nil, errors.Join(err, s.store.Close())
 	}
-	s.authn = authn.New(authn.Parts{
-		Config: config.Authn, Directory: s.store, Sessions: s.session, OwnIssuer: public, Bearers: bearers,
-		Pods: authn.NewStaticWorkers(config.Authn.Workers),
-	})
+	if err := s.addPods(ctx, &callers); err != nil {
+		return nil, errors.Join(err, s.store.Close())
+	}
+	s.authn = authn.New(callers)
 	version, commit := buildVersion()
 	config.Server.Version, config.Server.Commit = version, commit
 	s.server = server.New(server.Parts{
@@ -129,6 +131,9 @@ func (s *service) run(ctx context.Context, ready func(addresses []net.Addr)) err
 	background, stopBackground := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopBackground()
 	go s.store.Follow(background, s.feed(), s.config.RideThroughMax)
+	if s.cluster != nil {
+		go s.cluster.Run(background)
+	}
 	go func() {
 		if err := s.keepHouse(background); err != nil {
 			failed <- err
@@ -154,7 +159,9 @@ func (s *service) run(ctx context.Context, ready func(addresses []net.Addr)) err
 func newHTTPServer(handler http.Handler, log *slog.Logger) *http.Server {
 	return &http.Server{
 		Handler: handler, ReadHeaderTimeout: readHeaderTimeout, ReadTimeout: readTimeout, WriteTimeout: writeTimeout,
-		IdleTimeout: idleTimeout, MaxHeaderBytes: maxHeaderBytes, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug),
+		IdleTimeout: idleTimeout, MaxHeaderBytes: maxHeaderBytes,
+		ConnContext: func(ctx context.Context, _ net.Conn) context.Context { return authn.WithConnection(ctx) },
+		ErrorLog:    slog.NewLogLogger(log.Handler(), slog.LevelDebug),
 	}
 }
 
@@ -195,6 +202,9 @@ func (s *service) warn() {
 	}
 	if s.store.Plaintext() {
 		s.log.Warn("the connection to the database may go without TLS: add sslmode=verify-full to database.url")
+	}
+	if s.cluster != nil && len(s.config.Kube.Namespaces) == 0 {
+		s.log.Warn("pods of every namespace count: whoever may create pods anywhere may be anybody; set kubernetes.namespaces")
 	}
 	for id, one := range s.config.Providers {
 		if one.Plaintext() {

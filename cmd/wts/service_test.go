@@ -322,7 +322,7 @@ func TestWhatAPageOfAnotherSiteCannotDo(t *testing.T) {
 // worker calls from the worker's address, with a connection of its own.
 func (r *replica) worker(t *testing.T, path string, headers ...string) answer {
 	t.Helper()
-	client := workerClient()
+	client := clientAt(demoWorker)
 	client.Transport.(*http.Transport).DisableKeepAlives = true
 	return r.call(t, client, http.MethodGet, path, headers...)
 }

@@ -14,14 +14,8 @@ type Pod struct {
 	// Username is what the pod's annotation said when the pod was first seen; empty where it says
 	// nothing.
 	Username string
-}
-
-// actor names the pod for the audit.
-func (p Pod) actor() string {
-	if p.UID == "" {
-		return "worker " + p.Name
-	}
-	return "pod " + p.Namespace + "/" + p.Name + " " + p.UID
+	// Actor names the pod for the audit, in a word made once.
+	Actor string
 }
 
 // Pods finds living pods. The errors are ErrUnknown where there is none, a *Refusal where a rule
@@ -73,7 +67,7 @@ func podFailure(err error) error {
 
 // userOf is the user whom a pod's annotation names.
 func (a *Authenticator) userOf(ctx context.Context, pod Pod, proof Proof) (Caller, error) {
-	caller := Caller{Proof: proof, Actor: pod.actor()}
+	caller := Caller{Proof: proof, Actor: pod.Actor}
 	if pod.Username == "" {
 		return caller, &Refusal{Rule: 5, Reason: "the pod's annotation names nobody"}
 	}
@@ -93,7 +87,7 @@ func NewStaticWorkers(byAddress map[string]string) StaticWorkers {
 	workers := StaticWorkers{}
 	for text, username := range byAddress {
 		if address, err := netip.ParseAddr(text); err == nil {
-			workers[address.Unmap()] = Pod{Name: address.Unmap().String(), Username: username}
+			workers[address.Unmap()] = Pod{Name: text, Username: username, Actor: "worker " + address.Unmap().String()}
 		}
 	}
 	return workers

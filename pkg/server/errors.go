@@ -46,6 +46,7 @@ var table = []struct {
 	{errCrossing, answer{http.StatusForbidden, denied + errCrossing.Error(), 0}},
 	{authn.ErrUnavailable, answer{http.StatusServiceUnavailable, "The service cannot tell who is calling at the moment, try again later", 2 * time.Second}},
 	{authn.ErrNoProof, answer{http.StatusForbidden, denied + "You need to be authenticated to use this resource", 0}},
+	{authn.ErrRefused, answer{http.StatusForbidden, denied + "You need to be authenticated to use this resource", 0}},
 	{authn.ErrDisabled, answer{http.StatusForbidden, denied + "your account is disabled, please ask an operator", 0}},
 	{broker.ErrUserDisabled, answer{http.StatusForbidden, denied + "your account is disabled, please ask an operator", 0}},
 	{broker.ErrUnavailable, answer{http.StatusServiceUnavailable, "The token cannot be had at the moment, try again later", 2 * time.Second}},

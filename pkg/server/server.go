@@ -127,6 +127,7 @@ func (s *Server) routes() {
 	anyone := policy{}
 	visitor := policy{accepts: authn.Accepts{Session: true}, anonymous: true}
 	person := policy{accepts: authn.Accepts{Session: true, Bearer: true}, anonymous: true}
+	leaving := policy{accepts: person.accepts, anonymous: true, action: audit.Disconnect}
 	worker := policy{accepts: authn.Accepts{ServiceAccount: true, Session: true, Bearer: true, Pod: true}, refine: tokenProofs, action: audit.Handout}
 
 	s.get("/", visitor, s.home)
@@ -136,7 +137,7 @@ func (s *Server) routes() {
 	s.get("/oauth2/authorization_url", person, s.authorizationURL)
 	s.only(http.MethodGet, "/oauth2/authorize", person, s.authorize) // no HEAD: a code is good once
 	s.get("/oauth2/logout", anyone, s.logout)
-	s.only(http.MethodPost, "/oauth2/logout", person, s.disconnect)
+	s.only(http.MethodPost, "/oauth2/logout", leaving, s.disconnect)
 
 	s.get("/.well-known/jwks.json", anyone, s.keySet)
 	s.get("/.well-known/openid-configuration", anyone, s.discover)

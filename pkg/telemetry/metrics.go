@@ -11,13 +11,15 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 )
 
-// Metrics counts what happens. It implements the Observers of server and broker.
+// Metrics counts what happens. It implements the Observers of server, broker and kube.
 type Metrics struct {
 	registry  *prometheus.Registry
 	requests  *prometheus.CounterVec
 	latency   *prometheus.HistogramVec
 	refreshes *prometheus.HistogramVec
 	lost      *prometheus.CounterVec
+	kubeCalls *prometheus.CounterVec
+	changed   prometheus.Counter
 }
 
 // NewMetrics makes the metrics, with those of the Go runtime and the process.
@@ -39,7 +41,13 @@ func NewMetrics() *Metrics {
 			Name: "wts_grants_lost_total", Help: "Grants whose users have to log in again, by cause.",
 		}, []string{"provider", "cause"}),
 	}
-	m.registry.MustRegister(m.requests, m.latency, m.refreshes, m.lost,
+	m.kubeCalls = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "wts_kube_calls_total", Help: "Requests to the API server, by verb. At steady state there are none.",
+	}, []string{"verb"})
+	m.changed = prometheus.NewCounter(prometheus.CounterOpts{
+		Name: "wts_kube_annotation_changes_total", Help: "Pods whose user was changed after they were first seen, which is ignored.",
+	})
+	m.registry.MustRegister(m.requests, m.latency, m.refreshes, m.lost, m.kubeCalls, m.changed,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }
@@ -78,6 +86,12 @@ func (m *Metrics) Route(name string) func(status int, took time.Duration) {
 func (m *Metrics) Refreshed(provider, outcome string, took time.Duration) {
 	m.refreshes.WithLabelValues(provider, outcome).Observe(took.Seconds())
 }
+
+// KubeCall implements kube.Observer.
+func (m *Metrics) KubeCall(verb string) { m.kubeCalls.WithLabelValues(verb).Inc() }
+
+// KubeAnnotationChanged implements kube.Observer.
+func (m *Metrics) KubeAnnotationChanged() { m.changed.Inc() }
 
 // GrantLost implements broker.Observer.
 func (m *Metrics) GrantLost(provider, cause string) {

@@ -1,0 +1,83 @@
+package main
+
+import (
+	"context"
+	"net/netip"
+	"sync"
+	"time"
+
+	"github.com/workspace-token-service/wts/pkg/authn"
+	"github.com/workspace-token-service/wts/pkg/kube"
+	"github.com/workspace-token-service/wts/pkg/verifier"
+)
+
+// addPods adds the proofs of workers: by a file, by the cluster.
+func (s *service) addPods(ctx context.Context, callers *authn.Parts) (err error) {
+	workers := authn.NewStaticWorkers(s.config.Authn.Workers)
+	if !s.config.Kube.Enabled {
+		callers.Pods = workers
+		return nil
+	}
+	if s.cluster, err = kube.New(s.config.Kube, s.metrics, s.log); err != nil {
+		return err
+	}
+	callers.Pods = pods{workers: workers, Cluster: s.cluster, byAddress: !s.config.Kube.DisablePeerAddress}
+	switch account := s.config.Kube.ServiceAccount; {
+	case account.Audience == "":
+	case account.Verify == kube.VerifyReview:
+		callers.ServiceAccounts = kube.Reviewer{Cluster: s.cluster, Audience: account.Audience}
+	default:
+		tokens := &clusterTokens{base: ctx, cluster: s.cluster, audience: account.Audience}
+		callers.ServiceAccounts = authn.LocalTokens{Verifier: tokens.get}
+	}
+	return nil
+}
+
+// pods are the workers of the file, and the cluster's.
+type pods struct {
+	*kube.Cluster
+	workers   authn.StaticWorkers
+	byAddress bool // an address proves a pod
+}
+
+// PodAt implements authn.Pods.
+func (p pods) PodAt(ctx context.Context, peer netip.Addr) (authn.Pod, error) {
+	if worker, err := p.workers.PodAt(ctx, peer); err == nil || !p.byAddress {
+		return worker, err
+	}
+	return p.Cluster.PodAt(ctx, peer)
+}
+
+// clusterTokens makes the verifier of the cluster's tokens when the first one comes: who issues them
+// is the API server's to tell, and it may be away at the start.
+type clusterTokens struct {
+	base     context.Context //nolint:containedctx // bounds the verifier's fetches, which outlive a request
+	cluster  *kube.Cluster
+	audience string
+
+	mu     sync.Mutex
+	ready  *verifier.Verifier
+	failed error
+	until  time.Time // failed holds so long: callers do not queue up behind an API server that is away
+}
+
+func (c *clusterTokens) get(ctx context.Context) (*verifier.Verifier, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.ready != nil {
+		return c.ready, nil
+	}
+	if time.Now().Before(c.until) {
+		return nil, c.failed
+	}
+	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
+	defer cancel()
+	issuer, keys, err := c.cluster.Issuer(ctx)
+	if err != nil {
+		c.failed, c.until = err, time.Now().Add(time.Second)
+		return nil, err
+	}
+	c.ready, err = verifier.New(c.base, issuer, c.audience, authn.ServiceAccountTokens(),
+		verifier.WithKeySetURL(keys), verifier.WithHTTPClient(c.cluster.HTTPClient()))
+	return c.ready, err
+}

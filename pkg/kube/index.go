@@ -1,0 +1,154 @@
+package kube
+
+import (
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+)
+
+// index holds every pod that is followed, by UID and by each of its addresses, and every address of a
+// node that is known.
+type index struct {
+	mu        sync.RWMutex
+	byUID     map[string]*pod
+	byAddress map[netip.Addr][]*pod
+	nodes     map[netip.Addr]int // how many pods name it as their host
+	scopes    map[string]*scope
+	changed   chan struct{} // closed and replaced at every change
+}
+
+// scope is one namespace that is followed, or all.
+type scope struct {
+	synced  bool
+	contact time.Time // last heard of the API server
+}
+
+func newIndex(scopes []string) *index {
+	i := &index{
+		byUID: map[string]*pod{}, byAddress: map[netip.Addr][]*pod{}, nodes: map[netip.Addr]int{},
+		scopes: map[string]*scope{}, changed: make(chan struct{}),
+	}
+	for _, name := range scopes {
+		i.scopes[name] = &scope{}
+	}
+	return i
+}
+
+// at returns the pods at an address, living or not, and whether it is a node's.
+func (i *index) at(address netip.Addr) (pods []*pod, node bool) {
+	i.mu.RLock()
+	defer i.mu.RUnlock()
+	return i.byAddress[address], i.nodes[address] > 0
+}
+
+func (i *index) of(uid string) *pod {
+	i.mu.RLock()
+	defer i.mu.RUnlock()
+	return i.byUID[uid]
+}
+
+// freshness tells whether everything is followed, and when the one that was silent longest was heard.
+func (i *index) freshness() (synced bool, contact time.Time) {
+	i.mu.RLock()
+	defer i.mu.RUnlock()
+	synced = true
+	for _, one := range i.scopes {
+		synced = synced && one.synced
+		if contact.IsZero() || one.contact.Before(contact) {
+			contact = one.contact
+		}
+	}
+	return synced, contact
+}
+
+func (i *index) heard(name string, at time.Time) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.scopes[name].contact = at
+}
+
+// forget says that a scope is no longer followed. Its pods are dropped: they would only grow old.
+func (i *index) forget(name string) {
+	i.replace(name, nil)
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.scopes[name].synced = false
+}
+
+// put adds a pod, or changes it. The annotation that was there at first sight stays.
+func (i *index) put(fresh *pod) (annotationChanged bool) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return i.putLocked(fresh)
+}
+
+func (i *index) putLocked(fresh *pod) (annotationChanged bool) {
+	if known, ok := i.byUID[fresh.UID]; ok {
+		annotationChanged = known.annotated != fresh.annotated
+		fresh.Username = known.Username
+		i.dropLocked(known)
+	}
+	i.byUID[fresh.UID] = fresh
+	for _, address := range fresh.addresses {
+		i.byAddress[address] = append(slices.Clip(i.byAddress[address]), fresh) // readers hold the old slice
+	}
+	for _, host := range fresh.hosts {
+		i.nodes[host]++
+	}
+	close(i.changed)
+	i.changed = make(chan struct{})
+	return annotationChanged
+}
+
+func (i *index) drop(uid string) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if known, ok := i.byUID[uid]; ok {
+		i.dropLocked(known)
+	}
+}
+
+func (i *index) dropLocked(known *pod) {
+	delete(i.byUID, known.UID)
+	for _, address := range known.addresses {
+		left := slices.DeleteFunc(slices.Clone(i.byAddress[address]), func(other *pod) bool { return other == known })
+		if i.byAddress[address] = left; len(left) == 0 {
+			delete(i.byAddress, address)
+		}
+	}
+	for _, host := range known.hosts {
+		if i.nodes[host]--; i.nodes[host] <= 0 {
+			delete(i.nodes, host)
+		}
+	}
+}
+
+// replace makes a scope hold these pods and no others.
+func (i *index) replace(name string, pods []*pod) (annotationsChanged int) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	stays := make(map[string]bool, len(pods))
+	for _, fresh := range pods {
+		stays[fresh.UID] = true
+	}
+	for uid, known := range i.byUID {
+		if !stays[uid] && (name == "" || known.Namespace == name) {
+			i.dropLocked(known)
+		}
+	}
+	for _, fresh := range pods {
+		if i.putLocked(fresh) {
+			annotationsChanged++
+		}
+	}
+	i.scopes[name].synced = true
+	return annotationsChanged
+}
+
+// change is closed at the next change.
+func (i *index) change() <-chan struct{} {
+	i.mu.RLock()
+	defer i.mu.RUnlock()
+	return i.changed
+}

@@ -1,0 +1,392 @@
+// Package kubetest is a small API server in this process: pods that can be listed, watched and got,
+// token reviews, service-account tokens and their keys. It speaks the wire of the real one, to
+// client-go's own client; what it cannot show (RBAC, admission, a real watch cache) is tested against
+// the real one (make test-kube).
+package kubetest
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/json"
+	"fmt"
+	"math/big"
+	"net/http"
+	"net/http/httptest"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	authenticationv1 "k8s.io/api/authentication/v1"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+)
+
+// Issuer is the issuer of its service-account tokens.
+const Issuer = "https://kubernetes.default.svc.cluster.local"
+
+// Server is a running API server.
+type Server struct {
+	*httptest.Server
+	key *ecdsa.PrivateKey
+
+	mu          sync.Mutex
+	version     int
+	pods        map[string]*corev1.Pod // by namespace/name
+	watchers    map[chan event]string  // the namespace that each watches
+	calls       map[string]int
+	down        bool
+	forbidWatch bool
+	mute        bool
+}
+
+type event struct {
+	Type   string `json:"type"`
+	Object any    `json:"object"`
+}
+
+// Start runs a server until the test ends.
+func Start(t testing.TB) *Server {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &Server{key: key, version: 1, pods: map[string]*corev1.Pod{}, watchers: map[chan event]string{}, calls: map[string]int{}}
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /api/v1/pods", s.listOrWatch)
+	mux.HandleFunc("GET /api/v1/namespaces/{namespace}/pods", s.listOrWatch)
+	mux.HandleFunc("GET /api/v1/namespaces/{namespace}/pods/{name}", s.get)
+	mux.HandleFunc("POST /apis/authentication.k8s.io/v1/tokenreviews", s.review)
+	mux.HandleFunc("GET /.well-known/openid-configuration", s.discovery)
+	mux.HandleFunc("GET /openid/v1/jwks", s.keys)
+	s.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		s.mu.Lock()
+		down := s.down
+		s.mu.Unlock()
+		if down {
+			panic(http.ErrAbortHandler)
+		}
+		mux.ServeHTTP(w, r)
+	}))
+	t.Cleanup(func() {
+		s.CloseClientConnections()
+		s.Close()
+	})
+	return s
+}
+
+// Pod makes a running pod; change it before it is put.
+func Pod(namespace, name, address, user string) *corev1.Pod {
+	pod := &corev1.Pod{
+		TypeMeta:   metav1.TypeMeta{APIVersion: "v1", Kind: "Pod"},
+		ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name, UID: types.UID(name + "-" + rand.Text()), Annotations: map[string]string{}},
+		Spec:       corev1.PodSpec{ServiceAccountName: "worker"},
+		Status:     corev1.PodStatus{Phase: corev1.PodRunning, HostIP: "192.0.2.1", HostIPs: []corev1.HostIP{{IP: "192.0.2.1"}}},
+	}
+	if user != "" {
+		pod.Annotations["gen3username"] = user
+	}
+	if address != "" {
+		pod.Status.PodIP, pod.Status.PodIPs = address, []corev1.PodIP{{IP: address}}
+	}
+	return pod
+}
+
+// Put adds a pod, or changes the one of its name, and tells those who watch.
+func (s *Server) Put(pod *corev1.Pod) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.version++
+	pod = pod.DeepCopy()
+	pod.ResourceVersion = strconv.Itoa(s.version)
+	kind := "ADDED"
+	key := pod.Namespace + "/" + pod.Name
+	if old, ok := s.pods[key]; ok && old.UID == pod.UID {
+		kind = "MODIFIED"
+	}
+	s.pods[key] = pod
+	s.tell(kind, pod)
+}
+
+// Delete removes a pod, and tells those who watch.
+func (s *Server) Delete(namespace, name string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if pod, ok := s.pods[namespace+"/"+name]; ok {
+		s.version++
+		delete(s.pods, namespace+"/"+name)
+		gone := pod.DeepCopy()
+		gone.ResourceVersion = strconv.Itoa(s.version)
+		s.tell("DELETED", gone)
+	}
+}
+
+func (s *Server) tell(kind string, pod *corev1.Pod) {
+	if s.mute {
+		return
+	}
+	for watcher, namespace := range s.watchers {
+		if namespace == "" || namespace == pod.Namespace {
+			watcher <- event{kind, pod}
+		}
+	}
+}
+
+// Bookmark tells those who watch that nothing has happened.
+func (s *Server) Bookmark() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for watcher := range s.watchers {
+		watcher <- s.bookmark(nil)
+	}
+}
+
+func (s *Server) bookmark(annotations map[string]string) event {
+	return event{"BOOKMARK", &corev1.Pod{
+		TypeMeta:   metav1.TypeMeta{APIVersion: "v1", Kind: "Pod"},
+		ObjectMeta: metav1.ObjectMeta{ResourceVersion: strconv.Itoa(s.version), Annotations: annotations},
+	}}
+}
+
+// SetDown breaks every connection, now and until it is up again.
+func (s *Server) SetDown(down bool) {
+	s.mu.Lock()
+	s.down = down
+	for watcher := range s.watchers {
+		close(watcher)
+		delete(s.watchers, watcher)
+	}
+	s.mu.Unlock()
+	if down {
+		s.CloseClientConnections()
+	}
+}
+
+// ForbidWatch answers watches as RBAC without that verb does.
+func (s *Server) ForbidWatch() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.forbidWatch = true
+}
+
+// Mute keeps events from those who watch: a watch that has silently died.
+func (s *Server) Mute() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.mute = true
+}
+
+// Calls is how many requests came, by kind.
+func (s *Server) Calls() (all int, byKind map[string]int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	byKind = map[string]int{}
+	for kind, count := range s.calls {
+		byKind[kind] = count
+		all += count
+	}
+	return all, byKind
+}
+
+func (s *Server) listOrWatch(w http.ResponseWriter, r *http.Request) {
+	query := r.URL.Query()
+	if query.Get("watch") == "true" || query.Get("watch") == "1" {
+		s.watch(w, r)
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.calls["list"]++
+	list := corev1.PodList{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "PodList"}}
+	list.ResourceVersion = strconv.Itoa(s.version)
+	address, byAddress := strings.CutPrefix(query.Get("fieldSelector"), "status.podIP=")
+	for _, pod := range s.pods {
+		if in(r.PathValue("namespace"), pod) && (!byAddress || pod.Status.PodIP == address) {
+			list.Items = append(list.Items, *pod)
+		}
+	}
+	answer(w, http.StatusOK, list)
+}
+
+func in(namespace string, pod *corev1.Pod) bool { return namespace == "" || namespace == pod.Namespace }
+
+func (s *Server) watch(w http.ResponseWriter, r *http.Request) {
+	query, namespace := r.URL.Query(), r.PathValue("namespace")
+	s.mu.Lock()
+	s.calls["watch"]++
+	if s.forbidWatch {
+		s.mu.Unlock()
+		failure(w, http.StatusForbidden, metav1.StatusReasonForbidden)
+		return
+	}
+	events := make(chan event, 100_000)
+	if query.Get("sendInitialEvents") == "true" {
+		for _, pod := range s.pods {
+			if in(namespace, pod) {
+				events <- event{"ADDED", pod}
+			}
+		}
+		events <- s.bookmark(map[string]string{metav1.InitialEventsAnnotationKey: "true"})
+	}
+	if query.Get("fieldSelector") == "" {
+		s.watchers[events] = namespace
+	}
+	s.mu.Unlock()
+	defer func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		delete(s.watchers, events)
+	}()
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(http.StatusOK)
+	out, encoder := http.NewResponseController(w), json.NewEncoder(w)
+	_ = out.Flush()
+	for {
+		select {
+		case next, open := <-events:
+			if !open || encoder.Encode(next) != nil {
+				return
+			}
+			_ = out.Flush()
+		case <-r.Context().Done():
+			return
+		}
+	}
+}
+
+func (s *Server) get(w http.ResponseWriter, r *http.Request) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.calls["get"]++
+	if pod, ok := s.pods[r.PathValue("namespace")+"/"+r.PathValue("name")]; ok {
+		answer(w, http.StatusOK, pod)
+		return
+	}
+	failure(w, http.StatusNotFound, metav1.StatusReasonNotFound)
+}
+
+func answer(w http.ResponseWriter, status int, body any) {
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	_ = json.NewEncoder(w).Encode(body)
+}
+
+func failure(w http.ResponseWriter, code int, reason metav1.StatusReason) {
+	answer(w, code, metav1.Status{
+		TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Status"}, Status: metav1.StatusFailure, Reason: reason, Code: int32(code),
+	})
+}
+
+func (s *Server) discovery(w http.ResponseWriter, _ *http.Request) {
+	answer(w, http.StatusOK, map[string]string{"issuer": Issuer, "jwks_uri": "https://somewhere.outside/openid/v1/jwks"})
+}
+
+func (s *Server) keys(w http.ResponseWriter, _ *http.Request) {
+	s.mu.Lock()
+	s.calls["keys"]++
+	s.mu.Unlock()
+	raw, _ := s.key.PublicKey.Bytes() // uncompressed: 4, x, y
+	answer(w, http.StatusOK, map[string]any{"keys": []map[string]string{{
+		"kty": "EC", "crv": "P-256", "kid": "1", "alg": "ES256", "use": "sig",
+		"x": base64.RawURLEncoding.EncodeToString(raw[1:33]), "y": base64.RawURLEncoding.EncodeToString(raw[33:]),
+	}}})
+}
+
+// Token signs a service-account token as the API server does, bound to a pod; change the claims before
+// it is signed.
+func (s *Server) Token(pod *corev1.Pod, audience string, change ...func(claims map[string]any)) string {
+	claims := map[string]any{
+		"iss": Issuer, "aud": []string{audience}, "sub": "system:serviceaccount:" + pod.Namespace + ":" + pod.Spec.ServiceAccountName,
+		"iat": time.Now().Unix(), "nbf": time.Now().Unix(), "exp": time.Now().Add(time.Hour).Unix(), "jti": rand.Text(),
+		"kubernetes.io": map[string]any{
+			"namespace": pod.Namespace, "pod": map[string]string{"name": pod.Name, "uid": string(pod.UID)},
+			"serviceaccount": map[string]string{"name": pod.Spec.ServiceAccountName, "uid": "sa-uid"},
+		},
+	}
+	for _, one := range change {
+		one(claims)
+	}
+	encode := func(value any) string {
+		text, _ := json.Marshal(value)
+		return base64.RawURLEncoding.EncodeToString(text)
+	}
+	input := encode(map[string]string{"alg": "ES256", "kid": "1"}) + "." + encode(claims)
+	digest := sha256.Sum256([]byte(input))
+	r, t, err := ecdsa.Sign(rand.Reader, s.key, digest[:])
+	if err != nil {
+		return ""
+	}
+	signature := make([]byte, 64)
+	r.FillBytes(signature[:32])
+	t.FillBytes(signature[32:])
+	return input + "." + base64.RawURLEncoding.EncodeToString(signature)
+}
+
+// review answers as the real one does for tokens of Token: the signature, the expiry, the audience.
+// Like the real one it goes on accepting a token for a while after its pod is gone.
+func (s *Server) review(w http.ResponseWriter, r *http.Request) {
+	s.mu.Lock()
+	s.calls["tokenreview"]++
+	s.mu.Unlock()
+	var review authenticationv1.TokenReview
+	if err := json.NewDecoder(r.Body).Decode(&review); err != nil {
+		failure(w, http.StatusBadRequest, metav1.StatusReasonBadRequest)
+		return
+	}
+	review.Status = s.judge(review.Spec.Token, review.Spec.Audiences)
+	answer(w, http.StatusCreated, review)
+}
+
+func (s *Server) judge(token string, audiences []string) (status authenticationv1.TokenReviewStatus) {
+	parts := strings.Split(token, ".")
+	if len(parts) != 3 {
+		return status
+	}
+	signature, _ := base64.RawURLEncoding.DecodeString(parts[2])
+	digest := sha256.Sum256([]byte(parts[0] + "." + parts[1]))
+	if len(signature) != 64 || !ecdsa.Verify(&s.key.PublicKey, digest[:], new(big.Int).SetBytes(signature[:32]), new(big.Int).SetBytes(signature[32:])) {
+		return status
+	}
+	payload, _ := base64.RawURLEncoding.DecodeString(parts[1])
+	var claims struct {
+		Audience   []string `json:"aud"`
+		Subject    string   `json:"sub"`
+		Expires    int64    `json:"exp"`
+		Kubernetes struct {
+			Pod *struct{ Name, UID string }
+		} `json:"kubernetes.io"`
+	}
+	if json.Unmarshal(payload, &claims) != nil || claims.Expires < time.Now().Unix() {
+		return status
+	}
+	for _, wanted := range audiences {
+		for _, has := range claims.Audience {
+			if wanted == has {
+				status.Audiences = append(status.Audiences, has)
+			}
+		}
+	}
+	if len(status.Audiences) == 0 {
+		return status
+	}
+	status.Authenticated = true
+	status.User = authenticationv1.UserInfo{Username: claims.Subject, Extra: map[string]authenticationv1.ExtraValue{}}
+	if pod := claims.Kubernetes.Pod; pod != nil {
+		status.User.Extra["authentication.kubernetes.io/pod-name"] = authenticationv1.ExtraValue{pod.Name}
+		status.User.Extra["authentication.kubernetes.io/pod-uid"] = authenticationv1.ExtraValue{pod.UID}
+	}
+	return status
+}
+
+// Kubeconfig is the text of a kubeconfig that leads here.
+func (s *Server) Kubeconfig() string {
+	return fmt.Sprintf(`{"apiVersion": "v1", "kind": "Config", "current-context": "t",
+"clusters": [{"name": "t", "cluster": {"server": %q}}], "users": [{"name": "t"}],
+"contexts": [{"name": "t", "context": {"cluster": "t", "user": "t"}}]}`, s.URL)
+}

@@ -1,0 +1,209 @@
+package kube
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/workspace-token-service/wts/pkg/authn"
+)
+
+// pod is what is kept of a pod. It is never changed once it is shared.
+type pod struct {
+	authn.Pod          // Username as it was at first sight
+	annotated   string // the annotation as it is now
+	ended       bool   // Succeeded or Failed
+	terminating bool   // it has a deletion timestamp
+	hostNetwork bool
+	addresses   []netip.Addr
+	hosts       []netip.Addr // its node's
+}
+
+// read takes what is needed out of a pod of the API's.
+func (c *Cluster) read(of *corev1.Pod) *pod {
+	p := &pod{
+		Pod:         authn.Pod{Namespace: of.Namespace, Name: of.Name, UID: string(of.UID), ServiceAccount: of.Spec.ServiceAccountName},
+		ended:       of.Status.Phase == corev1.PodSucceeded || of.Status.Phase == corev1.PodFailed,
+		terminating: of.DeletionTimestamp != nil,
+		hostNetwork: of.Spec.HostNetwork,
+	}
+	p.Actor = "pod " + p.Namespace + "/" + p.Name + " " + p.UID
+	for _, name := range c.config.Annotations {
+		if value := of.Annotations[name]; value != "" {
+			p.annotated = value
+			break
+		}
+	}
+	p.Username = p.annotated
+	p.addresses = appendAddress(p.addresses, of.Status.PodIP)
+	for _, also := range of.Status.PodIPs {
+		p.addresses = appendAddress(p.addresses, also.IP)
+	}
+	p.hosts = appendAddress(p.hosts, of.Status.HostIP)
+	for _, also := range of.Status.HostIPs {
+		p.hosts = appendAddress(p.hosts, also.IP)
+	}
+	return p
+}
+
+// appendAddress adds an address that is one and is not there yet.
+func appendAddress(all []netip.Addr, text string) []netip.Addr {
+	address, err := netip.ParseAddr(text)
+	if err != nil {
+		return all
+	}
+	address = address.Unmap()
+	for _, known := range all {
+		if known == address {
+			return all
+		}
+	}
+	return append(all, address)
+}
+
+func (p *pod) alive() bool { return !p.ended && !p.terminating }
+
+// judge decides which pod is at an address, by the rules about addresses. The error is ErrUnknown
+// where no living pod is there.
+func (c *Cluster) judge(address netip.Addr, pods []*pod, node bool) (authn.Pod, error) {
+	if node {
+		return authn.Pod{}, &authn.Refusal{Rule: 2, Reason: "the address is a node's"}
+	}
+	var found *pod
+	for _, one := range pods {
+		if !one.alive() { // rule 3: as if it were not there
+			continue
+		}
+		for _, host := range one.hosts {
+			if host == address {
+				return authn.Pod{}, &authn.Refusal{Rule: 2, Reason: "the address is a node's"}
+			}
+		}
+		if one.hostNetwork {
+			return authn.Pod{}, &authn.Refusal{Rule: 2, Reason: "the pod shares its node's network"}
+		}
+		if found != nil {
+			return authn.Pod{}, &authn.Refusal{Rule: 4, Reason: "two living pods have the address"}
+		}
+		found = one
+	}
+	if found == nil {
+		return authn.Pod{}, authn.ErrUnknown
+	}
+	return c.accept(found)
+}
+
+// accept applies the rules that hold for a pod whatever it was found by.
+func (c *Cluster) accept(found *pod) (authn.Pod, error) {
+	switch {
+	case !c.counts(found.Namespace):
+		return authn.Pod{}, &authn.Refusal{Rule: 5, Reason: "the pod's namespace is not one that counts"}
+	case found.Username == "":
+		return authn.Pod{}, &authn.Refusal{Rule: 5, Reason: "the pod's annotation names nobody"}
+	}
+	return found.Pod, nil
+}
+
+// PodAt implements authn.Pods.
+func (c *Cluster) PodAt(ctx context.Context, peer netip.Addr) (authn.Pod, error) {
+	peer = peer.Unmap().WithZone("")
+	if c.followed() {
+		pods, node := c.index.at(peer)
+		if found, err := c.judge(peer, pods, node); !errors.Is(err, authn.ErrUnknown) {
+			return found, err // the hot path ends here: nobody was asked
+		}
+		return c.appear(ctx, peer)
+	}
+	return authn.OncePerConnection(ctx, connectionLife, func() (authn.Pod, error) {
+		pods, err := c.liveAt(ctx, peer)
+		if err != nil {
+			return authn.Pod{}, err
+		}
+		return c.judge(peer, pods, false)
+	})
+}
+
+const (
+	// connectionLife is how long a pod that was asked for counts for the rest of its connection.
+	connectionLife = 30 * time.Second
+	// appearTime is how long a caller waits for its own pod to appear: it may have begun before the
+	// API server has said so.
+	appearTime = 1500 * time.Millisecond
+)
+
+// followed tells whether the index can be believed: all of it is followed, and the API server was
+// heard not too long ago (rule 7).
+func (c *Cluster) followed() bool {
+	synced, contact := c.index.freshness()
+	return synced && c.now().Sub(contact) <= c.config.MaxStale
+}
+
+// appear asks for a pod that the index does not hold, and waits a little for it.
+func (c *Cluster) appear(ctx context.Context, peer netip.Addr) (authn.Pod, error) {
+	if _, absent := c.absent.GetIfPresent(peer.String()); absent {
+		return authn.Pod{}, authn.ErrUnknown
+	}
+	select {
+	case c.waiting <- struct{}{}:
+		defer func() { <-c.waiting }()
+	default:
+		return authn.Pod{}, errBusy
+	}
+	deadline := time.NewTimer(appearTime)
+	defer deadline.Stop()
+	change := c.index.change()
+	pods, err := c.liveAt(ctx, peer)
+	if err != nil {
+		return authn.Pod{}, err
+	}
+	for {
+		_, node := c.index.at(peer)
+		if found, err := c.judge(peer, c.pinned(pods), node); !errors.Is(err, authn.ErrUnknown) {
+			return found, err
+		}
+		select {
+		case <-change:
+			change = c.index.change()
+			pods, _ = c.index.at(peer)
+		case <-deadline.C:
+			c.absent.Set(peer.String(), struct{}{})
+			return authn.Pod{}, authn.ErrUnknown
+		case <-ctx.Done():
+			return authn.Pod{}, ctx.Err()
+		}
+	}
+}
+
+var errBusy = errors.New("too many callers wait for their pods")
+
+// PodNamed implements authn.Pods.
+func (c *Cluster) PodNamed(ctx context.Context, namespace, name, uid string) (authn.Pod, error) {
+	if c.followed() {
+		if known := c.index.of(uid); known != nil {
+			return c.acceptNamed(known, namespace, name)
+		}
+	} else if known, ok := c.living.GetIfPresent(uid); ok {
+		return c.acceptNamed(known, namespace, name)
+	}
+	found, err := c.liveNamed(ctx, namespace, name)
+	if err != nil {
+		return authn.Pod{}, err
+	}
+	if found.UID != uid {
+		return authn.Pod{}, authn.ErrUnknown // another pod by that name
+	}
+	if found.alive() {
+		c.living.Set(uid, found)
+	}
+	return c.acceptNamed(found, namespace, name)
+}
+
+func (c *Cluster) acceptNamed(found *pod, namespace, name string) (authn.Pod, error) {
+	if !found.alive() || found.Namespace != namespace || found.Name != name {
+		return authn.Pod{}, authn.ErrUnknown
+	}
+	return c.accept(found)
+}

@@ -1,0 +1,163 @@
+package kube
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/go-logr/logr"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/watch"
+	"k8s.io/client-go/tools/cache"
+	"k8s.io/klog/v2"
+)
+
+const (
+	probeAgain = 5 * time.Minute // where watching is forbidden: somebody may allow it
+	reachAgain = 2 * time.Second
+)
+
+// Run follows the pods until the context ends. Nothing that fails ends it.
+func (c *Cluster) Run(ctx context.Context) {
+	var all sync.WaitGroup
+	for _, namespace := range c.scopes() {
+		all.Go(func() { c.follow(ctx, namespace) })
+	}
+	all.Wait()
+}
+
+// follow watches one namespace where that is allowed. Where it is not, it says so, once, and callers
+// are asked for one by one.
+func (c *Cluster) follow(ctx context.Context, namespace string) {
+	for said := ""; ctx.Err() == nil; {
+		err := c.mayWatch(ctx, namespace)
+		wait := reachAgain
+		switch {
+		case err == nil:
+			said = ""
+			c.watch(ctx, namespace)
+			continue
+		case apierrors.IsForbidden(err):
+			wait = probeAgain
+			c.index.forget(namespace)
+			if said != "forbidden" {
+				c.log.Warn("pods cannot be watched with the rights at hand, so each connection's pod is asked for; grant watch on pods", "namespace", namespace)
+			}
+			said = "forbidden"
+		case ctx.Err() == nil && said != "unreachable":
+			said = "unreachable"
+			c.log.Error("the API server cannot be reached, and is tried again", "namespace", namespace, "error", err.Error())
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(wait):
+		}
+	}
+}
+
+// mayWatch begins a watch of nothing and ends it: listing everything first, to learn afterwards that
+// watching is forbidden, would be a burden on a large cluster.
+func (c *Cluster) mayWatch(ctx context.Context, namespace string) error {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	c.observer.KubeCall("watch")
+	probe, err := c.core.Get().Namespace(namespace).Resource("pods").
+		Param("watch", "true").Param("timeoutSeconds", "1").Param("fieldSelector", "metadata.name=wts-probe").Watch(ctx)
+	if err != nil {
+		return err
+	}
+	probe.Stop()
+	return nil
+}
+
+// watch keeps the index true to one namespace, until the context ends or watching is forbidden.
+func (c *Cluster) watch(ctx context.Context, namespace string) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	source := &cache.ListWatch{
+		ListWithContextFunc: func(ctx context.Context, options metav1.ListOptions) (runtime.Object, error) {
+			c.observer.KubeCall("list")
+			var list corev1.PodList
+			err := c.core.Get().Namespace(namespace).Resource("pods").VersionedParams(&options, metav1.ParameterCodec).Do(ctx).Into(&list)
+			return &list, err
+		},
+		WatchFuncWithContext: func(ctx context.Context, options metav1.ListOptions) (watch.Interface, error) {
+			c.observer.KubeCall("watch")
+			options.Watch = true
+			opened, err := c.core.Get().Namespace(namespace).Resource("pods").VersionedParams(&options, metav1.ParameterCodec).Watch(ctx)
+			switch {
+			case err == nil:
+				c.index.heard(namespace, c.now())
+			case apierrors.IsForbidden(err):
+				cancel()
+			}
+			return opened, err
+		},
+	}
+	logger := logr.FromSlogHandler(c.log.Handler())
+	reflector := cache.NewReflectorWithOptions(source, &corev1.Pod{}, &feed{Cluster: c, namespace: namespace}, cache.ReflectorOptions{Name: "pods", Logger: &logger})
+	reflector.RunWithContext(klog.NewContext(ctx, logger))
+}
+
+// feed is where the reflector puts what it hears.
+type feed struct {
+	*Cluster
+	namespace string
+}
+
+func (f *feed) put(object any) error {
+	of, ok := object.(*corev1.Pod)
+	if !ok {
+		return fmt.Errorf("the API server sent a %T for a pod", object)
+	}
+	fresh := f.read(of)
+	if f.index.put(fresh) {
+		f.reportAnnotation(fresh)
+	}
+	return nil
+}
+
+// Add implements cache.ReflectorStore.
+func (f *feed) Add(object any) error { return f.put(object) }
+
+// Update implements cache.ReflectorStore.
+func (f *feed) Update(object any) error { return f.put(object) }
+
+// Delete implements cache.ReflectorStore. A deletion that the watch missed comes as a tombstone, or
+// shows in the next list.
+func (f *feed) Delete(object any) error {
+	if tombstone, ok := object.(cache.DeletedFinalStateUnknown); ok {
+		object = tombstone.Obj
+	}
+	if of, ok := object.(*corev1.Pod); ok {
+		f.index.drop(string(of.UID))
+	}
+	return nil
+}
+
+// Replace implements cache.ReflectorStore.
+func (f *feed) Replace(objects []any, _ string) error {
+	pods := make([]*pod, 0, len(objects))
+	for _, object := range objects {
+		if of, ok := object.(*corev1.Pod); ok {
+			pods = append(pods, f.read(of))
+		}
+	}
+	if changed := f.index.replace(f.namespace, pods); changed > 0 {
+		f.log.Warn("pods' users were changed after they were first seen, which is ignored (rule 6)", "pods", strconv.Itoa(changed))
+	}
+	f.index.heard(f.namespace, f.now())
+	return nil
+}
+
+// Resync implements cache.ReflectorStore.
+func (f *feed) Resync() error { return nil }
+
+// UpdateResourceVersion implements cache.ResourceVersionUpdater: it is called at every event, and at
+// the bookmarks which the API server sends where nothing happens.
+func (f *feed) UpdateResourceVersion(string) { f.index.heard(f.namespace, f.now()) }

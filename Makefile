@@ -8,7 +8,7 @@ TOOL    := $(GO) tool -modfile=tools/go.mod
 DEMO    ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help build run demo test test-exact e2e bench lint format fuzz check ready-test ready-e2e clean
+.PHONY: help build run demo test test-exact e2e test-kube bench lint format fuzz check ready-test ready-e2e clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -32,6 +32,9 @@ test-exact: ## Test what has to be exact and the race detector would disturb: al
 e2e: build ready-e2e ## Log in at a provider that is not ours, and verify with a client that is not ours
 	$(GO) test -tags '$(TAGS) e2e' -count=1 -v ./test/e2e
 
+test-kube: ## Test against a real kube-apiserver and etcd, built once (a quarter of an hour) and kept
+	WTS_TEST_KUBE_PROGRAMS=$$(test/kube/build) $(GO) test -tags '$(TAGS) kube' -count=1 -v -timeout 20m ./test/kube
+
 bench: ## Print the benchmarks; every figure is a ratio to a baseline of the same run
 	CGO_ENABLED=0 $(GO) test -tags $(TAGS) -run '^$$' -bench . ./...
 
@@ -51,7 +54,7 @@ fuzz: ## Fuzz what parses input, ten seconds each
 check: ## Check formatting, modules and known vulnerabilities
 	@test -z "$$($(TOOL) gofumpt -l .)" || { echo 'not formatted; run: make format'; $(TOOL) gofumpt -l .; exit 1; }
 	$(GO) mod tidy -diff
-	$(GO) vet -tags '$(TAGS) e2e' ./...
+	$(GO) vet -tags '$(TAGS) e2e kube' ./...
 	@$(TOOL) govulncheck -tags $(TAGS) ./... || test/vulnerabilities-unknown
 
 # What a fresh machine lacks is installed by its own package manager, if it may be; else it is said.

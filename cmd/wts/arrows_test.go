@@ -32,6 +32,7 @@ var arrows = map[string][]string{
 	"pkg/verifier":              {},
 	"pkg/telemetry":             {},
 	"web":                       {},
+	"api":                       {},
 }
 
 // frameworks may be imported by these packages and no others.

@@ -76,3 +76,35 @@ func TestTheDemoTellsItsStory(t *testing.T) {
 		t.Errorf("%v\n%s", err, out)
 	}
 }
+
+func TestTheFormsOfAToken(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "token")
+	if err := os.WriteFile(file, []byte("a'b\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for name, row := range map[string]struct {
+		args []string
+		want string
+	}{
+		"the token":  {nil, "a'b\n"},
+		"a shell":    {[]string{"--format", "env"}, "export BEARER_TOKEN='a'\\''b'\n"},
+		"git":        {[]string{"get", "--format", "git-credential"}, "username=oauth2\npassword=a'b\n"},
+		"git stores": {[]string{"store", "--format", "git-credential"}, ""},
+		"kubectl":    {[]string{"--format", "exec-credential"}, `{"apiVersion":"client.authentication.k8s.io/v1","kind":"ExecCredential","status":{"token":"a'b"}}` + "\n"},
+	} {
+		out, err := run(t, append([]string{"token", "--file", file}, row.args...)...)
+		if err != nil || out != row.want {
+			t.Errorf("%s: %q, %v", name, out, err)
+		}
+	}
+	for want, args := range map[string][]string{
+		"--format is":      {"token", "--file", file, "--format", "magic"},
+		"needs --out":      {"token", "--file", file, "--watch"},
+		"--url is missing": {"token"},
+	} {
+		t.Setenv("WTS_URL", "")
+		if _, err := run(t, args...); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v: %v", args, err)
+		}
+	}
+}

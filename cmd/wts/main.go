@@ -33,7 +33,7 @@ func newCommand() *cobra.Command {
 	file := root.PersistentFlags().StringP("config", "c", "wts.yaml", "the configuration file")
 	root.AddCommand(
 		serveCommand(file), demoCommand(), initCommand(), checkConfigCommand(file), migrateCommand(file),
-		keysCommand(file), usersCommand(file), versionCommand(),
+		keysCommand(file), usersCommand(file), tokenCommand(), versionCommand(),
 	)
 	return root
 }

@@ -46,7 +46,7 @@ func startCluster(t *testing.T, database string) *cluster {
 	t.Cleanup(func() { _ = c.provider.Close() })
 	c.provider.Register(providertest.Client{ID: "wts", Secret: "s", RedirectURI: c.url + "/oauth2/authorize"})
 	workers := t.TempDir() + "/workers.yaml"
-	if err := os.WriteFile(workers, []byte(instance.WorkerAddress+": alice\n"), 0o600); err != nil {
+	if err := os.WriteFile(workers, []byte(instance.WorkerAddress+": alice\n127.0.0.1: alice\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	keyring := instance.NewKeyring(t)

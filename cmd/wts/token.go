@@ -1,0 +1,210 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/workspace-token-service/wts/api"
+)
+
+// tokenOptions are the flags of `wts token`.
+type tokenOptions struct {
+	url, proofFile, file string
+	want                 api.Request
+	out, format          string
+	watch                bool
+	wait                 time.Duration
+}
+
+func tokenCommand() *cobra.Command {
+	var options tokenOptions
+	command := &cobra.Command{
+		Use:   "token [get]",
+		Short: "Get a token, once or for as long as a workspace lives",
+		Long: `Gets a token as a worker does, and prints it, or writes it to a file that is replaced whole, mode 0600.
+
+With --watch it goes on: the file always holds a token that lives, through restarts of the service and
+outages of a provider. That is what a workspace's sidecar runs; a notebook reads the file
+(BEARER_TOKEN_FILE) and needs no code for it.
+
+  a sidecar:       wts token --watch --url http://wts.wts --proof-file /var/run/secrets/wts/proof --out /var/run/wts/token
+  an init step:    wts token --wait 2m --url http://wts.wts --out /var/run/wts/token
+  git:             git config credential.helper '!wts token --file /var/run/wts/token --format git-credential'
+  kubectl:         exec: {command: wts, args: [token, --file, /var/run/wts/token, --format, exec-credential]}
+  a shell:         eval "$(wts token --url http://wts.wts --format env)"`,
+		Args: cobra.MaximumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if options.format == formatGit && (len(args) == 0 || args[0] != "get") {
+				return nil // git's store and erase: there is nothing to do
+			}
+			return runToken(cmd, options)
+		},
+	}
+	flags := command.Flags()
+	flags.StringVar(&options.url, "url", os.Getenv("WTS_URL"), "the service's address (or WTS_URL)")
+	flags.StringVar(&options.proofFile, "proof-file", "", "a projected service-account token; without it the address proves who calls")
+	flags.StringVar(&options.file, "file", "", "read the token from this file instead of asking for one")
+	flags.StringVar(&options.want.Audience, "audience", "", "want a token that wts signs for this audience")
+	flags.StringVar(&options.want.IDP, "idp", "", "want this provider's own access token")
+	flags.StringSliceVar(&options.want.Scopes, "scope", nil, "scopes of an audience's token")
+	flags.DurationVar(&options.want.Expires, "expires", 10*time.Minute, "the life that is wanted")
+	flags.StringVar(&options.out, "out", "", "write to this file instead of printing")
+	flags.StringVar(&options.format, "format", formatToken, "token, env, git-credential or exec-credential")
+	flags.BoolVar(&options.watch, "watch", false, "keep the file fresh until told to stop")
+	flags.DurationVar(&options.wait, "wait", 0, "try again for so long where the service is away, or the person has yet to log in")
+	return command
+}
+
+// The forms in which a token is printed.
+const (
+	formatToken = "token"
+	formatEnv   = "env"
+	formatGit   = "git-credential"
+	formatExec  = "exec-credential"
+)
+
+func runToken(cmd *cobra.Command, options tokenOptions) error {
+	render, ok := formats[options.format]
+	switch {
+	case !ok:
+		return fmt.Errorf("--format is %q, want token, env, git-credential or exec-credential", options.format)
+	case options.watch && options.out == "":
+		return errors.New("--watch needs --out")
+	case options.file == "" && options.url == "":
+		return errors.New("--url is missing (or WTS_URL): where is wts?")
+	}
+	get := options.getter()
+	if options.watch {
+		log := slog.New(slog.NewJSONHandler(cmd.ErrOrStderr(), nil))
+		return watchToken(cmd.Context(), log, get, func(token api.Token) error { return replaceFile(options.out, render(token)) })
+	}
+	token, err := getWithin(cmd.Context(), options.wait, get)
+	if err != nil {
+		return err
+	}
+	if options.out != "" {
+		return replaceFile(options.out, render(token))
+	}
+	_, err = io.WriteString(cmd.OutOrStdout(), render(token))
+	return err
+}
+
+func (o tokenOptions) getter() func(context.Context) (api.Token, error) {
+	if o.file != "" {
+		read := api.ProofFile(o.file)
+		return func(context.Context) (api.Token, error) {
+			text, err := read()
+			return api.Token{Value: text}, err
+		}
+	}
+	client := &api.Client{URL: o.url}
+	if o.proofFile != "" {
+		client.Proof = api.ProofFile(o.proofFile)
+	}
+	return func(ctx context.Context) (api.Token, error) { return client.Token(ctx, o.want) }
+}
+
+// formats render a token: for a reader of a file, a shell, git (gitcredentials(7)), and kubectl
+// (client.authentication.k8s.io/v1).
+var formats = map[string]func(api.Token) string{
+	formatToken: func(token api.Token) string { return token.Value + "\n" },
+	formatEnv: func(token api.Token) string {
+		return "export BEARER_TOKEN='" + strings.ReplaceAll(token.Value, "'", `'\''`) + "'\n"
+	},
+	formatGit: func(token api.Token) string { return "username=oauth2\npassword=" + token.Value + "\n" },
+	formatExec: func(token api.Token) string {
+		status := map[string]string{"token": token.Value}
+		if !token.ExpiresAt.IsZero() {
+			status["expirationTimestamp"] = token.ExpiresAt.UTC().Format(time.RFC3339)
+		}
+		text, _ := json.Marshal(map[string]any{"apiVersion": "client.authentication.k8s.io/v1", "kind": "ExecCredential", "status": status}) // strings
+		return string(text) + "\n"
+	},
+}
+
+const (
+	firstRetry = 500 * time.Millisecond
+	lastRetry  = 15 * time.Second
+)
+
+// getWithin tries again, for at most so long.
+func getWithin(ctx context.Context, wait time.Duration, get func(context.Context) (api.Token, error)) (api.Token, error) {
+	deadline := time.Now().Add(wait)
+	for retry := firstRetry; ; retry = min(2*retry, lastRetry) {
+		token, err := get(ctx)
+		if err == nil || time.Now().Add(retry).After(deadline) {
+			return token, err
+		}
+		if !sleep(ctx, retry) {
+			return api.Token{}, err
+		}
+	}
+}
+
+// watchToken replaces the token when half of its life is over: what an outage finds is a token that
+// lives as long again. Where getting one fails, the one that is there stays, and it is tried again.
+func watchToken(ctx context.Context, log *slog.Logger, get func(context.Context) (api.Token, error), put func(api.Token) error) error {
+	retry := firstRetry
+	for ctx.Err() == nil {
+		token, err := get(ctx)
+		if err == nil {
+			err = put(token)
+		}
+		if err != nil {
+			if ctx.Err() == nil {
+				log.Warn("no fresh token, trying again", slog.String("error", err.Error()), slog.Duration("in", retry))
+			}
+			sleep(ctx, retry/2+rand.N(retry/2))
+			retry = min(2*retry, lastRetry)
+			continue
+		}
+		retry = firstRetry
+		life := time.Until(token.ExpiresAt)
+		if token.ExpiresAt.IsZero() {
+			life = time.Minute
+		}
+		log.Info("a fresh token", slog.Time("expires", token.ExpiresAt))
+		sleep(ctx, max(life/2, firstRetry))
+	}
+	return nil
+}
+
+// sleep tells whether it slept to the end.
+func sleep(ctx context.Context, wait time.Duration) bool {
+	select {
+	case <-ctx.Done():
+		return false
+	case <-time.After(wait):
+		return true
+	}
+}
+
+// replaceFile puts a new file in the place of the old one: a reader sees the one or the other, and
+// nobody else may read either.
+func replaceFile(path, text string) (err error) {
+	file, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*") // made with mode 0600
+	if err != nil {
+		return fmt.Errorf("writing the token: %w", err)
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(fmt.Errorf("writing the token: %w", err), os.Remove(file.Name()))
+		}
+	}()
+	_, err = file.WriteString(text)
+	if err = errors.Join(err, file.Sync(), file.Close()); err != nil {
+		return err
+	}
+	return os.Rename(file.Name(), path)
+}

@@ -59,7 +59,7 @@ check: ## Check formatting, modules and known vulnerabilities
 
 # What a fresh machine lacks is installed by its own package manager, if it may be; else it is said.
 ready-test:
-	@test/ready c-compiler postgresql
+	@test/ready c-compiler postgresql python
 
 ready-e2e:
 	@test/ready node

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"os"
 	"path/filepath"
 	"runtime/debug"
@@ -86,9 +85,6 @@ func checkConfigCommand(file *string) *cobra.Command {
 		Use: "check-config", Short: "Say everything that is wrong with the configuration", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			loaded, err := config.Load(*file, os.Environ())
-			if err == nil {
-				_, err = newService(cmd.Context(), loaded, slog.New(slog.DiscardHandler))
-			}
 			faults := config.Faults(err)
 			for _, fault := range faults {
 				fmt.Fprintln(cmd.OutOrStdout(), fault)

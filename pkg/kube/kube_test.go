@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -406,4 +407,44 @@ func BenchmarkPodAt(b *testing.B) {
 			b.Fatal(err)
 		}
 	}
+}
+
+// BenchmarkTwentyThousandPods prints what must be shown 4: how long the index takes to hold 20,000
+// pods, and how much memory it keeps for them.
+func BenchmarkTwentyThousandPods(b *testing.B) {
+	const pods = 20_000
+	for b.Loop() {
+		b.StopTimer()
+		prepared := 0
+		prepare := func(server *kubetest.Server) {
+			for i := range pods {
+				server.Put(kubetest.Pod("work", fmt.Sprint("workspace-", i), fmt.Sprintf("10.%d.%d.%d", 4+i/62500, i/250%250, i%250), fmt.Sprint("user-", i)))
+			}
+			prepared = heap()
+		}
+		began := time.Now()
+		w := newTown(b, kube.Config{}, prepare, func(*kubetest.Server) { began = time.Now() })
+		last := fmt.Sprintf("10.4.%d.%d", (pods-1)/250%250, (pods-1)%250)
+		b.StartTimer()
+		for {
+			before := w.calls.Load()
+			if user, _ := w.user(last); user != "" && w.calls.Load() == before {
+				break
+			}
+			time.Sleep(time.Millisecond)
+		}
+		b.StopTimer()
+		b.ReportMetric(float64(time.Since(began).Milliseconds()), "ms/start")
+		b.ReportMetric(float64(heap()-prepared)/1e6, "MB/20,000-pods")
+		b.StartTimer()
+	}
+}
+
+// heap is what is alive, in bytes.
+func heap() int {
+	runtime.GC()
+	runtime.GC()
+	var stats runtime.MemStats
+	runtime.ReadMemStats(&stats)
+	return int(stats.HeapAlloc)
 }

@@ -52,6 +52,9 @@ func (c Config) Validate() error {
 			faults = append(faults, errors.New("database.url: sqlite: names no file"))
 		}
 	case strings.HasPrefix(url, "postgres://"), strings.HasPrefix(url, "postgresql://"):
+		if _, err := parsePostgres(url); err != nil {
+			faults = append(faults, err)
+		}
 	default:
 		faults = append(faults, errors.New("database.url: must begin with postgres:// or sqlite: to name a database"))
 	}

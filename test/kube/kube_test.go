@@ -226,9 +226,9 @@ func (s *server) namespace(t *testing.T, name string) {
 }
 
 // pod creates a pod; its status is set apart, as a kubelet does.
-func (s *server) pod(t testing.TB, namespace, name, address, user string) *corev1.Pod {
+func (s *server) pod(t testing.TB, name, address, user string) *corev1.Pod {
 	t.Helper()
-	made, err := s.CoreV1().Pods(namespace).Create(context.Background(), &corev1.Pod{
+	made, err := s.CoreV1().Pods("work").Create(context.Background(), &corev1.Pod{
 		ObjectMeta: metav1.ObjectMeta{Name: name, Annotations: map[string]string{"gen3username": user}},
 		Spec:       corev1.PodSpec{ServiceAccountName: "worker", Containers: []corev1.Container{{Name: "c", Image: "x"}}},
 	}, metav1.CreateOptions{})
@@ -360,7 +360,7 @@ func TestAgainstTheRealAPIServer(t *testing.T) {
 		slowest := time.Duration(0)
 		for n := range 20 {
 			name, address := fmt.Sprintf("quick-%d", n), fmt.Sprintf("10.1.0.%d", n)
-			pod := running.pod(t, "work", name, "", name)
+			pod := running.pod(t, name, "", name)
 			running.status(t, pod, address)
 			slowest = max(slowest, within(t, time.Second, name, func() bool { user, _ := i.user(address); return user == name }))
 		}
@@ -385,7 +385,7 @@ func TestAgainstTheRealAPIServer(t *testing.T) {
 			if last != nil {
 				running.remove(t, last)
 			}
-			last = running.pod(t, "work", name, "10.2.0.1", name)
+			last = running.pod(t, name, "10.2.0.1", name)
 			within(t, 5*time.Second, name, func() bool { user, _ := i.user("10.2.0.1"); return user == name })
 			for range 5 { // the server has said so: never again the one before
 				if user, err := i.user("10.2.0.1"); user != name {
@@ -400,7 +400,7 @@ func TestAgainstTheRealAPIServer(t *testing.T) {
 	t.Run("rights to get and list alone", func(t *testing.T) {
 		i := running.identity(t, "gen3-token", kube.Config{})
 		within(t, 10*time.Second, "it says so", func() bool { return i.said("pods cannot be watched") })
-		pod := running.pod(t, "work", "fallback", "10.3.0.1", "carol")
+		pod := running.pod(t, "fallback", "10.3.0.1", "carol")
 		if user, err := i.user("10.3.0.1"); user != "carol" {
 			t.Errorf("%q, %v", user, err)
 		}
@@ -424,7 +424,7 @@ func boundTokens(t *testing.T) {
 	if _, err := running.CoreV1().ServiceAccounts("work").Create(t.Context(), &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Name: "worker"}}, metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	pod := running.pod(t, "work", "bound", "10.4.0.1", "alice")
+	pod := running.pod(t, "bound", "10.4.0.1", "alice")
 	request := func(audience string, to *corev1.Pod) string {
 		t.Helper()
 		life := int64(600)
@@ -529,7 +529,7 @@ func admissionPolicy(t *testing.T) {
 
 func stopAndStart(t *testing.T) {
 	i := running.identity(t, "wts-token", kube.Config{MaxStale: 3 * time.Second})
-	running.pod(t, "work", "known", "10.5.0.1", "alice")
+	running.pod(t, "known", "10.5.0.1", "alice")
 	within(t, 10*time.Second, "the pod is known", func() bool { user, _ := i.user("10.5.0.1"); return user == "alice" })
 	running.stopAPI()
 	if user, err := i.user("10.5.0.1"); user != "alice" {

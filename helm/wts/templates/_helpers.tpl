@@ -1,0 +1,35 @@
+{{- define "wts.name" -}}
+{{- if contains "wts" .Release.Name }}{{ .Release.Name | trunc 53 | trimSuffix "-" }}{{ else }}{{ printf "%s-wts" .Release.Name | trunc 53 | trimSuffix "-" }}{{ end }}
+{{- end }}
+
+{{- define "wts.selector" -}}
+app.kubernetes.io/name: wts
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end }}
+
+{{- define "wts.labels" -}}
+{{ include "wts.selector" . }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
+{{- end }}
+
+{{- define "wts.keyring" -}}
+{{ .Values.keyringSecret | default (printf "%s-keyring" (include "wts.name" .)) }}
+{{- end }}
+
+{{- /* The configuration: the operator's, and what the chart knows. */}}
+{{- define "wts.config" -}}
+{{- $own := dict
+  "listen" (list ":8080")
+  "metrics_listen" ":9090"
+  "keyring_file" "keyring/wts-keyring"
+  "database" (dict "url_file" "database/url")
+  "kubernetes" (dict
+    "enabled" (not (empty .Values.workspaces.namespaces))
+    "namespaces" .Values.workspaces.namespaces
+    "annotations" .Values.workspaces.annotations
+    "disable_peer_address" (not .Values.workspaces.peerAddress)
+    "service_account" (dict "audience" .Values.workspaces.audience)) }}
+{{- mergeOverwrite $own (deepCopy .Values.config) | toYaml }}
+{{- end }}

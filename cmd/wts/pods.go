@@ -61,7 +61,7 @@ type clusterTokens struct {
 	until  time.Time // failed holds so long: callers do not queue up behind an API server that is away
 }
 
-func (c *clusterTokens) get(ctx context.Context) (*verifier.Verifier, error) {
+func (c *clusterTokens) get(context.Context) (*verifier.Verifier, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.ready != nil {
@@ -70,7 +70,8 @@ func (c *clusterTokens) get(ctx context.Context) (*verifier.Verifier, error) {
 	if time.Now().Before(c.until) {
 		return nil, c.failed
 	}
-	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
+	// Not the caller's context: one who goes away would fail the others.
+	ctx, cancel := context.WithTimeout(c.base, 3*time.Second)
 	defer cancel()
 	issuer, keys, err := c.cluster.Issuer(ctx)
 	if err != nil {

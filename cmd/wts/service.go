@@ -69,7 +69,7 @@ func newService(ctx context.Context, config config.Config, log *slog.Logger) (*s
 	config.Server.Version, config.Server.Commit = version, commit
 	s.server = server.New(server.Parts{
 		Config: config.Server, Authn: s.authn, Sessions: s.session, Broker: s.broker, Issuer: s.issuer,
-		Database: s.store, Observer: s.metrics, Log: log,
+		Database: s.store, Observer: observer{s.metrics}, Log: log,
 	})
 	s.metrics.Gauge("wts_database_reached", "1 once the database was reached with its schema in place.", func() float64 {
 		if s.store.Reached() {
@@ -79,6 +79,12 @@ func newService(ctx context.Context, config config.Config, log *slog.Logger) (*s
 	})
 	return s, nil
 }
+
+// observer gives the metrics the words that they know.
+type observer struct{ *telemetry.Metrics }
+
+// Proven implements server.Observer.
+func (o observer) Proven(proof authn.Proof) { o.Caller(string(proof)) }
 
 // newBearers verifies access tokens of the default provider; nil where they are off.
 func newBearers(ctx context.Context, config config.Config) (*verifier.Verifier, error) {
@@ -202,6 +208,9 @@ func (s *service) warn() {
 	}
 	if s.store.Plaintext() {
 		s.log.Warn("the connection to the database may go without TLS: add sslmode=verify-full to database.url")
+	}
+	if s.cluster != nil && !s.config.Kube.DisablePeerAddress {
+		s.log.Warn("pods are known by their address, which is best effort by nature; let workspaces mount service-account tokens, then set kubernetes.disable_peer_address (wts_callers_total counts who still comes by address)")
 	}
 	if s.cluster != nil && len(s.config.Kube.Namespaces) == 0 {
 		s.log.Warn("pods of every namespace count: whoever may create pods anywhere may be anybody; set kubernetes.namespaces")

@@ -175,9 +175,22 @@ func watchToken(ctx context.Context, log *slog.Logger, get func(context.Context)
 			life = time.Minute
 		}
 		log.Info("a fresh token", slog.Time("expires", token.ExpiresAt))
-		sleep(ctx, max(life/2, firstRetry))
+		sleepUntil(ctx, time.Now().Add(min(max(life/2, firstRetry), longestSleep)))
 	}
 	return nil
+}
+
+// longestSleep bounds how wrong this machine's clock can be about a token's life.
+const longestSleep = 5 * time.Minute
+
+// sleepUntil sleeps by the clock on the wall, which goes on while a machine is suspended.
+func sleepUntil(ctx context.Context, end time.Time) {
+	for end = end.Round(0); ; {
+		left := end.Sub(time.Now().Round(0))
+		if left <= 0 || !sleep(ctx, min(left, 10*time.Second)) {
+			return
+		}
+	}
 }
 
 // sleep tells whether it slept to the end.

@@ -5,6 +5,8 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"github.com/maypok86/otter/v2"
 )
 
 // index holds every pod that is followed, by UID and by each of its addresses, and every address of a
@@ -16,6 +18,7 @@ type index struct {
 	nodes     map[netip.Addr]int // how many pods name it as their host
 	scopes    map[string]*scope
 	changed   chan struct{} // closed and replaced at every change
+	pins      *otter.Cache[string, string]
 }
 
 // scope is one namespace that is followed, or all.
@@ -24,8 +27,9 @@ type scope struct {
 	contact time.Time // last heard of the API server
 }
 
-func newIndex(scopes []string) *index {
+func newIndex(scopes []string, pins *otter.Cache[string, string]) *index {
 	i := &index{
+		pins:  pins,
 		byUID: map[string]*pod{}, byAddress: map[netip.Addr][]*pod{}, nodes: map[netip.Addr]int{},
 		scopes: map[string]*scope{}, changed: make(chan struct{}),
 	}
@@ -52,12 +56,13 @@ func (i *index) of(uid string) *pod {
 func (i *index) freshness() (synced bool, contact time.Time) {
 	i.mu.RLock()
 	defer i.mu.RUnlock()
-	synced = true
+	synced, first := true, true
 	for _, one := range i.scopes {
 		synced = synced && one.synced
-		if contact.IsZero() || one.contact.Before(contact) {
+		if first || one.contact.Before(contact) {
 			contact = one.contact
 		}
+		first = false
 	}
 	return synced, contact
 }
@@ -70,9 +75,9 @@ func (i *index) heard(name string, at time.Time) {
 
 // forget says that a scope is no longer followed. Its pods are dropped: they would only grow old.
 func (i *index) forget(name string) {
-	i.replace(name, nil)
 	i.mu.Lock()
 	defer i.mu.Unlock()
+	i.replaceLocked(name, nil)
 	i.scopes[name].synced = false
 }
 
@@ -88,6 +93,9 @@ func (i *index) putLocked(fresh *pod) (annotationChanged bool) {
 		annotationChanged = known.annotated != fresh.annotated
 		fresh.Username = known.Username
 		i.dropLocked(known)
+	} else { // it may have been asked for before it was followed
+		fresh.Username, _ = i.pins.SetIfAbsent(fresh.UID, fresh.annotated)
+		annotationChanged = fresh.Username != fresh.annotated
 	}
 	i.byUID[fresh.UID] = fresh
 	for _, address := range fresh.addresses {
@@ -106,6 +114,7 @@ func (i *index) drop(uid string) {
 	defer i.mu.Unlock()
 	if known, ok := i.byUID[uid]; ok {
 		i.dropLocked(known)
+		i.pins.Invalidate(uid)
 	}
 }
 
@@ -125,9 +134,14 @@ func (i *index) dropLocked(known *pod) {
 }
 
 // replace makes a scope hold these pods and no others.
-func (i *index) replace(name string, pods []*pod) (annotationsChanged int) {
+func (i *index) replace(name string, pods []*pod, at time.Time) (annotationsChanged int) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
+	i.scopes[name].synced, i.scopes[name].contact = true, at
+	return i.replaceLocked(name, pods)
+}
+
+func (i *index) replaceLocked(name string, pods []*pod) (annotationsChanged int) {
 	stays := make(map[string]bool, len(pods))
 	for _, fresh := range pods {
 		stays[fresh.UID] = true
@@ -142,7 +156,6 @@ func (i *index) replace(name string, pods []*pod) (annotationsChanged int) {
 			annotationsChanged++
 		}
 	}
-	i.scopes[name].synced = true
 	return annotationsChanged
 }
 

@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"net/netip"
 	"slices"
 	"time"
 
@@ -40,7 +41,8 @@ type Config struct {
 	// Annotations name a pod's user; the first that is there counts. Default gen3username and
 	// hub.jupyter.org/username.
 	Annotations []string `koanf:"annotations"`
-	// MaxStale is how long known pods go on after the last contact with the API server. Default 2 min.
+	// MaxStale is how long known pods go on after the last contact with the API server. Default 2 min;
+	// at least 90 s, since a server where nothing happens says so once a minute.
 	MaxStale time.Duration `koanf:"max_stale"`
 	// DisablePeerAddress leaves service-account tokens as the only proof of a pod.
 	DisablePeerAddress bool                 `koanf:"disable_peer_address"`
@@ -78,8 +80,8 @@ func (c Config) WithDefaults() Config {
 // Validate reports every fault at once, each with the name of its field.
 func (c Config) Validate() error {
 	var faults []error
-	if c.MaxStale < 0 {
-		faults = append(faults, errors.New("kubernetes.max_stale: must not be negative"))
+	if c.MaxStale != 0 && c.MaxStale < leastStale {
+		faults = append(faults, fmt.Errorf("kubernetes.max_stale: is %s, want at least %s", c.MaxStale, leastStale))
 	}
 	if verify := c.ServiceAccount.Verify; verify != "" && verify != VerifyLocal && verify != VerifyReview {
 		faults = append(faults, fmt.Errorf("kubernetes.service_account.verify: is %q, want %s or %s", verify, VerifyLocal, VerifyReview))
@@ -88,12 +90,14 @@ func (c Config) Validate() error {
 		faults = append(faults, errors.New("kubernetes: with disable_peer_address and without service_account.audience no pod can prove anything"))
 	}
 	for at, namespace := range c.Namespaces {
-		if namespace == "" {
-			faults = append(faults, fmt.Errorf("kubernetes.namespaces[%d]: is empty", at))
+		if namespace == "" || slices.Contains(c.Namespaces[:at], namespace) {
+			faults = append(faults, fmt.Errorf("kubernetes.namespaces[%d]: is empty, or named twice", at))
 		}
 	}
 	return errors.Join(faults...)
 }
+
+const leastStale = 90 * time.Second
 
 // Observer hears what the cluster is asked. Its methods must be quick.
 type Observer interface {
@@ -107,27 +111,29 @@ type Cluster struct {
 	config   Config
 	core     *rest.RESTClient
 	authn    *rest.RESTClient
-	host     string
 	client   *http.Client
 	observer Observer
 	log      *slog.Logger
 	now      func() time.Time
 
-	index   *index
-	limiter *rate.Limiter
-	waiting chan struct{} // one place for each caller who waits for its pod to appear
-	flights singleflight.Group
-	absent  *otter.Cache[string, struct{}] // addresses that had no pod a moment ago
-	living  *otter.Cache[string, *pod]     // pods by UID, where nothing is watched
-	pins    *otter.Cache[string, string]   // annotations by UID, where nothing is watched
-	reviews *otter.Cache[[32]byte, reviewed]
+	index     *index
+	limiter   *rate.Limiter // of questions about pods
+	reviewing *rate.Limiter // of reviews: who makes tokens up must not keep pods from being found
+	waiting   *waitingRoom
+	flights   singleflight.Group
+	absent    *otter.Cache[string, struct{}] // addresses that had no pod a moment ago
+	living    *otter.Cache[string, *pod]     // pods by UID, where nothing is watched
+	pins      *otter.Cache[string, string]   // annotations by UID, where nothing is watched
+	reviews   *otter.Cache[[32]byte, reviewed]
+	gone      *otter.Cache[string, struct{}] // UIDs of pods that were deleted a moment ago
 }
 
 const (
 	// liveRate bounds what callers can make us ask of the API server, in requests per second.
 	liveRate, liveBurst = 50, 100
-	// maxWaiting is how many callers may wait at once for a pod to appear.
-	maxWaiting = 256
+	// maxWaiting is how many callers may wait at once for a pod to appear, and maxWaitingAt at one
+	// address.
+	maxWaiting, maxWaitingAt = 1024, 8
 	// livesFor is how long a pod that was asked for is taken to live (kubernetes.md rule 10).
 	livesFor = 10 * time.Second
 	// absentFor is how long an address without a pod is not asked for again.
@@ -181,17 +187,19 @@ func newCluster(config Config, connection *rest.Config, observer Observer, log *
 	}
 	config = config.WithDefaults()
 	c := &Cluster{
-		config: config, core: core, authn: authentication, client: client, host: core.Get().URL().Scheme + "://" + core.Get().URL().Host,
+		config: config, core: core, authn: authentication, client: client,
 		observer: observer, log: log, now: time.Now,
-		limiter: rate.NewLimiter(liveRate, liveBurst), waiting: make(chan struct{}, maxWaiting),
-		absent: otter.Must(&otter.Options[string, struct{}]{MaximumSize: maxKept, ExpiryCalculator: otter.ExpiryWriting[string, struct{}](absentFor)}),
-		living: otter.Must(&otter.Options[string, *pod]{MaximumSize: maxKept, ExpiryCalculator: otter.ExpiryWriting[string, *pod](livesFor)}),
-		pins:   otter.Must(&otter.Options[string, string]{MaximumSize: maxKept}),
+		limiter: rate.NewLimiter(liveRate, liveBurst), reviewing: rate.NewLimiter(liveRate, liveBurst),
+		waiting: &waitingRoom{at: map[netip.Addr]int{}},
+		gone:    otter.Must(&otter.Options[string, struct{}]{MaximumSize: maxKept, ExpiryCalculator: otter.ExpiryWriting[string, struct{}](livesFor)}),
+		absent:  otter.Must(&otter.Options[string, struct{}]{MaximumSize: maxKept, ExpiryCalculator: otter.ExpiryWriting[string, struct{}](absentFor)}),
+		living:  otter.Must(&otter.Options[string, *pod]{MaximumSize: maxKept, ExpiryCalculator: otter.ExpiryWriting[string, *pod](livesFor)}),
+		pins:    otter.Must(&otter.Options[string, string]{MaximumSize: maxKept}),
 		reviews: otter.Must(&otter.Options[[32]byte, reviewed]{
 			MaximumSize: maxKept, ExpiryCalculator: otter.ExpiryWriting[[32]byte, reviewed](livesFor),
 		}),
 	}
-	c.index = newIndex(c.scopes())
+	c.index = newIndex(c.scopes(), c.pins)
 	return c, nil
 }
 
@@ -222,7 +230,7 @@ func (c *Cluster) Issuer(ctx context.Context) (issuer, keysURL string, err error
 		return "", "", errors.New("the API server's discovery document names no issuer")
 	}
 	// The document's own jwks_uri may be an address that is reachable from outside alone.
-	return document.Issuer, c.host + "/openid/v1/jwks", nil
+	return document.Issuer, c.core.Get().AbsPath("/openid/v1/jwks").URL().String(), nil
 }
 
 // HTTPClient speaks to the API server, as ourselves.

@@ -262,6 +262,80 @@ func TestAnAPIServerThatGoesAndComes(t *testing.T) {
 	}
 }
 
+// A stream that opens is no news: what the index held before an outage is not believed again until the
+// server has said how things are.
+func TestAWatchThatOpensAndSaysNothing(t *testing.T) {
+	t.Parallel()
+	w := newTown(t, kube.Config{MaxStale: time.Second})
+	w.server.Put(kubetest.Pod("work", "alice", "10.0.0.1", "alice"))
+	w.settle(t)
+	w.server.SetDown(true)
+	time.Sleep(1100 * time.Millisecond)
+	w.server.Delete("work", "alice")
+	w.server.Put(kubetest.Pod("work", "mallory", "10.0.0.1", "mallory"))
+	w.server.Stall()
+	w.server.SetDown(false)
+	eventually(t, "the server answers", func() bool { user, _ := w.user("10.0.0.1"); return user != "" })
+	for began := time.Now(); time.Since(began) < 3*time.Second; time.Sleep(10 * time.Millisecond) {
+		if user, err := w.user("10.0.0.1"); user != "mallory" {
+			t.Fatalf("%q, %v", user, err)
+		}
+	}
+}
+
+// An answer that was read before a connection began is not for that connection.
+func TestAnAnswerIsNotForWhoComesAfterTheQuestion(t *testing.T) {
+	t.Parallel()
+	w := newTown(t, kube.Config{}, func(s *kubetest.Server) {
+		s.ForbidWatch()
+		s.Put(kubetest.Pod("work", "alice", "10.0.0.1", "alice"))
+	})
+	eventually(t, "it says so", func() bool { return w.log.count("pods cannot be watched") == 1 })
+	_, before := w.server.Calls()
+	release := w.server.HoldLists()
+	var first sync.WaitGroup
+	first.Go(func() { _, _ = w.PodAt(authn.WithConnection(context.Background()), at("10.0.0.1")) })
+	eventually(t, "the question is asked", func() bool { _, now := w.server.Calls(); return now["list"] > before["list"] })
+	w.server.Delete("work", "alice")
+	w.server.Put(kubetest.Pod("work", "mallory", "10.0.0.1", "mallory"))
+	answered := make(chan authn.Pod, 1)
+	go func() {
+		pod, _ := w.PodAt(authn.WithConnection(context.Background()), at("10.0.0.1"))
+		answered <- pod
+	}()
+	time.Sleep(50 * time.Millisecond)
+	release()
+	if pod := <-answered; pod.Username != "mallory" {
+		t.Errorf("mallory's new connection is %q", pod.Username)
+	}
+	first.Wait()
+}
+
+// Many callers at one new address, whose annotation changes meanwhile: the race detector watches.
+func TestManyCallersAtANewAddress(t *testing.T) {
+	t.Parallel()
+	w := newTown(t, kube.Config{})
+	w.settle(t)
+	pod := kubetest.Pod("work", "new", "10.0.0.50", "alice")
+	var all sync.WaitGroup
+	for range 50 {
+		all.Go(func() {
+			for range 20 {
+				if user, err := w.user("10.0.0.50"); user != "alice" && user != "" {
+					t.Errorf("%q, %v", user, err)
+				}
+			}
+		})
+	}
+	w.server.Put(pod)
+	for i := range 20 {
+		pod.Annotations["gen3username"] = fmt.Sprint("mallory-", i)
+		eventually(t, "the pod is known", func() bool { user, _ := w.user("10.0.0.50"); return user == "alice" })
+		w.server.Put(pod)
+	}
+	all.Wait()
+}
+
 // A watch that died without a word: bookmarks stop coming, and the index is not believed for ever.
 func TestAWatchThatDiedInSilence(t *testing.T) {
 	t.Parallel()
@@ -385,7 +459,7 @@ func TestAPodByItsName(t *testing.T) {
 func TestConfigFaults(t *testing.T) {
 	t.Parallel()
 	err := kube.Config{
-		Enabled: true, MaxStale: -1, DisablePeerAddress: true, Namespaces: []string{""}, ServiceAccount: kube.ServiceAccountConfig{Verify: "magic"},
+		Enabled: true, MaxStale: time.Minute, DisablePeerAddress: true, Namespaces: []string{""}, ServiceAccount: kube.ServiceAccountConfig{Verify: "magic"},
 	}.Validate()
 	for _, want := range []string{"max_stale", "service_account.verify", "no pod can prove", "namespaces[0]"} {
 		if err == nil || !strings.Contains(err.Error(), want) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/netip"
+	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -146,12 +147,10 @@ func (c *Cluster) appear(ctx context.Context, peer netip.Addr) (authn.Pod, error
 	if _, absent := c.absent.GetIfPresent(peer.String()); absent {
 		return authn.Pod{}, authn.ErrUnknown
 	}
-	select {
-	case c.waiting <- struct{}{}:
-		defer func() { <-c.waiting }()
-	default:
+	if !c.waiting.enter(peer) {
 		return authn.Pod{}, errBusy
 	}
+	defer c.waiting.leave(peer)
 	deadline := time.NewTimer(appearTime)
 	defer deadline.Stop()
 	change := c.index.change()
@@ -161,7 +160,7 @@ func (c *Cluster) appear(ctx context.Context, peer netip.Addr) (authn.Pod, error
 	}
 	for {
 		_, node := c.index.at(peer)
-		if found, err := c.judge(peer, c.pinned(pods), node); !errors.Is(err, authn.ErrUnknown) {
+		if found, err := c.judge(peer, pods, node); !errors.Is(err, authn.ErrUnknown) {
 			return found, err
 		}
 		select {
@@ -179,8 +178,39 @@ func (c *Cluster) appear(ctx context.Context, peer netip.Addr) (authn.Pod, error
 
 var errBusy = errors.New("too many callers wait for their pods")
 
+// waitingRoom has a bounded number of places, and few for each address: a stranger who comes again and
+// again does not keep pods from waiting for themselves.
+type waitingRoom struct {
+	mu  sync.Mutex
+	all int
+	at  map[netip.Addr]int
+}
+
+func (w *waitingRoom) enter(peer netip.Addr) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.all >= maxWaiting || w.at[peer] >= maxWaitingAt {
+		return false
+	}
+	w.all++
+	w.at[peer]++
+	return true
+}
+
+func (w *waitingRoom) leave(peer netip.Addr) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.all--
+	if w.at[peer]--; w.at[peer] == 0 {
+		delete(w.at, peer)
+	}
+}
+
 // PodNamed implements authn.Pods.
 func (c *Cluster) PodNamed(ctx context.Context, namespace, name, uid string) (authn.Pod, error) {
+	if !c.counts(namespace) { // before anybody is asked: we may not have the right to ask there
+		return authn.Pod{}, &authn.Refusal{Rule: 5, Reason: "the pod's namespace is not one that counts"}
+	}
 	if c.followed() {
 		if known := c.index.of(uid); known != nil {
 			return c.acceptNamed(known, namespace, name)
@@ -188,12 +218,16 @@ func (c *Cluster) PodNamed(ctx context.Context, namespace, name, uid string) (au
 	} else if known, ok := c.living.GetIfPresent(uid); ok {
 		return c.acceptNamed(known, namespace, name)
 	}
+	if _, absent := c.absent.GetIfPresent(uid); absent {
+		return authn.Pod{}, authn.ErrUnknown
+	}
 	found, err := c.liveNamed(ctx, namespace, name)
+	if errors.Is(err, authn.ErrUnknown) || err == nil && found.UID != uid { // gone, or another by that name
+		c.absent.Set(uid, struct{}{})
+		return authn.Pod{}, authn.ErrUnknown
+	}
 	if err != nil {
 		return authn.Pod{}, err
-	}
-	if found.UID != uid {
-		return authn.Pod{}, authn.ErrUnknown // another pod by that name
 	}
 	if found.alive() {
 		c.living.Set(uid, found)

@@ -3,6 +3,8 @@ package kube
 import (
 	"context"
 	"crypto/sha256"
+	"encoding/base64"
+	"encoding/json"
 	"fmt"
 	"slices"
 	"strings"
@@ -37,19 +39,61 @@ func (r Reviewer) Verify(ctx context.Context, token string) (authn.BoundPod, err
 	if known, ok := r.reviews.GetIfPresent(key); ok {
 		return known.bound, known.err
 	}
-	ctx, cancel := context.WithTimeout(ctx, liveTimeout)
-	defer cancel()
-	if err := r.limiter.Wait(ctx); err != nil {
-		return authn.BoundPod{}, errBusy
+	if why := r.hopeless(token); why != "" { // nobody needs to be asked
+		return authn.BoundPod{}, fmt.Errorf("%w: rule 10: %s", authn.ErrBearer, why)
 	}
-	r.observer.KubeCall("tokenreview")
-	review := authenticationv1.TokenReview{Spec: authenticationv1.TokenReviewSpec{Token: token, Audiences: []string{r.Audience}}}
-	if err := r.authn.Post().Resource("tokenreviews").Body(&review).Do(ctx).Into(&review); err != nil {
-		return authn.BoundPod{}, fmt.Errorf("asking the API server to review a token: %w", err)
+	answer, err, _ := r.flights.Do("review "+string(key[:]), func() (any, error) {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), liveTimeout)
+		defer cancel()
+		if err := r.reviewing.Wait(ctx); err != nil {
+			return nil, errBusy
+		}
+		r.observer.KubeCall("tokenreview")
+		review := authenticationv1.TokenReview{Spec: authenticationv1.TokenReviewSpec{Token: token, Audiences: []string{r.Audience}}}
+		if err := r.authn.Post().Resource("tokenreviews").Body(&review).Do(ctx).Into(&review); err != nil {
+			return nil, fmt.Errorf("asking the API server to review a token: %w", err)
+		}
+		bound, err := r.read(review.Status)
+		r.reviews.Set(key, reviewed{bound, err})
+		return reviewed{bound, err}, nil
+	})
+	if err != nil {
+		return authn.BoundPod{}, err
 	}
-	bound, err := r.read(review.Status)
-	r.reviews.Set(key, reviewed{bound, err})
-	return bound, err
+	verdict, _ := answer.(reviewed)
+	return verdict.bound, verdict.err
+}
+
+// hopeless says why a token cannot pass, from what it claims and before it is verified: only one that
+// names our audience, a pod and a time to come is worth a question.
+func (r Reviewer) hopeless(token string) string {
+	var claims struct {
+		Audience   any     `json:"aud"`
+		ExpiresAt  float64 `json:"exp"`
+		Kubernetes struct {
+			Pod struct {
+				UID string `json:"uid"`
+			} `json:"pod"`
+		} `json:"kubernetes.io"`
+	}
+	parts := strings.Split(token, ".")
+	if len(parts) != 3 {
+		return "it is no JWT"
+	}
+	payload, err := base64.RawURLEncoding.DecodeString(parts[1])
+	if err != nil || json.Unmarshal(payload, &claims) != nil {
+		return "it is no JWT"
+	}
+	audiences, _ := claims.Audience.([]any)
+	switch {
+	case claims.Audience != r.Audience && !slices.Contains(audiences, any(r.Audience)):
+		return "it is for another audience"
+	case claims.ExpiresAt <= float64(r.now().Unix()):
+		return "it has expired"
+	case claims.Kubernetes.Pod.UID == "":
+		return "it is bound to no pod"
+	}
+	return ""
 }
 
 func (r Reviewer) read(status authenticationv1.TokenReviewStatus) (authn.BoundPod, error) {

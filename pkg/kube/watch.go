@@ -90,12 +90,10 @@ func (c *Cluster) watch(ctx context.Context, namespace string) {
 			c.observer.KubeCall("watch")
 			options.Watch = true
 			opened, err := c.core.Get().Namespace(namespace).Resource("pods").VersionedParams(&options, metav1.ParameterCodec).Watch(ctx)
-			switch {
-			case err == nil:
-				c.index.heard(namespace, c.now())
-			case apierrors.IsForbidden(err):
+			if apierrors.IsForbidden(err) {
 				cancel()
 			}
+			// A stream that opens is no news yet: it is heard of when it says something (see feed).
 			return opened, err
 		},
 	}
@@ -135,6 +133,7 @@ func (f *feed) Delete(object any) error {
 		object = tombstone.Obj
 	}
 	if of, ok := object.(*corev1.Pod); ok {
+		f.gone.Set(string(of.UID), struct{}{})
 		f.index.drop(string(of.UID))
 	}
 	return nil
@@ -148,10 +147,9 @@ func (f *feed) Replace(objects []any, _ string) error {
 			pods = append(pods, f.read(of))
 		}
 	}
-	if changed := f.index.replace(f.namespace, pods); changed > 0 {
+	if changed := f.index.replace(f.namespace, pods, f.now()); changed > 0 {
 		f.log.Warn("pods' users were changed after they were first seen, which is ignored (rule 6)", "pods", strconv.Itoa(changed))
 	}
-	f.index.heard(f.namespace, f.now())
 	return nil
 }
 

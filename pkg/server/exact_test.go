@@ -57,6 +57,7 @@ var (
 type silent struct{}
 
 func (silent) Route(string) func(int, time.Duration)   { return func(int, time.Duration) {} }
+func (silent) Proven(authn.Proof)                      {}
 func (silent) Refreshed(string, string, time.Duration) {}
 func (silent) GrantLost(string, string)                {}
 func (silent) Reached() bool                           { return true }

@@ -111,6 +111,9 @@ func (s *Server) admit(x *exchange, policy policy) error {
 		caller, err = s.Authn.Authenticate(x.Request, x.peer, accepts)
 	}
 	x.caller = caller
+	if err == nil {
+		s.Observer.Proven(caller.Proof)
+	}
 	if policy.anonymous && errors.Is(err, authn.ErrNoProof) {
 		return nil
 	}

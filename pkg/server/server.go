@@ -73,6 +73,8 @@ type Database interface {
 // Observer counts requests. Route is asked once for each route.
 type Observer interface {
 	Route(name string) func(status int, took time.Duration)
+	// Proven is told by which proof a caller was known.
+	Proven(proof authn.Proof)
 }
 
 // Parts are what a Server is made of; all of them are needed.

@@ -20,6 +20,7 @@ type Metrics struct {
 	lost      *prometheus.CounterVec
 	kubeCalls *prometheus.CounterVec
 	changed   prometheus.Counter
+	callers   *prometheus.CounterVec
 }
 
 // NewMetrics makes the metrics, with those of the Go runtime and the process.
@@ -47,7 +48,10 @@ func NewMetrics() *Metrics {
 	m.changed = prometheus.NewCounter(prometheus.CounterOpts{
 		Name: "wts_kube_annotation_changes_total", Help: "Pods whose user was changed after they were first seen, which is ignored.",
 	})
-	m.registry.MustRegister(m.requests, m.latency, m.refreshes, m.lost, m.kubeCalls, m.changed,
+	m.callers = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "wts_callers_total", Help: "Callers who were known, by proof. Those by proof \"pod\" are known by their address alone.",
+	}, []string{"proof"})
+	m.registry.MustRegister(m.callers, m.requests, m.latency, m.refreshes, m.lost, m.kubeCalls, m.changed,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }
@@ -86,6 +90,9 @@ func (m *Metrics) Route(name string) func(status int, took time.Duration) {
 func (m *Metrics) Refreshed(provider, outcome string, took time.Duration) {
 	m.refreshes.WithLabelValues(provider, outcome).Observe(took.Seconds())
 }
+
+// Caller counts a caller by the proof that they were known by.
+func (m *Metrics) Caller(proof string) { m.callers.WithLabelValues(proof).Inc() }
 
 // KubeCall implements kube.Observer.
 func (m *Metrics) KubeCall(verb string) { m.kubeCalls.WithLabelValues(verb).Inc() }

@@ -334,7 +334,7 @@ func grantRights(t *testing.T) {
 	running.apply(t, "rbac.yaml")
 	for name, verbs := range map[string]string{"gen3": "get, list", "tenant": "create, get, update, patch"} {
 		running.create(t, fmt.Appendf(nil, `{apiVersion: rbac.authorization.k8s.io/v1, kind: ClusterRole, metadata: {name: %s},
-rules: [{apiGroups: [""], resources: [pods, pods/ephemeralcontainers], verbs: [%s]}]}`, name, verbs))
+rules: [{apiGroups: [""], resources: [pods, pods/status, pods/binding, pods/ephemeralcontainers], verbs: [%s]}]}`, name, verbs))
 		running.create(t, fmt.Appendf(nil, `{apiVersion: rbac.authorization.k8s.io/v1, kind: ClusterRoleBinding, metadata: {name: %s},
 roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: %s}, subjects: [{apiGroup: rbac.authorization.k8s.io, kind: User, name: %s}]}`, name, name, name))
 	}
@@ -513,15 +513,26 @@ func admissionPolicy(t *testing.T) {
 			_, err := tenant.CoreV1().Pods("work").Create(t.Context(), workspace("a", map[string]string{"hub.jupyter.org/username": "alice"}), metav1.CreateOptions{})
 			return err
 		}(), false},
-		"annotate a plain pod":                 {patch(tenant, "plain", `{"metadata":{"annotations":{"gen3username":"alice"}}}`), false},
-		"change a workspace's annotation":      {patch(tenant, "made-by-hub", `{"metadata":{"annotations":{"gen3username":"bob"}}}`), false},
-		"remove a workspace's annotation":      {patch(tenant, "made-by-hub", `{"metadata":{"annotations":{"gen3username":null}}}`), false},
+		"annotate a plain pod":            {patch(tenant, "plain", `{"metadata":{"annotations":{"gen3username":"alice"}}}`), false},
+		"change a workspace's annotation": {patch(tenant, "made-by-hub", `{"metadata":{"annotations":{"gen3username":"bob"}}}`), false},
+		"remove a workspace's annotation": {patch(tenant, "made-by-hub", `{"metadata":{"annotations":{"gen3username":null}}}`), false},
+		"annotate through the status":     {patch(tenant, "plain", `{"metadata":{"annotations":{"gen3username":"alice"}}}`, "status"), false},
+		"annotate through a binding": {tenant.CoreV1().Pods("work").Bind(t.Context(), &corev1.Binding{
+			ObjectMeta: metav1.ObjectMeta{Name: "plain", Namespace: "work", Annotations: alice}, Target: corev1.ObjectReference{Kind: "Node", Name: "n"},
+		}, metav1.CreateOptions{}), false},
+		"an image of one's own in a workspace": {patch(tenant, "made-by-hub", `{"spec":{"containers":[{"name":"c","image":"evil"}]}}`), false},
+		"an image of one's own in a plain pod": {patch(tenant, "plain", `{"spec":{"containers":[{"name":"c","image":"mine"}]}}`), true},
+		"a status without the annotation":      {patch(tenant, "made-by-hub", `{"status":{"message":"x"}}`, "status"), true},
+		"a binding without the annotation": {tenant.CoreV1().Pods("work").Bind(t.Context(), &corev1.Binding{
+			ObjectMeta: metav1.ObjectMeta{Name: "plain", Namespace: "work"}, Target: corev1.ObjectReference{Kind: "Node", Name: "n"},
+		}, metav1.CreateOptions{}), true},
 		"a shell in a workspace's pod":         {patch(tenant, "made-by-hub", shell, "ephemeralcontainers"), false},
 		"the controller changes it afterwards": {patch(controller, "made-by-hub", `{"metadata":{"annotations":{"gen3username":"bob"}}}`), false},
 		"another annotation":                   {patch(tenant, "made-by-hub", `{"metadata":{"annotations":{"note":"x"}}}`), true},
 		"a shell in a plain pod":               {patch(tenant, "plain", shell, "ephemeralcontainers"), true},
 	} {
-		if row.allowed != (row.err == nil) || row.err != nil && !apierrors.IsForbidden(row.err) {
+		// By the policy, that is: not for want of rights.
+		if row.allowed != (row.err == nil) || row.err != nil && !(apierrors.IsForbidden(row.err) && strings.Contains(row.err.Error(), "wts-pod-user")) {
 			t.Errorf("%s: %v, want allowed %v", name, row.err, row.allowed)
 		}
 	}

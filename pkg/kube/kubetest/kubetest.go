@@ -43,6 +43,8 @@ type Server struct {
 	down        bool
 	forbidWatch bool
 	mute        bool
+	stalled     bool
+	slow        chan struct{}
 }
 
 type event struct {
@@ -182,6 +184,27 @@ func (s *Server) Mute() {
 	s.mute = true
 }
 
+// Stall lets watches open and say nothing.
+func (s *Server) Stall() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.stalled = true
+}
+
+// HoldLists keeps answers to lists that have been read back until release is called.
+func (s *Server) HoldLists() (release func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	held := make(chan struct{})
+	s.slow = held
+	return func() {
+		s.mu.Lock()
+		s.slow = nil
+		s.mu.Unlock()
+		close(held)
+	}
+}
+
 // Calls is how many requests came, by kind.
 func (s *Server) Calls() (all int, byKind map[string]int) {
 	s.mu.Lock()
@@ -201,7 +224,6 @@ func (s *Server) listOrWatch(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	s.calls["list"]++
 	list := corev1.PodList{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "PodList"}}
 	list.ResourceVersion = strconv.Itoa(s.version)
@@ -210,6 +232,11 @@ func (s *Server) listOrWatch(w http.ResponseWriter, r *http.Request) {
 		if in(r.PathValue("namespace"), pod) && (!byAddress || pod.Status.PodIP == address) {
 			list.Items = append(list.Items, *pod)
 		}
+	}
+	held := s.slow
+	s.mu.Unlock()
+	if held != nil {
+		<-held
 	}
 	answer(w, http.StatusOK, list)
 }
@@ -223,6 +250,13 @@ func (s *Server) watch(w http.ResponseWriter, r *http.Request) {
 	if s.forbidWatch {
 		s.mu.Unlock()
 		failure(w, http.StatusForbidden, metav1.StatusReasonForbidden)
+		return
+	}
+	if s.stalled {
+		s.mu.Unlock()
+		w.WriteHeader(http.StatusOK)
+		_ = http.NewResponseController(w).Flush()
+		<-r.Context().Done()
 		return
 	}
 	events := make(chan event, 100_000)

@@ -168,6 +168,11 @@ func (c Config) complete(dir string) (Config, error) {
 		c.RideThroughMax = 15 * time.Minute
 	}
 	c.Database.URL = relative(dir, c.Database.URL)
+	for _, name := range []*string{&c.Server.TLS.CertFile, &c.Server.TLS.KeyFile} {
+		if *name != "" && !filepath.IsAbs(*name) {
+			*name = filepath.Join(dir, *name)
+		}
+	}
 	c.Authn.Workers = files.workers(c.WorkersFile)
 	c.Keys = files.keyring(c.KeyringFile)
 	return c, errors.Join(errors.Join(files.faults...), c.validate())

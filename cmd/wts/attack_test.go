@@ -186,7 +186,7 @@ func TestNobodyIsAPodThroughATrustedProxy(t *testing.T) {
 
 // Security.md E7, E18, F4; kubernetes.md rules 7 and 9.
 func TestAnAPIServerThatIsAway(t *testing.T) {
-	r, cluster := inCluster(t, func(c *config.Config) { c.Kube.MaxStale = 3 * time.Second })
+	r, cluster := inCluster(t, func(c *config.Config) { c.Kube.MaxStale = 5 * time.Second })
 	alice := kubetest.Pod("work", "alice", "127.0.0.2", "alice")
 	cluster.Put(alice)
 	eventually(t, "the pod is known", func() bool { return r.from(t, "127.0.0.2", "/token/").status == http.StatusOK })
@@ -203,7 +203,7 @@ func TestAnAPIServerThatIsAway(t *testing.T) {
 	if got := r.from(t, "127.0.0.66", "/token/"); got.status != http.StatusServiceUnavailable || got.header.Get("Retry-After") == "" {
 		t.Errorf("an unknown address: %d %s", got.status, got.body)
 	}
-	time.Sleep(3100 * time.Millisecond)
+	time.Sleep(5100 * time.Millisecond)
 	for name, headers := range map[string][]string{"by its address": nil, "by its token": bearer} {
 		if got := r.from(t, "127.0.0.2", "/token/", headers...); got.status != http.StatusServiceUnavailable || got.header.Get("Retry-After") == "" {
 			t.Errorf("a known pod %s, the server long gone: %d %s", name, got.status, got.body)

@@ -119,6 +119,9 @@ func (s *service) run(ctx context.Context, ready func(addresses []net.Addr)) err
 	if err != nil {
 		return err
 	}
+	if listeners, err = encrypt(listeners, s.config.Server.TLS); err != nil {
+		return err
+	}
 	servers := []*http.Server{newHTTPServer(s.server, s.log)}
 	if s.config.Server.MetricsListen != "off" {
 		metricsListener, err := listen([]string{s.config.Server.MetricsListen})

@@ -153,23 +153,28 @@ func getWithin(ctx context.Context, wait time.Duration, get func(context.Context
 }
 
 // watchToken replaces the token when half of its life is over: what an outage finds is a token that
-// lives as long again. Where getting one fails, the one that is there stays, and it is tried again.
+// lives as long again. Where getting one fails, the one that is there stays, and it is tried again: the
+// oftener the less of its life is left.
 func watchToken(ctx context.Context, log *slog.Logger, get func(context.Context) (api.Token, error), put func(api.Token) error) error {
-	retry := firstRetry
+	retry, ends := firstRetry, time.Time{}
 	for ctx.Err() == nil {
 		token, err := get(ctx)
 		if err == nil {
 			err = put(token)
 		}
 		if err != nil {
-			if ctx.Err() == nil {
-				log.Warn("no fresh token, trying again", slog.String("error", err.Error()), slog.Duration("in", retry))
+			wait := retry/2 + rand.N(retry/2)
+			if left := time.Until(ends); left > 0 {
+				wait = min(wait, max(left/8, firstRetry/4))
 			}
-			sleep(ctx, retry/2+rand.N(retry/2))
+			if ctx.Err() == nil {
+				log.Warn("no fresh token, trying again", slog.String("error", err.Error()), slog.Duration("in", wait))
+			}
+			sleep(ctx, wait)
 			retry = min(2*retry, lastRetry)
 			continue
 		}
-		retry = firstRetry
+		retry, ends = firstRetry, token.ExpiresAt
 		life := time.Until(token.ExpiresAt)
 		if token.ExpiresAt.IsZero() {
 			life = time.Minute

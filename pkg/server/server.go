@@ -28,6 +28,8 @@ type Config struct {
 	URL string `koanf:"url"`
 	// Listen are the addresses to listen on. Default :8080.
 	Listen []string `koanf:"listen"`
+	// TLS is served on them where a certificate is named; else something before the service does that.
+	TLS TLSConfig `koanf:"tls"`
 	// MetricsListen is the address of /metrics, apart from everything else. Default 127.0.0.1:9090;
 	// "off" has none.
 	MetricsListen string `koanf:"metrics_listen"`
@@ -36,6 +38,12 @@ type Config struct {
 	DefaultAudience string `koanf:"default_audience"`
 	// Version and Commit are what /_version says.
 	Version, Commit string `koanf:"-"`
+}
+
+// TLSConfig names a certificate and its key, PEM files that are read again when they change.
+type TLSConfig struct {
+	CertFile string `koanf:"cert_file"`
+	KeyFile  string `koanf:"key_file"`
 }
 
 // WithDefaults fills in what the operator left out.
@@ -54,6 +62,8 @@ func (c Config) WithDefaults() Config {
 func (c Config) Validate() error {
 	parsed, err := url.Parse(c.URL)
 	switch {
+	case (c.TLS.CertFile == "") != (c.TLS.KeyFile == ""):
+		return errors.New("tls: cert_file and key_file go together")
 	case c.URL == "":
 		return errors.New("url: is missing; it is how browsers reach the service, like https://wts.example.org")
 	case err != nil || parsed.Host == "" || parsed.User != nil || parsed.RawQuery != "" || parsed.Fragment != "":

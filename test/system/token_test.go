@@ -26,7 +26,7 @@ func TestAFileThatAlwaysHoldsALivingToken(t *testing.T) {
 	c.logIn(t, providertest.Browser())
 	file := filepath.Join(t.TempDir(), "token")
 	var log bytes.Buffer
-	sidecar := exec.Command(instance.Binary(t), "token", "--watch", "--url", "http://"+c.one.Address, "--audience", "storage", "--expires", "6s", "--out", file)
+	sidecar := exec.Command(instance.Binary(t), "token", "--watch", "--url", "http://"+c.one.Address, "--audience", "storage", "--expires", "10s", "--out", file)
 	sidecar.Stderr = &log
 	if err := sidecar.Start(); err != nil {
 		t.Fatal(err)
@@ -67,17 +67,17 @@ func TestAFileThatAlwaysHoldsALivingToken(t *testing.T) {
 			time.Sleep(time.Millisecond)
 		}
 	})
-	time.Sleep(4 * time.Second)
+	time.Sleep(6 * time.Second)
 	c.one.Kill() // a crash, and a restart
 	time.Sleep(500 * time.Millisecond)
 	c.one.Restart(t)
-	time.Sleep(4 * time.Second)
+	time.Sleep(6 * time.Second)
 	c.provider.Fail(&providertest.Fault{Down: true})
-	time.Sleep(7 * time.Second) // longer than a token lives
+	time.Sleep(11 * time.Second) // longer than a token lives
 	c.provider.Fail(nil)
 	took, code := c.one.Terminate() // a rolling update: told to stop, and started again
 	c.one.Restart(t)
-	time.Sleep(4 * time.Second)
+	time.Sleep(6 * time.Second)
 	close(stop)
 	reading.Wait()
 	_ = sidecar.Process.Signal(syscall.SIGTERM)

@@ -28,9 +28,10 @@ func (k *providerKeys) VerifySignature(ctx context.Context, token string) ([]byt
 	return payload, err
 }
 
-// keysAt keeps the keys that are at hand for as long as the provider does not move them. The caller
-// holds the lock.
+// keysAt keeps the keys that are at hand for as long as the provider does not move them.
 func (p *Provider) keysAt(address string) *providerKeys {
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	if p.keys == nil || p.keys.address != address {
 		remote := oidc.NewRemoteKeySet(oidc.ClientContext(context.Background(), p.reader), address)
 		p.keys = &providerKeys{RemoteKeySet: remote, address: address}

@@ -16,6 +16,7 @@ import (
 
 	"github.com/coreos/go-oidc/v3/oidc"
 	"golang.org/x/oauth2"
+	"golang.org/x/sync/singleflight"
 )
 
 // Provider speaks to one identity provider. It is safe for concurrent use, and making one calls
@@ -29,7 +30,8 @@ type Provider struct {
 	reader      *http.Client // for documents
 	now         func() time.Time
 
-	mu         sync.Mutex
+	reading    singleflight.Group
+	mu         sync.Mutex // never held over a call
 	discovered *endpoints
 	failed     *Error
 	failedAt   time.Time
@@ -59,39 +61,55 @@ const (
 	discoveryWait = 2 * time.Second // how soon a failed discovery is tried again
 )
 
-// discover reads the provider's discovery document, at most once at a time and seldom. The last
-// good one goes on where reading it again fails.
+// discover finds the provider's endpoints: one reading of the document at a time, and seldom. A
+// document that has grown old is read again beside the callers, who go on with it: a provider whose
+// document hangs, and whose token endpoint does not, slows nobody.
 func (p *Provider) discover(ctx context.Context) (*endpoints, error) {
 	p.mu.Lock()
-	defer p.mu.Unlock()
-	now := p.now()
-	if p.discovered != nil && now.Sub(p.discovered.at) < discoveryLife {
-		return p.discovered, nil
+	known, failed, failedAt, now := p.discovered, p.failed, p.failedAt, p.now()
+	p.mu.Unlock()
+	switch {
+	case known != nil && (now.Sub(known.at) < discoveryLife || now.Sub(failedAt) < discoveryWait):
+		return known, nil
+	case known == nil && failed != nil && now.Sub(failedAt) < discoveryWait:
+		return nil, failed
 	}
-	if p.failed != nil && now.Sub(p.failedAt) < discoveryWait {
-		return p.lastGood(p.failed)
+	reading := p.reading.DoChan("", func() (any, error) { return p.readDocument(context.WithoutCancel(ctx)) })
+	if known != nil {
+		return known, nil
 	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), p.Config.Timeout)
+	select {
+	case read := <-reading:
+		ends, _ := read.Val.(*endpoints)
+		return ends, read.Err
+	case <-ctx.Done():
+		return nil, &Error{Provider: p.ID, Doing: "discovery", Outcome: Unsent, Reason: "no answer in time"}
+	}
+}
+
+func (p *Provider) readDocument(ctx context.Context) (*endpoints, error) {
+	ctx, cancel := context.WithTimeout(ctx, p.Config.Timeout)
 	defer cancel()
 	found, err := oidc.NewProvider(oidc.ClientContext(ctx, p.reader), p.Config.Issuer)
 	if err != nil {
-		p.failed, p.failedAt = p.discoveryError(err), now
-		return p.lastGood(p.failed)
+		return nil, p.undiscovered(p.discoveryError(err))
 	}
-	ends, failure := p.accept(found, now)
+	ends, failure := p.accept(found, p.now())
 	if failure != nil {
-		p.failed, p.failedAt = failure, now
-		return p.lastGood(failure)
+		return nil, p.undiscovered(failure)
 	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	p.discovered, p.failed = ends, nil
 	return ends, nil
 }
 
-func (p *Provider) lastGood(failure *Error) (*endpoints, error) {
-	if p.discovered != nil {
-		return p.discovered, nil
-	}
-	return nil, failure
+// undiscovered notes a failure, after which it is not tried again for a moment.
+func (p *Provider) undiscovered(failure *Error) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.failed, p.failedAt = failure, p.now()
+	return failure
 }
 
 // asymmetric are the id_token algorithms we accept. "none" and the HS family are not among them:

@@ -30,6 +30,7 @@ type rogue struct {
 	document func(document map[string]any)
 	token    http.HandlerFunc
 	posts    []url.Values
+	hang     chan struct{} // discovery waits for it
 }
 
 func newRogue(t *testing.T) *rogue {
@@ -44,6 +45,12 @@ func newRogue(t *testing.T) *rogue {
 		document := map[string]any{
 			"issuer": r.URL, "authorization_endpoint": r.URL + "/auth", "token_endpoint": r.URL + "/token",
 			"jwks_uri": r.URL + "/keys", "id_token_signing_alg_values_supported": []string{"RS256", "HS256", "none"},
+		}
+		r.mu.Lock()
+		hang := r.hang
+		r.mu.Unlock()
+		if hang != nil {
+			<-hang
 		}
 		r.mu.Lock()
 		defer r.mu.Unlock()
@@ -460,6 +467,31 @@ func TestAProviderThatIsDownAndComesBack(t *testing.T) {
 		time.Sleep(100 * time.Millisecond)
 	}
 	t.Error("it came back, and was not found")
+}
+
+// A document that has grown old is read again beside the callers, even where reading it hangs.
+func TestADocumentThatHangsSlowsNobody(t *testing.T) {
+	r := newRogue(t)
+	r.give(claims{"access_token": "at", "expires_in": 60})
+	p := r.provider()
+	if _, err := p.Refresh(t.Context(), "rt"); err != nil {
+		t.Fatal(err)
+	}
+	provider.Age(p, 2*time.Hour)
+	hang := make(chan struct{})
+	defer close(hang)
+	r.mu.Lock()
+	r.hang = hang
+	r.mu.Unlock()
+	began := time.Now()
+	for range 5 {
+		if _, err := p.Refresh(t.Context(), "rt"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if took := time.Since(began); took > time.Second {
+		t.Errorf("five refreshes took %s", took)
+	}
 }
 
 func TestSecretsDoNotPrint(t *testing.T) {

@@ -35,7 +35,7 @@ e2e: build ready-e2e ## Log in at a provider that is not ours, and verify with a
 test-kube: ## Test against a real kube-apiserver and etcd, built once (a quarter of an hour) and kept
 	WTS_TEST_KUBE_PROGRAMS=$$(test/kube/build) $(GO) test -tags '$(TAGS) kube' -count=1 -v -timeout 20m ./test/kube
 
-bench: ## Print the benchmarks; every figure is a ratio to a baseline of the same run
+bench: ## Print the benchmarks, each beside the baseline that it is to be read against
 	CGO_ENABLED=0 $(GO) test -tags $(TAGS) -run '^$$' -bench . ./...
 
 lint: ## Run the linters

@@ -3,8 +3,10 @@ package main
 import (
 	"context"
 	"net/netip"
-	"sync"
+	"sync/atomic"
 	"time"
+
+	"golang.org/x/sync/singleflight"
 
 	"github.com/workspace-token-service/wts/pkg/authn"
 	"github.com/workspace-token-service/wts/pkg/kube"
@@ -55,30 +57,36 @@ type clusterTokens struct {
 	cluster  *kube.Cluster
 	audience string
 
-	mu     sync.Mutex
-	ready  *verifier.Verifier
-	failed error
-	until  time.Time // failed holds so long: callers do not queue up behind an API server that is away
+	asking singleflight.Group
+	ready  atomic.Pointer[verifier.Verifier]
 }
 
-func (c *clusterTokens) get(context.Context) (*verifier.Verifier, error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.ready != nil {
-		return c.ready, nil
+// get returns the verifier. Whoever comes while the API server is asked waits for that answer, for as
+// long as their own context lasts; nothing is locked over the call.
+func (c *clusterTokens) get(ctx context.Context) (*verifier.Verifier, error) {
+	if ready := c.ready.Load(); ready != nil {
+		return ready, nil
 	}
-	if time.Now().Before(c.until) {
-		return nil, c.failed
+	asked := c.asking.DoChan("", func() (any, error) {
+		// Not the caller's context: one who goes away would fail the others.
+		ctx, cancel := context.WithTimeout(c.base, 3*time.Second)
+		defer cancel()
+		issuer, keys, err := c.cluster.Issuer(ctx)
+		if err != nil {
+			return nil, err
+		}
+		made, err := verifier.New(c.base, issuer, c.audience, authn.ServiceAccountTokens(),
+			verifier.WithKeySetURL(keys), verifier.WithHTTPClient(c.cluster.HTTPClient()))
+		if err == nil {
+			c.ready.Store(made)
+		}
+		return made, err
+	})
+	select {
+	case answer := <-asked:
+		made, _ := answer.Val.(*verifier.Verifier)
+		return made, answer.Err
+	case <-ctx.Done():
+		return nil, ctx.Err()
 	}
-	// Not the caller's context: one who goes away would fail the others.
-	ctx, cancel := context.WithTimeout(c.base, 3*time.Second)
-	defer cancel()
-	issuer, keys, err := c.cluster.Issuer(ctx)
-	if err != nil {
-		c.failed, c.until = err, time.Now().Add(time.Second)
-		return nil, err
-	}
-	c.ready, err = verifier.New(c.base, issuer, c.audience, authn.ServiceAccountTokens(),
-		verifier.WithKeySetURL(keys), verifier.WithHTTPClient(c.cluster.HTTPClient()))
-	return c.ready, err
 }

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/lestrrat-go/jwx/v2/jwk"
+	"golang.org/x/sync/singleflight"
 )
 
 const maxKeySetBytes = 256 << 10
@@ -55,7 +56,7 @@ type keySet struct {
 	issuer   string
 	settings settings
 
-	fetching sync.Mutex  // held over a fetch, and never over anything else
+	fetching singleflight.Group
 	renewing atomic.Bool // somebody fetches for those who know their key
 
 	mu        sync.RWMutex
@@ -132,19 +133,14 @@ func (s *keySet) renew(ctx context.Context) {
 	}
 }
 
-// refresh fetches the keys, unless that was tried a moment ago. Whoever comes while another
-// fetches waits for that fetch, or for their own context.
+// refresh fetches the keys, unless that was tried a moment ago. Whoever comes while another fetches
+// waits for that fetch, or for their own context.
 func (s *keySet) refresh(ctx context.Context) error {
 	came := s.settings.now()
-	done := make(chan error, 1)
-	go func() {
-		s.fetching.Lock()
-		defer s.fetching.Unlock()
-		done <- s.fetchOnce(came)
-	}()
+	fetched := s.fetching.DoChan("", func() (any, error) { return nil, s.fetchOnce(came) })
 	select {
-	case err := <-done:
-		return err
+	case answer := <-fetched:
+		return answer.Err
 	case <-ctx.Done():
 		return fmt.Errorf("waiting for keys: %w", ctx.Err())
 	}

@@ -5,6 +5,7 @@ package config
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
 	"os"
 	"path/filepath"
@@ -16,6 +17,7 @@ import (
 	"github.com/go-viper/mapstructure/v2"
 	"go.yaml.in/yaml/v3"
 
+	"github.com/workspace-token-service/wts/pkg/aggregate"
 	"github.com/workspace-token-service/wts/pkg/authn"
 	"github.com/workspace-token-service/wts/pkg/broker"
 	"github.com/workspace-token-service/wts/pkg/issuer"
@@ -45,17 +47,57 @@ type Config struct {
 	// RideThroughMax is how long the caches go on while nothing is heard of changes. Default 15 min.
 	RideThroughMax time.Duration `koanf:"ride_through_max"`
 
-	// Keys is what KeyringFile holds.
+	// Aggregate says what /aggregate may ask of the commons that a user has connected.
+	Aggregate aggregate.Config `koanf:"aggregate"`
+	// Gen3 is the table of Gen3's Python service, where its database was taken over.
+	Gen3 store.Gen3Config `koanf:"gen3"`
+
+	// Keys is what KeyringFile holds; without one, what follows from Gen3's encryption key.
 	Keys *keyring.Keyring `koanf:"-"`
+	// Sources says what was read from where, in a deployment of the Python service.
+	Sources []string `koanf:"-"`
 }
 
 // EnvPrefix begins the variables that override the file: WTS_DATABASE__URL is database.url.
 const EnvPrefix = "WTS_"
 
+// DefaultFile is the file that is read where none is named.
+const DefaultFile = "wts.yaml"
+
 // Load reads the file, puts the environment over it, reads the files that it names, and validates
-// all of it. The error joins every fault that was found.
+// all of it. The error joins every fault that was found. In a deployment of Gen3's Python service the
+// file may be missing: what the deployment says stands below it.
 func Load(path string, environ []string) (Config, error) {
+	deployed := readGen3(environ)
+	config, err := load(path, environ, deployed)
+	if err != nil {
+		return Config{}, err
+	}
+	config, faults := config.complete(filepath.Dir(path))
+	return config, errors.Join(errors.Join(deployed.faults...), faults, config.validate())
+}
+
+// LoadForDatabase is Load for a command that needs the database and the keys, and may run where the
+// providers' secrets are not.
+func LoadForDatabase(path string, environ []string) (Config, error) {
+	config, err := load(path, environ, readGen3(environ))
+	if err != nil {
+		return Config{}, err
+	}
+	for id, one := range config.Providers {
+		one.ClientSecretFile = ""
+		config.Providers[id] = one
+	}
+	config.WorkersFile = ""
+	config, faults := config.complete(filepath.Dir(path))
+	return config, errors.Join(faults, config.Database.Validate(), config.Log.Validate())
+}
+
+func load(path string, environ []string, deployed *gen3) (Config, error) {
 	text, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) && path == DefaultFile && len(deployed.tree) > 0 {
+		text, err = nil, nil
+	}
 	if err != nil {
 		return Config{}, fmt.Errorf("the configuration cannot be read (`wts init` writes one): %w", err)
 	}
@@ -63,15 +105,11 @@ func Load(path string, environ []string) (Config, error) {
 	if err := yaml.Unmarshal(text, &tree); err != nil {
 		return Config{}, fmt.Errorf("%s is not YAML: %w", path, err)
 	}
-	if tree == nil {
-		tree = map[string]any{}
-	}
+	tree = merge(deployed.tree, tree)
 	overlay(tree, environ)
 	config, err := decode(tree)
-	if err != nil {
-		return Config{}, err
-	}
-	return config.complete(filepath.Dir(path))
+	config.Sources = deployed.said
+	return config, err
 }
 
 // overlay puts environment variables into the tree. Only those whose first word is a setting count:
@@ -147,11 +185,12 @@ func durationsHaveUnits(from, to reflect.Type, value any) (any, error) {
 	return value, nil
 }
 
-// complete reads the files that the configuration names, fills in what follows from the rest, and
-// validates. Paths are relative to the configuration's folder.
+// complete reads the files that the configuration names and fills in what follows from the rest. Paths
+// are relative to the configuration's folder.
 func (c Config) complete(dir string) (Config, error) {
 	files := &reader{dir: dir}
 	files.secret("database.url_file", c.Database.URLFile, &c.Database.URL)
+	files.secret("gen3.encryption_key_file", c.Gen3.EncryptionKeyFile, &c.Gen3.EncryptionKey)
 	for _, id := range slices.Sorted(maps.Keys(c.Providers)) {
 		one := c.Providers[id]
 		files.secret("providers."+id+".client_secret_file", one.ClientSecretFile, &one.ClientSecret)
@@ -174,8 +213,13 @@ func (c Config) complete(dir string) (Config, error) {
 		}
 	}
 	c.Authn.Workers = files.workers(c.WorkersFile)
-	c.Keys = files.keyring(c.KeyringFile)
-	return c, errors.Join(errors.Join(files.faults...), c.validate())
+	c.Gen3.DefaultProvider, c.Gen3.Providers = c.Broker.DefaultProvider, map[string]bool{}
+	for id, one := range c.Providers {
+		c.Gen3.Providers[id] = one.WithDefaults(id).NeverRotates()
+	}
+	c.Database.Gen3 = c.Gen3
+	c.Keys = files.keyring(c.KeyringFile, c.Gen3.EncryptionKey)
+	return c, errors.Join(files.faults...)
 }
 
 func (c Config) validate() error {
@@ -187,8 +231,11 @@ func (c Config) validate() error {
 		fault("default_provider: is %q, want one of %s", c.Broker.DefaultProvider, strings.Join(slices.Sorted(maps.Keys(c.Providers)), ", "))
 	}
 	for _, id := range slices.Sorted(maps.Keys(c.Providers)) {
-		if id == "" || id == "default" || strings.ContainsAny(id, "/ \t\n") {
+		if id == "" || id == defaultID && c.Broker.DefaultProvider != defaultID || strings.ContainsAny(id, "/ \t\n") {
 			fault("providers.%s: is no id that a URL can carry, or is the word that stands for the default provider", id)
+		}
+		if id == c.Broker.DefaultProvider && !c.Providers[id].Identifies() {
+			fault("providers.%s.scopes: lack openid, without which no login says who the person is", id)
 		}
 		for _, text := range Faults(c.Providers[id].Validate()) {
 			fault("providers.%s.%s", id, text)
@@ -202,7 +249,7 @@ func (c Config) validate() error {
 	if c.RideThroughMax < 0 {
 		fault("ride_through_max: must not be negative")
 	}
-	return errors.Join(append(faults, c.Server.Validate(), c.Authn.Validate(), c.Database.Validate(), c.Issuer.Validate(), c.Kube.Validate(), c.Log.Validate())...)
+	return errors.Join(append(faults, c.Server.Validate(), c.Authn.Validate(), c.Database.Validate(), c.Issuer.Validate(), c.Kube.Validate(), c.Log.Validate(), c.Aggregate.Validate())...)
 }
 
 // Faults are the single faults that an error of Load joins, a line each.

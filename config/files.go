@@ -53,7 +53,10 @@ func (r *reader) secret(setting, name string, into *broker.Secret) {
 	}
 }
 
-func (r *reader) keyring(name string) *keyring.Keyring {
+func (r *reader) keyring(name string, gen3 broker.Secret) *keyring.Keyring {
+	if name == "" && gen3 != "" {
+		return r.derived(gen3)
+	}
 	if name == "" {
 		r.faults = append(r.faults, errors.New("keyring_file: is missing: without keys nothing can be kept; `wts init` writes a key file"))
 		return nil
@@ -65,6 +68,24 @@ func (r *reader) keyring(name string) *keyring.Keyring {
 	keys, err := keyring.Parse(text)
 	if err != nil {
 		r.faults = append(r.faults, fmt.Errorf("keyring_file: %s: %w", name, err))
+	}
+	return keys
+}
+
+// derived are the keys of a deployment that has one secret for everything.
+func (r *reader) derived(gen3 broker.Secret) *keyring.Keyring {
+	fernet, err := keyring.NewFernet(string(gen3))
+	if err != nil {
+		return nil // the database's part of the configuration says so
+	}
+	text, err := fernet.KeyFile()
+	if err != nil {
+		r.faults = append(r.faults, fmt.Errorf("gen3.encryption_key: %w", err))
+		return nil
+	}
+	keys, err := keyring.Parse(text)
+	if err != nil {
+		r.faults = append(r.faults, fmt.Errorf("gen3.encryption_key: %w", err))
 	}
 	return keys
 }

@@ -17,7 +17,7 @@ const module = "github.com/workspace-token-service/wts/"
 // arrows says which package may import which of ours: the table of docs/architecture.md. cmd wires
 // everything and config composes every Config; test is for tests alone.
 var arrows = map[string][]string{
-	"pkg/server":                {"pkg/authn", "pkg/broker", "pkg/issuer", "pkg/audit", "pkg/provider", "web"},
+	"pkg/server":                {"pkg/authn", "pkg/broker", "pkg/issuer", "pkg/aggregate", "pkg/audit", "pkg/provider", "web"},
 	"pkg/store":                 {"pkg/authn", "pkg/broker", "pkg/issuer", "pkg/audit", "pkg/keyring", "pkg/provider"},
 	"pkg/store/storetest":       {"pkg/authn", "pkg/broker", "pkg/issuer", "pkg/provider"},
 	"pkg/kube":                  {"pkg/authn"},
@@ -27,6 +27,7 @@ var arrows = map[string][]string{
 	"pkg/provider":              {},
 	"pkg/provider/providertest": {},
 	"pkg/issuer":                {},
+	"pkg/aggregate":             {},
 	"pkg/audit":                 {},
 	"pkg/keyring":               {},
 	"pkg/verifier":              {},

@@ -86,13 +86,21 @@ func checkConfigCommand(file *string) *cobra.Command {
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			loaded, err := config.Load(*file, os.Environ())
 			faults := config.Faults(err)
+			for _, source := range loaded.Sources {
+				fmt.Fprintln(cmd.OutOrStdout(), source)
+			}
+			for id, one := range loaded.Providers {
+				if one.Unsigned() {
+					fmt.Fprintf(cmd.OutOrStdout(), "WARNING: providers.%s has no issuer: where it publishes no discovery document at its base_url, its id_tokens are taken without their signature\n", id)
+				}
+			}
 			for _, fault := range faults {
 				fmt.Fprintln(cmd.OutOrStdout(), fault)
 			}
 			if len(faults) > 0 {
-				return fmt.Errorf("%s: %d faults", *file, len(faults))
+				return fmt.Errorf("%d faults", len(faults))
 			}
-			fmt.Fprintf(cmd.OutOrStdout(), "%s is good.\nRegister this redirect URI at every provider: %s/oauth2/authorize\n", *file, loaded.Server.URL)
+			fmt.Fprintf(cmd.OutOrStdout(), "The configuration is good.\nRegister this redirect URI at every provider: %s/oauth2/authorize\n", loaded.Server.URL)
 			return nil
 		},
 	}
@@ -101,7 +109,7 @@ func checkConfigCommand(file *string) *cobra.Command {
 // withStore runs an operator's command on the database.
 func withStore(file *string, run func(cmd *cobra.Command, loaded config.Config, db *store.Store) error) func(*cobra.Command, []string) error {
 	return func(cmd *cobra.Command, _ []string) error {
-		loaded, err := config.Load(*file, os.Environ())
+		loaded, err := config.LoadForDatabase(*file, os.Environ())
 		if err != nil {
 			return err
 		}
@@ -125,6 +133,14 @@ func migrateCommand(file *string) *cobra.Command {
 				return err
 			}
 			fmt.Fprintf(cmd.OutOrStdout(), "The database is up to date; %d migrations were applied.\n", applied)
+			imported, err := db.ImportGen3(cmd.Context())
+			if err != nil {
+				return err
+			}
+			if imported != (store.Gen3Import{}) {
+				fmt.Fprintf(cmd.OutOrStdout(), "Of the Python service's table: %d connections were taken over, %d cannot be opened with this encryption_key, %d are of providers that are not configured.\n",
+					imported.Imported, imported.Unreadable, imported.Ignored)
+			}
 			return nil
 		}),
 	}
@@ -138,6 +154,26 @@ func keysCommand(file *string) *cobra.Command {
 			RunE: withStore(file, func(cmd *cobra.Command, loaded config.Config, db *store.Store) error {
 				return listKeys(cmd.Context(), cmd.OutOrStdout(), loaded, db)
 			}),
+		},
+		&cobra.Command{
+			Use: "derive", Short: "Print the key file that follows from Gen3's encryption_key", Args: cobra.NoArgs,
+			Long: "Prints the key file that is used where only Gen3's encryption_key is configured, so that it can become a keyring_file of its own, with newer keys above the first.",
+			RunE: func(cmd *cobra.Command, _ []string) error {
+				loaded, err := config.LoadForDatabase(*file, os.Environ())
+				if err != nil {
+					return err
+				}
+				key, err := keyring.NewFernet(string(loaded.Gen3.EncryptionKey))
+				if err != nil {
+					return err
+				}
+				text, err := key.KeyFile()
+				if err != nil {
+					return err
+				}
+				fmt.Fprint(cmd.OutOrStdout(), text)
+				return nil
+			},
 		},
 		&cobra.Command{
 			Use: "rotate", Short: "Name successors for the signing keys", Args: cobra.NoArgs,

@@ -7,15 +7,22 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"syscall"
 
 	"github.com/spf13/cobra"
+
+	"github.com/workspace-token-service/wts/config"
 )
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
-	if err := newCommand().ExecuteContext(ctx); err != nil {
+	command := newCommand()
+	if filepath.Base(os.Args[0]) == "alembic" {
+		command = alembicCommand()
+	}
+	if err := command.ExecuteContext(ctx); err != nil {
 		fmt.Fprintln(os.Stderr, "wts:", err)
 		stop()
 		os.Exit(1)
@@ -30,7 +37,7 @@ func newCommand() *cobra.Command {
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	file := root.PersistentFlags().StringP("config", "c", "wts.yaml", "the configuration file")
+	file := root.PersistentFlags().StringP("config", "c", config.DefaultFile, "the configuration file")
 	root.AddCommand(
 		serveCommand(file), demoCommand(), initCommand(), checkConfigCommand(file), migrateCommand(file),
 		keysCommand(file), usersCommand(file), tokenCommand(), versionCommand(),

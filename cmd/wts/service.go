@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -12,6 +11,7 @@ import (
 	"time"
 
 	"github.com/workspace-token-service/wts/config"
+	"github.com/workspace-token-service/wts/pkg/aggregate"
 	"github.com/workspace-token-service/wts/pkg/authn"
 	"github.com/workspace-token-service/wts/pkg/broker"
 	"github.com/workspace-token-service/wts/pkg/issuer"
@@ -68,7 +68,7 @@ func newService(ctx context.Context, config config.Config, log *slog.Logger) (*s
 	version, commit := buildVersion()
 	config.Server.Version, config.Server.Commit = version, commit
 	s.server = server.New(server.Parts{
-		Config: config.Server, Authn: s.authn, Sessions: s.session, Broker: s.broker, Issuer: s.issuer,
+		Config: config.Server, Authn: s.authn, Sessions: s.session, Broker: s.broker, Issuer: s.issuer, Commons: aggregate.New(config.Aggregate),
 		Database: s.store, Observer: observer{s.metrics}, Log: log,
 	})
 	s.metrics.Gauge("wts_database_reached", "1 once the database was reached with its schema in place.", func() float64 {
@@ -86,14 +86,23 @@ type observer struct{ *telemetry.Metrics }
 // Proven implements server.Observer.
 func (o observer) Proven(proof authn.Proof) { o.Caller(string(proof)) }
 
-// newBearers verifies access tokens of the default provider; nil where they are off.
-func newBearers(ctx context.Context, config config.Config) (*verifier.Verifier, error) {
-	audiences := config.Authn.Bearer.Audiences
-	if len(audiences) == 0 {
+// newBearers verifies access tokens of the default provider; nil where they are off. A Fence's are
+// always on: every one of its tokens names the same audiences, and none is checked (Gen3 contract 1.3).
+func newBearers(ctx context.Context, config config.Config) (bearers *authn.Bearers, err error) {
+	id := config.Broker.DefaultProvider
+	trusted, audiences := config.Providers[id].WithDefaults(id), config.Authn.Bearer.Audiences
+	options := []verifier.Option{authn.ProviderTokens(), verifier.WithUsernameClaim(trusted.UsernameClaim)}
+	bearers = &authn.Bearers{Issuer: trusted.Issuer}
+	switch {
+	case trusted.Type == provider.TypeFence:
+		options = append(options, verifier.AnyAudience(), verifier.WithAlgorithms("RS256"), verifier.WithKeySetURL(provider.FenceKeysURL(trusted.Issuer)))
+		bearers.Scope = "openid"
+		bearers.Verifier, err = verifier.New(ctx, trusted.Issuer, "", options...)
+	case len(audiences) > 0:
+		bearers.Verifier, err = verifier.New(ctx, trusted.Issuer, audiences[0], append(options, verifier.WithAudiences(audiences[1:]...))...)
+	default:
 		return nil, nil
 	}
-	trusted := config.Providers[config.Broker.DefaultProvider].Issuer
-	bearers, err := verifier.New(ctx, trusted, audiences[0], authn.ProviderTokens(), verifier.WithAudiences(audiences[1:]...))
 	if err != nil {
 		return nil, fmt.Errorf("bearer: %w", err)
 	}
@@ -115,7 +124,7 @@ const (
 func (s *service) run(ctx context.Context, ready func(addresses []net.Addr)) error {
 	defer s.store.Close()
 	s.warn()
-	listeners, err := listen(s.config.Server.Listen)
+	listeners, err := s.listen(s.config.Server.Listen)
 	if err != nil {
 		return err
 	}
@@ -124,7 +133,7 @@ func (s *service) run(ctx context.Context, ready func(addresses []net.Addr)) err
 	}
 	servers := []*http.Server{newHTTPServer(s.server, s.log)}
 	if s.config.Server.MetricsListen != "off" {
-		metricsListener, err := listen([]string{s.config.Server.MetricsListen})
+		metricsListener, err := s.listen([]string{s.config.Server.MetricsListen})
 		if err != nil {
 			return errors.Join(err, closeAll(listeners))
 		}
@@ -174,24 +183,6 @@ func newHTTPServer(handler http.Handler, log *slog.Logger) *http.Server {
 	}
 }
 
-func listen(addresses []string) (listeners []net.Listener, err error) {
-	for _, address := range addresses {
-		listener, err := net.Listen("tcp", address)
-		if err != nil {
-			return nil, errors.Join(fmt.Errorf("listening: %w", err), closeAll(listeners))
-		}
-		listeners = append(listeners, listener)
-	}
-	return listeners, nil
-}
-
-func closeAll[C io.Closer](all []C) (err error) {
-	for _, one := range all {
-		err = errors.Join(err, one.Close())
-	}
-	return err
-}
-
 // drain takes no new request and waits for those under way.
 func drain(servers []*http.Server) (err error) {
 	ctx, cancel := context.WithTimeout(context.Background(), drainTime)
@@ -219,6 +210,9 @@ func (s *service) warn() {
 		s.log.Warn("pods of every namespace count: whoever may create pods anywhere may be anybody; set kubernetes.namespaces")
 	}
 	for id, one := range s.config.Providers {
+		if one.Unsigned() {
+			s.log.Warn("a provider without an issuer: where it publishes no discovery document at its base_url, its id_tokens are taken without their signature", slog.String("provider", id))
+		}
 		if one.Plaintext() {
 			s.log.Warn("a provider is reached over plain http, on this machine", slog.String("provider", id))
 		}

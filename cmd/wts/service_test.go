@@ -82,7 +82,15 @@ func startReplica(t *testing.T, change ...func(*config.Config)) *replica {
 	for _, one := range change {
 		one(&settings)
 	}
+	r.start(t, settings)
+	return r
+}
+
+// start runs the service until the test ends.
+func (r *replica) start(t *testing.T, settings config.Config) {
+	t.Helper()
 	log, flush := telemetry.NewLog(settings.Log, r.log)
+	var err error
 	r.service, err = newService(t.Context(), settings, log)
 	if err != nil {
 		t.Fatal(err)
@@ -101,7 +109,7 @@ func startReplica(t *testing.T, change ...func(*config.Config)) *replica {
 	<-ready
 	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(10 * time.Millisecond) {
 		if _, _, _, err := r.issuer.KeySet(); err == nil {
-			return r
+			return
 		}
 		if time.Now().After(deadline) {
 			t.Fatalf("not ready within 20 s; its log:\n%s", r.log)
@@ -158,7 +166,13 @@ func (a answer) member(name string) string {
 // call sends one request as it is given: nothing is followed, nothing added.
 func (r *replica) call(t *testing.T, client *http.Client, method, path string, headers ...string) answer {
 	t.Helper()
-	request, err := http.NewRequestWithContext(t.Context(), method, r.url+path, nil)
+	return r.through(t, r.url, client, method, path, headers...)
+}
+
+// through is call, by way of a proxy.
+func (*replica) through(t *testing.T, base string, client *http.Client, method, path string, headers ...string) answer {
+	t.Helper()
+	request, err := http.NewRequestWithContext(t.Context(), method, base+path, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -11,8 +11,6 @@ import (
 	"net/http"
 	"net/netip"
 	"time"
-
-	"github.com/workspace-token-service/wts/pkg/verifier"
 )
 
 var (
@@ -126,7 +124,9 @@ func (c Config) Validate() error {
 type Directory interface {
 	UserByID(ctx context.Context, id string) (User, error)
 	UserByName(ctx context.Context, username string) (User, error)
-	UserBySubject(ctx context.Context, issuer, subject string) (User, error)
+	// UserBySubject finds whom a verified identity means. The username is what the identity is called
+	// today: it finds somebody of whom only the name is known, as Gen3's table knows people.
+	UserBySubject(ctx context.Context, issuer, subject, username string) (User, error)
 }
 
 // Authenticator tells who is calling. It is safe for concurrent use.
@@ -137,9 +137,9 @@ type Authenticator struct {
 	sessions *Sessions
 	own      string // our own issuer: its tokens are never accepted here
 
-	pods            Pods               // nil where no address proves anything
-	bearers         *verifier.Verifier // nil while bearers are off
-	serviceAccounts ServiceAccounts    // nil while they are off
+	pods            Pods            // nil where no address proves anything
+	bearers         *Bearers        // nil while bearers are off
+	serviceAccounts ServiceAccounts // nil while they are off
 }
 
 // Parts are what an Authenticator is made of.
@@ -150,7 +150,7 @@ type Parts struct {
 	OwnIssuer string
 	// These may be nil: then the proof is off.
 	Pods            Pods
-	Bearers         *verifier.Verifier // for access tokens of the default provider
+	Bearers         *Bearers
 	ServiceAccounts ServiceAccounts
 }
 

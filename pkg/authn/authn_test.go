@@ -48,7 +48,7 @@ func (t *town) UserByName(_ context.Context, name string) (authn.User, error) {
 	return t.find(func(u authn.User) bool { return u.Username == name })
 }
 
-func (t *town) UserBySubject(_ context.Context, _, subject string) (authn.User, error) {
+func (t *town) UserBySubject(_ context.Context, _, subject, _ string) (authn.User, error) {
 	return t.find(func(u authn.User) bool { return "sub-"+u.Username == subject })
 }
 

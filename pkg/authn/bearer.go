@@ -28,24 +28,35 @@ func (a *Authenticator) authorization(r *http.Request, accepts Accepts) (caller 
 	case form.Issuer == a.own:
 		return Caller{}, true, fmt.Errorf("%w: it is a token that this service made for another one", ErrBearer)
 	}
-	caller, err = a.bearer(r, token)
+	caller, err = a.bearer(r, token, form)
 	return caller, true, err
+}
+
+// Bearers judge access tokens of the default provider.
+type Bearers struct {
+	Verifier *verifier.Verifier
+	// Issuer is whose tokens they are.
+	Issuer string
+	// Scope has to be among the token's; empty where none is asked for.
+	Scope string
 }
 
 // bearer takes the caller for the subject of an access token of the default provider. The user is
 // found by issuer and subject, never by a name in the token.
-func (a *Authenticator) bearer(r *http.Request, token string) (Caller, error) {
+func (a *Authenticator) bearer(r *http.Request, token string, form unverifiedForm) (Caller, error) {
 	if a.bearers == nil {
 		return Caller{}, fmt.Errorf("%w: bearer tokens are off here; an operator turns them on with bearer.audiences", ErrBearer)
 	}
-	claims, err := a.bearers.Verify(r.Context(), token)
+	claims, err := a.bearers.Verifier.Verify(r.Context(), token)
 	switch {
 	case errors.Is(err, verifier.ErrUnavailable):
 		return Caller{}, outage(err)
 	case err != nil:
-		return Caller{}, fmt.Errorf("%w: %w", ErrBearer, err)
+		return Caller{}, fmt.Errorf("%w: %s", ErrBearer, a.bearers.flaw(err, form))
+	case a.bearers.Scope != "" && !claims.HasScopes(a.bearers.Scope):
+		return Caller{}, fmt.Errorf("%w: token is missing required scopes: {'%s'}", ErrBearer, a.bearers.Scope)
 	}
-	user, err := a.people.directory.UserBySubject(r.Context(), claims.Issuer, claims.Subject)
+	user, err := a.people.directory.UserBySubject(r.Context(), claims.Issuer, claims.Subject, claims.Username)
 	switch {
 	case errors.Is(err, ErrUnknown):
 		user = User{Username: claims.Username}
@@ -55,11 +66,33 @@ func (a *Authenticator) bearer(r *http.Request, token string) (Caller, error) {
 	return allowed(Caller{User: user, Proof: Bearer, Actor: "token " + claims.ID})
 }
 
+// flaw says what is wrong with a bearer, in the words that Gen3's clients know where there are such
+// (Gen3 contract 1.2).
+func (b *Bearers) flaw(err error, form unverifiedForm) string {
+	switch {
+	case errors.Is(err, verifier.ErrMalformed) && !form.threeParts:
+		return "Not enough segments"
+	case errors.Is(err, verifier.ErrIssuer), form.Issuer != "" && form.Issuer != b.Issuer:
+		return "invalid issuer: the token is of another one than the default provider"
+	case errors.Is(err, verifier.ErrExpired):
+		return "Signature has expired"
+	case errors.Is(err, verifier.ErrSignature):
+		return "Signature verification failed"
+	case errors.Is(err, verifier.ErrType) && purposes[form.Purpose]:
+		return "claims have incorrect purpose: expected access, got " + form.Purpose
+	}
+	return err.Error()
+}
+
+// purposes are Fence's kinds of token that are no access tokens; no other word is repeated.
+var purposes = map[string]bool{"id": true, "refresh": true, "api_key": true, "session": true}
+
 func formOf(token string) (form unverifiedForm) {
 	parts := strings.Split(token, ".")
 	if len(parts) != 3 || len(token) > maxBearer {
 		return form
 	}
+	form.threeParts = true
 	if payload, err := base64.RawURLEncoding.DecodeString(parts[1]); err == nil {
 		_ = json.Unmarshal(payload, &form) // what cannot be read has no form, and nobody accepts it
 	}

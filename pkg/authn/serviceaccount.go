@@ -23,7 +23,9 @@ type ServiceAccounts interface {
 // trusted by it: it chooses who verifies.
 type unverifiedForm struct {
 	Issuer     string          `json:"iss"`
+	Purpose    string          `json:"pur"`
 	Kubernetes *kubernetesPart `json:"kubernetes.io"`
+	threeParts bool
 }
 
 // kubernetesPart is what the API server writes into the tokens that it binds.

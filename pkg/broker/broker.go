@@ -6,10 +6,12 @@
 package broker
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -90,6 +92,8 @@ func (c *Connection) ends() time.Time {
 type Store interface {
 	// Connection reads a row; ErrNotConnected where there is none.
 	Connection(ctx context.Context, userID, providerID string) (Connection, error)
+	// Connections reads all of a user's rows, in whatever phase.
+	Connections(ctx context.Context, userID string) ([]Connection, error)
 	// Refreshed stores what a refresh of that connection gave. It does so only while the token that
 	// was presented is still the one stored, else ErrSuperseded. Without a new refresh token the old
 	// one is kept.
@@ -178,29 +182,36 @@ func (b *Broker) Provider(name string) (id string, err error) {
 // IsDefault tells whether the provider is the one that establishes who a user is.
 func (b *Broker) IsDefault(id string) bool { return id == b.config.DefaultProvider }
 
+// NameOf is what a person calls a provider.
+func (b *Broker) NameOf(id string) string { return b.providers[id].Config.Name }
+
 // Listed is a provider as a person sees it.
 type Listed struct {
 	ID, Name string
 	Default  bool
+	// BaseURL is the commons that it belongs to, or where it is, as the operator wrote it.
+	BaseURL string
+
+	position int
 }
 
 // Providers lists the providers, the default one first.
 func (b *Broker) Providers() []Listed {
 	var all []Listed
 	for id, one := range b.providers {
-		all = append(all, Listed{ID: id, Name: one.Config.Name, Default: b.IsDefault(id)})
+		all = append(all, Listed{
+			ID: id, Name: one.Config.Name, Default: b.IsDefault(id), position: one.Config.Position,
+			BaseURL: cmp.Or(one.Config.BaseURL, one.Config.Issuer, one.Config.AuthURL),
+		})
 	}
 	slices.SortFunc(all, func(a, b Listed) int {
-		if a.Default != b.Default {
-			if a.Default {
-				return -1
-			}
+		switch {
+		case a.Default:
+			return -1
+		case b.Default:
 			return 1
 		}
-		if a.Name < b.Name {
-			return -1
-		}
-		return 1
+		return cmp.Or(cmp.Compare(a.position, b.position), strings.Compare(a.Name, b.Name), strings.Compare(a.ID, b.ID))
 	})
 	return all
 }

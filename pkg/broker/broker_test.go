@@ -159,7 +159,7 @@ func TestACachedTokenCostsNothing(t *testing.T) {
 		if got := h.token(t, alice, 600*time.Second); got.Value != first.Value {
 			t.Fatal("another token")
 		}
-		if err := h.Living(t.Context(), alice); err != nil {
+		if err := h.Living(t.Context(), alice, "main"); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -282,7 +282,7 @@ func TestAnOutageOfTheProviderLosesNothing(t *testing.T) {
 			if diff := cmp.Diff(before, h.row(t, alice), cmp.Comparer(func(a, b broker.Secret) bool { return string(a) == string(b) })); diff != "" {
 				t.Errorf("the row changed (-before +after):\n%s", diff)
 			}
-			if err := h.Living(t.Context(), alice); err != nil {
+			if err := h.Living(t.Context(), alice, "main"); err != nil {
 				t.Errorf("the grant lives all the same: %v", err)
 			}
 			// One attempt for each back-off window, however many ask.
@@ -306,7 +306,7 @@ func TestAProvidersVerdictEndsTheGrantAndALoginMendsIt(t *testing.T) {
 	if _, err := h.Token(t.Context(), alice, "main", 0); !errors.Is(err, broker.ErrGrantBroken) {
 		t.Errorf("got %v, want ErrGrantBroken", err)
 	}
-	if err := h.Living(t.Context(), alice); !errors.Is(err, broker.ErrGrantBroken) {
+	if err := h.Living(t.Context(), alice, "main"); !errors.Is(err, broker.ErrGrantBroken) {
 		t.Errorf("living: got %v, want ErrGrantBroken", err)
 	}
 	after := h.row(t, alice)
@@ -384,7 +384,7 @@ func TestAGrantWithoutARefreshToken(t *testing.T) {
 		if _, err := h.Token(t.Context(), alice, "main", 0); !errors.Is(err, broker.ErrGrantExpired) {
 			t.Errorf("run out: got %v, want ErrGrantExpired", err)
 		}
-		if err := h.Living(t.Context(), alice); !errors.Is(err, broker.ErrGrantExpired) {
+		if err := h.Living(t.Context(), alice, "main"); !errors.Is(err, broker.ErrGrantExpired) {
 			t.Errorf("living: got %v, want ErrGrantExpired", err)
 		}
 	}
@@ -409,7 +409,7 @@ func TestAnEndThatMovedOnAnotherReplica(t *testing.T) {
 	put(time.Hour)
 	h.advance(11 * time.Minute)
 	h.token(t, alice, 0)
-	if err := h.Living(t.Context(), alice); err != nil {
+	if err := h.Living(t.Context(), alice, "main"); err != nil {
 		t.Error(err)
 	}
 }
@@ -473,7 +473,7 @@ func TestAGrantWhoseStatedEndHasComeIsNotUsed(t *testing.T) {
 	if _, err := h.Token(t.Context(), alice, "main", 0); !errors.Is(err, broker.ErrGrantExpired) {
 		t.Errorf("got %v, want ErrGrantExpired", err)
 	}
-	if err := h.Living(t.Context(), alice); !errors.Is(err, broker.ErrGrantExpired) {
+	if err := h.Living(t.Context(), alice, "main"); !errors.Is(err, broker.ErrGrantExpired) {
 		t.Errorf("living: got %v, want ErrGrantExpired", err)
 	}
 }
@@ -494,7 +494,7 @@ func TestCallbacksThatAreRefused(t *testing.T) {
 		"a cookie that is not ours":    {func(b *broker.Callback) { b.Sealed = "AAAA" }, broker.ErrState},
 		"a cookie of another login":    {func(b *broker.Callback) { b.Sealed = h.begin(t, "second", alice, "alice", "a").Sealed }, broker.ErrState},
 		"somebody else is signed in":   {func(b *broker.Callback) { b.UserID = bob }, broker.ErrSignInFirst},
-		"nobody is signed in any more": {func(b *broker.Callback) { b.UserID = "" }, broker.ErrSignInFirst},
+		"nobody is signed in any more": {func(b *broker.Callback) { b.UserID = "" }, broker.ErrSignedOut},
 		"another issuer answers":       {func(b *broker.Callback) { b.Issuer = h.main.Issuer }, broker.ErrLoginFailed},
 		"the provider says no":         {func(b *broker.Callback) { b.Error = "access_denied" }, broker.ErrLoginFailed},
 		"no code":                      {func(b *broker.Callback) { b.Code = "" }, broker.ErrLoginFailed},

@@ -3,7 +3,6 @@ package broker
 import (
 	"bytes"
 	"context"
-	"crypto/rand"
 	"crypto/sha256"
 	"crypto/subtle"
 	"encoding/base64"
@@ -12,8 +11,6 @@ import (
 	"errors"
 	"fmt"
 	"time"
-
-	"golang.org/x/oauth2"
 
 	"github.com/workspace-token-service/wts/pkg/keyring"
 	"github.com/workspace-token-service/wts/pkg/provider"
@@ -28,6 +25,11 @@ var (
 	ErrLoginFailed = errors.New("the login did not succeed")
 	// ErrSignInFirst: only somebody who is signed in can connect a further provider.
 	ErrSignInFirst = errors.New("sign in first")
+	// ErrSignedOut: whoever began to connect a provider is not signed in any more.
+	ErrSignedOut = errors.New("whoever began the login is not signed in any more")
+	// ErrNoCode: the provider sent the browser back without a code. It is ErrLoginFailed, and what wraps
+	// it says what the provider said.
+	ErrNoCode = fmt.Errorf("%w: it came back without a code", ErrLoginFailed)
 	// ErrOtherAccount: the provider is connected, with another account.
 	ErrOtherAccount = errors.New("the provider is connected with another account")
 	// ErrUserDisabled: an operator shut the user out.
@@ -66,7 +68,7 @@ func (b *Broker) Begin(ctx context.Context, providerID, userID, redirect string)
 		return Begun{}, ErrSignInFirst
 	}
 	begun := flow{
-		Login:    provider.Login{State: rand.Text(), Nonce: rand.Text(), Verifier: oauth2.GenerateVerifier()},
+		Login:    upstream.NewLogin(),
 		Provider: providerID, Redirect: redirect, UserID: userID, Begun: b.now(),
 	}
 	address, err := upstream.LoginURL(ctx, begun.Login)
@@ -146,7 +148,10 @@ func (b *Broker) Finish(ctx context.Context, back Callback) (Connected, error) {
 		return result, outage(err)
 	}
 	// 3. Whoever began to connect a provider is still the one who is signed in.
-	if !result.Default && begun.UserID != back.UserID {
+	switch {
+	case !result.Default && back.UserID == "":
+		return result, ErrSignedOut
+	case !result.Default && begun.UserID != back.UserID:
 		return result, ErrSignInFirst
 	}
 	upstream, ok := b.providers[begun.Provider]
@@ -159,7 +164,7 @@ func (b *Broker) Finish(ctx context.Context, back Callback) (Connected, error) {
 	}
 	// 5. The provider said yes.
 	if back.Error != "" || back.Code == "" {
-		return result, fmt.Errorf("%w: the provider answered %s", ErrLoginFailed, reasonOf(back))
+		return result, fmt.Errorf("%w: the provider answered %s", ErrNoCode, reasonOf(back))
 	}
 	// 6. The code becomes a grant, and the id_token says whose it is.
 	tokens, identity, err := upstream.Exchange(ctx, back.Code, begun.Login)
@@ -209,7 +214,7 @@ func reasonOf(back Callback) string {
 	if back.Error != "" {
 		return provider.CallbackCode(back.Error)
 	}
-	return "without a code"
+	return "nothing else"
 }
 
 // loginFailure tells what the person can mend from what only time can.

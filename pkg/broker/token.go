@@ -1,8 +1,11 @@
 package broker
 
 import (
+	"cmp"
 	"context"
 	"errors"
+	"slices"
+	"strings"
 	"time"
 )
 
@@ -34,13 +37,13 @@ func (b *Broker) Token(ctx context.Context, userID, providerID string, life time
 	return Token{}, err
 }
 
-// Living makes sure that the user's grant at the default provider still lives: nothing is minted
-// for somebody whose grant was removed, revoked or ran out.
-func (b *Broker) Living(ctx context.Context, userID string) error {
+// Living makes sure that a user's grant still lives. Nothing is minted for somebody whose grant at the
+// default provider was removed, revoked or ran out.
+func (b *Broker) Living(ctx context.Context, userID, providerID string) error {
 	if userID == "" {
 		return ErrNotConnected
 	}
-	key, now := cacheKey{userID, b.config.DefaultProvider}, b.now()
+	key, now := cacheKey{userID, providerID}, b.now()
 	if known, ok := b.cache.GetIfPresent(key); ok && !known.ended(now) {
 		return nil
 	}
@@ -61,15 +64,45 @@ func (b *Broker) read(ctx context.Context, key cacheKey) (Connection, error) {
 		return Connection{}, ErrNotConnected
 	case err != nil:
 		return Connection{}, outage(err)
-	case connection.Phase == Disconnected:
-		return Connection{}, ErrNotConnected
-	case connection.Phase == Broken, connection.Unreadable:
-		return Connection{}, ErrGrantBroken
-	case !connection.ends().IsZero() && !b.now().Before(connection.ends()):
-		return Connection{}, ErrGrantExpired
+	}
+	if err := connection.flaw(b.now()); err != nil {
+		return Connection{}, err
 	}
 	return connection, nil
 }
+
+// flaw says why a connection is not good, if it is not.
+func (c *Connection) flaw(now time.Time) error {
+	switch {
+	case c.Phase == Disconnected:
+		return ErrNotConnected
+	case c.Phase == Broken, c.Unreadable:
+		return ErrGrantBroken
+	case !c.ends().IsZero() && !now.Before(c.ends()):
+		return ErrGrantExpired
+	}
+	return nil
+}
+
+// Connections are a user's connections that are good, the newest first.
+func (b *Broker) Connections(ctx context.Context, userID string) ([]Connection, error) {
+	if userID == "" {
+		return nil, nil
+	}
+	all, err := b.store.Connections(ctx, userID)
+	if err != nil {
+		return nil, outage(err)
+	}
+	now := b.now()
+	all = slices.DeleteFunc(all, func(one Connection) bool { return one.flaw(now) != nil })
+	slices.SortFunc(all, func(a, b Connection) int {
+		return cmp.Or(b.ConnectedAt.Compare(a.ConnectedAt), strings.Compare(a.Provider, b.Provider))
+	})
+	return all, nil
+}
+
+// Ends is when the grant runs out; zero where that is not known.
+func (c *Connection) Ends() time.Time { return c.ends() }
 
 // Connection returns a user's connection, for a page that shows it.
 func (b *Broker) Connection(ctx context.Context, userID, providerID string) (Connection, error) {

@@ -31,12 +31,36 @@ const (
 	AuthPost  = "client_secret_post"
 )
 
+// The kinds of provider.
+const (
+	TypeOIDC  = "oidc"
+	TypeFence = "fence" // Gen3's
+)
+
 // Config is one upstream identity provider, as the operator writes it.
 type Config struct {
+	// Type is TypeOIDC (the default) or TypeFence, which says what its endpoints, scopes and claims are
+	// where nothing else is said.
+	Type string `koanf:"type"`
 	// Name is what a person reads; the provider's id where it is empty.
 	Name string `koanf:"name"`
 	// Issuer is the provider's issuer identifier, byte for byte as its discovery document states it.
-	Issuer       string `koanf:"issuer"`
+	Issuer string `koanf:"issuer"`
+	// AuthURL and TokenURL, together, are for a provider without a discovery document. One is looked for
+	// all the same; without its keys an id_token is taken on the word of TLS (OIDC Core 3.1.3.7, 6).
+	AuthURL  string `koanf:"auth_url"`
+	TokenURL string `koanf:"token_url"`
+	// BaseURL is the commons that the provider belongs to: what /external_oidc calls it, whom /aggregate
+	// asks, where a discovery document is looked for without an issuer.
+	BaseURL string `koanf:"base_url"`
+	// RedirectURI is the one registered there, where it is not ours: whoever is behind it sends the
+	// browser on to us, by the first label of our host name, which the state then begins with.
+	RedirectURI string `koanf:"redirect_uri"`
+	// Rotates says whether a refresh gives a new refresh token; nil where that is not known.
+	Rotates *bool `koanf:"rotates"`
+	// Position orders the providers where a person sees them; those of the same by name.
+	Position int `koanf:"position"`
+
 	ClientID     string `koanf:"client_id"`
 	ClientSecret Secret `koanf:"client_secret"`
 	// ClientSecretFile names a file that holds the secret; it wins over ClientSecret.
@@ -65,6 +89,9 @@ type Config struct {
 func (c Config) WithDefaults(id string) Config {
 	if c.Name == "" {
 		c.Name = id
+	}
+	if c.Type == TypeFence {
+		c = c.withFenceDefaults()
 	}
 	if c.ClientAuth == "" {
 		c.ClientAuth = AuthBasic
@@ -95,9 +122,10 @@ var reserved = []string{
 func (c Config) Validate() error {
 	var faults []error
 	fault := func(format string, args ...any) { faults = append(faults, fmt.Errorf(format, args...)) }
-	if err := checkURL(c.Issuer); err != nil {
-		fault("issuer: %w", err)
+	if c.Type != "" && c.Type != TypeOIDC && c.Type != TypeFence {
+		fault("type: is %q, want %s or %s", c.Type, TypeOIDC, TypeFence)
 	}
+	faults = append(faults, c.checkAddresses()...)
 	if c.ClientID == "" {
 		fault("client_id: is missing; it is what the provider gave when wts was registered there")
 	}
@@ -107,7 +135,7 @@ func (c Config) Validate() error {
 	if c.ClientAuth != "" && c.ClientAuth != AuthBasic && c.ClientAuth != AuthPost {
 		fault("client_auth: is %q, want %s or %s", c.ClientAuth, AuthBasic, AuthPost)
 	}
-	if len(c.Scopes) > 0 && !slices.Contains(c.Scopes, "openid") {
+	if len(c.Scopes) > 0 && !c.Identifies() && !c.explicit() {
 		fault("scopes: lack openid, without which no login says who the person is")
 	}
 	for name := range c.LoginParams {
@@ -141,5 +169,38 @@ func loopback(host string) bool {
 	return strings.EqualFold(host, "localhost") || err == nil && address.IsLoopback()
 }
 
+// checkAddresses judges the addresses, each where it is needed or given.
+func (c Config) checkAddresses() (faults []error) {
+	given := map[string]string{"auth_url": c.AuthURL, "token_url": c.TokenURL, "base_url": c.BaseURL, "redirect_uri": c.RedirectURI}
+	for _, name := range []string{"auth_url", "token_url", "base_url", "redirect_uri"} {
+		if err := checkURL(given[name]); given[name] != "" && err != nil {
+			faults = append(faults, fmt.Errorf("%s: %w", name, err))
+		}
+	}
+	switch err := checkURL(c.Issuer); {
+	case (c.AuthURL == "") != (c.TokenURL == ""):
+		faults = append(faults, errors.New("auth_url, token_url: go together"))
+	case c.Issuer == "" && (c.explicit() || c.Type == TypeFence && c.BaseURL != ""):
+	case err != nil:
+		faults = append(faults, fmt.Errorf("issuer: %w", err))
+	}
+	return faults
+}
+
+// explicit tells that the endpoints are configured rather than discovered.
+func (c Config) explicit() bool { return c.AuthURL != "" && c.TokenURL != "" }
+
+// Identifies tells whether a login says who the person is there.
+func (c Config) Identifies() bool { return len(c.Scopes) == 0 || slices.Contains(c.Scopes, "openid") }
+
+// NeverRotates tells that a refresh token of the provider's is known to stay the same.
+func (c Config) NeverRotates() bool { return c.Rotates != nil && !*c.Rotates }
+
 // Plaintext tells whether the provider is reached without TLS, which deserves a line in the log.
-func (c Config) Plaintext() bool { return strings.HasPrefix(c.Issuer, "http://") }
+func (c Config) Plaintext() bool {
+	return strings.HasPrefix(c.Issuer, "http://") || strings.HasPrefix(c.TokenURL, "http://")
+}
+
+// Unsigned tells whether id_tokens may have to be taken without their signature, which deserves a
+// word to the operator.
+func (c Config) Unsigned() bool { return c.explicit() && c.Issuer == "" && c.Identifies() }

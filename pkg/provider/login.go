@@ -2,9 +2,14 @@ package provider
 
 import (
 	"context"
+	"crypto/rand"
 	"crypto/subtle"
+	"encoding/base64"
+	"encoding/json"
 	"errors"
+	"net/url"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/coreos/go-oidc/v3/oidc"
@@ -16,6 +21,23 @@ type Login struct {
 	State    string
 	Nonce    string
 	Verifier string // RFC 7636 4.1
+}
+
+// NewLogin makes up a login's secrets.
+func (p *Provider) NewLogin() Login {
+	return Login{State: p.statePrefix + rand.Text(), Nonce: rand.Text(), Verifier: oauth2.GenerateVerifier()}
+}
+
+// sharedPrefix begins the state of a login whose redirect URI is another host's, which sends the
+// browser on to us by it: the first label of our host name (Gen3 contract 1.1).
+func sharedPrefix(redirectURI, own string) string {
+	shared, err := url.Parse(redirectURI)
+	ours, err2 := url.Parse(own)
+	if err != nil || err2 != nil || shared.Host == ours.Host {
+		return ""
+	}
+	label, _, _ := strings.Cut(ours.Hostname(), ".")
+	return label + "-"
 }
 
 // Tokens is what a token endpoint gave.
@@ -62,7 +84,7 @@ func (p *Provider) CheckIssuer(ctx context.Context, iss string) error {
 	if iss == "" && ends.issParam {
 		return p.distrust("callback", "the issuer is missing from it, though the provider always sends it")
 	}
-	if iss != "" && iss != p.Config.Issuer {
+	if iss != "" && iss != p.Config.Issuer && p.Config.Issuer != "" {
 		return p.distrust("callback", "it comes from another issuer")
 	}
 	return nil
@@ -81,6 +103,9 @@ func (p *Provider) Exchange(ctx context.Context, code string, login Login) (Toke
 	answer, err := ends.oauth.Exchange(ctx, code, oauth2.VerifierOption(login.Verifier))
 	if err != nil {
 		return Tokens{}, Identity{}, p.classify("code exchange", err, true)
+	}
+	if !p.Config.Identifies() {
+		return p.read(answer, issuedAt), Identity{NameFlaw: "the provider does not say who a person is"}, nil
 	}
 	raw, _ := answer.Extra("id_token").(string)
 	identity, err := p.identify(ctx, ends, raw, login.Nonce)
@@ -160,7 +185,28 @@ func (p *Provider) read(answer *oauth2.Token, issuedAt time.Time) Tokens {
 			tokens.RefreshExpiresAt = issuedAt.Add(seconds)
 		}
 	}
+	if tokens.RefreshExpiresAt.IsZero() {
+		tokens.RefreshExpiresAt = statedEnd(answer.RefreshToken)
+	}
 	return tokens
+}
+
+// statedEnd reads the end that a refresh token states which is a JWT, as Fence's and Keycloak's are;
+// zero for any other, and for Keycloak's offline tokens, whose exp is missing or 0. Nothing is trusted
+// by it: it came from the token endpoint, and only the provider itself can be misled.
+func statedEnd(token string) time.Time {
+	parts := strings.Split(token, ".")
+	if len(parts) != 3 {
+		return time.Time{}
+	}
+	var claims struct {
+		Exp float64 `json:"exp"`
+	}
+	payload, err := base64.RawURLEncoding.DecodeString(parts[1])
+	if err != nil || json.Unmarshal(payload, &claims) != nil || claims.Exp <= 0 || claims.Exp > 1<<40 {
+		return time.Time{}
+	}
+	return time.Unix(int64(claims.Exp), 0)
 }
 
 // maxSeconds keeps a provider's number within what time.Duration and the database hold: a century.

@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -26,6 +27,7 @@ type Provider struct {
 	Config Config
 
 	redirectURL string
+	statePrefix string
 	client      *http.Client // for the token endpoint; its deadlines are the contexts'
 	reader      *http.Client // for documents
 	now         func() time.Time
@@ -44,7 +46,17 @@ func New(id string, config Config, redirectURL string) *Provider {
 	client := newClient()
 	reader := *client
 	reader.Timeout = config.Timeout
-	return &Provider{ID: id, Config: config, redirectURL: redirectURL, client: client, reader: &reader, now: time.Now}
+	p := &Provider{ID: id, Config: config, redirectURL: redirectURL, client: client, reader: &reader, now: time.Now}
+	if config.RedirectURI != "" {
+		p.redirectURL, p.statePrefix = config.RedirectURI, sharedPrefix(config.RedirectURI, redirectURL)
+	}
+	switch {
+	case config.Type == TypeFence:
+		p.discovered = p.fenceEndpoints()
+	case config.explicit():
+		p.discovered = p.explicitEndpoints()
+	}
+	return p
 }
 
 // endpoints is what discovery found.
@@ -54,11 +66,15 @@ type endpoints struct {
 	at       time.Time
 	// issParam: the provider promises iss on its callbacks (RFC 9207 2.3).
 	issParam bool
+	// fixed: they are known without a document, and none is read.
+	fixed bool
 }
 
 const (
 	discoveryLife = time.Hour       // how long a found document is used before it is read again
 	discoveryWait = 2 * time.Second // how soon a failed discovery is tried again
+	// explicitWait is how soon it is where the endpoints are configured: there may be no document.
+	explicitWait = 10 * time.Minute
 )
 
 // discover finds the provider's endpoints: one reading of the document at a time, and seldom. A
@@ -68,8 +84,12 @@ func (p *Provider) discover(ctx context.Context) (*endpoints, error) {
 	p.mu.Lock()
 	known, failed, failedAt, now := p.discovered, p.failed, p.failedAt, p.now()
 	p.mu.Unlock()
+	wait := discoveryWait
+	if p.Config.explicit() {
+		wait = explicitWait
+	}
 	switch {
-	case known != nil && (now.Sub(known.at) < discoveryLife || now.Sub(failedAt) < discoveryWait):
+	case known != nil && (known.fixed || now.Sub(known.at) < discoveryLife || now.Sub(failedAt) < wait):
 		return known, nil
 	case known == nil && failed != nil && now.Sub(failedAt) < discoveryWait:
 		return nil, failed
@@ -90,11 +110,15 @@ func (p *Provider) discover(ctx context.Context) (*endpoints, error) {
 func (p *Provider) readDocument(ctx context.Context) (*endpoints, error) {
 	ctx, cancel := context.WithTimeout(ctx, p.Config.Timeout)
 	defer cancel()
-	found, err := oidc.NewProvider(oidc.ClientContext(ctx, p.reader), p.Config.Issuer)
+	issuer := p.Config.Issuer
+	if issuer == "" {
+		issuer = strings.TrimRight(p.Config.BaseURL, "/")
+	}
+	found, err := oidc.NewProvider(oidc.ClientContext(ctx, p.reader), issuer)
 	if err != nil {
 		return nil, p.undiscovered(p.discoveryError(err))
 	}
-	ends, failure := p.accept(found, p.now())
+	ends, failure := p.accept(found, issuer, p.now())
 	if failure != nil {
 		return nil, p.undiscovered(failure)
 	}
@@ -119,7 +143,7 @@ var asymmetric = []string{
 }
 
 // accept checks the document's endpoints as strictly as the configured issuer.
-func (p *Provider) accept(found *oidc.Provider, now time.Time) (*endpoints, *Error) {
+func (p *Provider) accept(found *oidc.Provider, issuer string, now time.Time) (*endpoints, *Error) {
 	var document struct {
 		KeysURL    string   `json:"jwks_uri"`
 		Algorithms []string `json:"id_token_signing_alg_values_supported"`
@@ -129,6 +153,9 @@ func (p *Provider) accept(found *oidc.Provider, now time.Time) (*endpoints, *Err
 		return nil, p.distrust("discovery", "the document cannot be read")
 	}
 	endpoint := found.Endpoint()
+	if p.Config.explicit() {
+		endpoint.AuthURL, endpoint.TokenURL = p.Config.AuthURL, p.Config.TokenURL
+	}
 	for name, text := range map[string]string{
 		"authorization_endpoint": endpoint.AuthURL, "token_endpoint": endpoint.TokenURL, "jwks_uri": document.KeysURL,
 	} {
@@ -137,10 +164,6 @@ func (p *Provider) accept(found *oidc.Provider, now time.Time) (*endpoints, *Err
 			return nil, p.distrust("discovery", name+" is missing or not https")
 		}
 	}
-	endpoint.AuthStyle = oauth2.AuthStyleInHeader
-	if p.Config.ClientAuth == AuthPost {
-		endpoint.AuthStyle = oauth2.AuthStyleInParams
-	}
 	algorithms := slices.DeleteFunc(slices.Clone(asymmetric), func(name string) bool {
 		return len(document.Algorithms) > 0 && !slices.Contains(document.Algorithms, name)
 	})
@@ -148,14 +171,8 @@ func (p *Provider) accept(found *oidc.Provider, now time.Time) (*endpoints, *Err
 		return nil, p.distrust("discovery", "it signs id_tokens with no algorithm that is accepted")
 	}
 	return &endpoints{
-		oauth: oauth2.Config{
-			ClientID:     p.Config.ClientID,
-			ClientSecret: string(p.Config.ClientSecret),
-			Endpoint:     endpoint,
-			RedirectURL:  p.redirectURL,
-			Scopes:       p.Config.Scopes,
-		},
-		verifier: oidc.NewVerifier(p.Config.Issuer, p.keysAt(document.KeysURL), &oidc.Config{
+		oauth: p.oauth(endpoint.AuthURL, endpoint.TokenURL),
+		verifier: oidc.NewVerifier(issuer, p.keysAt(document.KeysURL), &oidc.Config{
 			ClientID:             p.Config.ClientID,
 			SupportedSigningAlgs: algorithms,
 			Now:                  p.now,
@@ -163,6 +180,34 @@ func (p *Provider) accept(found *oidc.Provider, now time.Time) (*endpoints, *Err
 		at:       now,
 		issParam: document.IssParam,
 	}, nil
+}
+
+// oauth is the client at two endpoints. How it authenticates is pinned.
+func (p *Provider) oauth(authURL, tokenURL string) oauth2.Config {
+	style := oauth2.AuthStyleInHeader
+	if p.Config.ClientAuth == AuthPost {
+		style = oauth2.AuthStyleInParams
+	}
+	return oauth2.Config{
+		ClientID:     p.Config.ClientID,
+		ClientSecret: string(p.Config.ClientSecret),
+		Endpoint:     oauth2.Endpoint{AuthURL: authURL, TokenURL: tokenURL, AuthStyle: style},
+		RedirectURL:  p.redirectURL,
+		Scopes:       p.Config.Scopes,
+	}
+}
+
+// explicitEndpoints are those of a provider that need have no discovery document: signatures cannot
+// be verified until one is found. Audience, expiry, nonce and, where it is known, the issuer are
+// checked all the same, and the id_token came from the token endpoint itself, over TLS.
+func (p *Provider) explicitEndpoints() *endpoints {
+	return &endpoints{
+		oauth: p.oauth(p.Config.AuthURL, p.Config.TokenURL),
+		verifier: oidc.NewVerifier(p.Config.Issuer, nil, &oidc.Config{
+			ClientID: p.Config.ClientID, SkipIssuerCheck: p.Config.Issuer == "", InsecureSkipSignatureCheck: true, Now: p.now,
+		}),
+		fixed: p.Config.Issuer == "" && p.Config.BaseURL == "",
+	}
 }
 
 func (p *Provider) distrust(doing, reason string) *Error {

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/workspace-token-service/wts/pkg/aggregate"
 	"github.com/workspace-token-service/wts/pkg/authn"
 	"github.com/workspace-token-service/wts/pkg/broker"
 	"github.com/workspace-token-service/wts/pkg/issuer"
@@ -33,6 +34,9 @@ var (
 	errMethod   = errors.New("the route has no such method")
 	errFraming  = errors.New("a login begins by opening this address in a window, not within another page")
 	errCrossing = errors.New("the request comes from another site")
+	// Of /oauth2/connected, which has words of its own.
+	errNoSession = errors.New("nobody is logged in")
+	errNotLinked = errors.New("the user is not connected, or no longer")
 )
 
 // table is the one table from error to status and message: the first line that fits holds.
@@ -55,8 +59,13 @@ var table = []struct {
 	{broker.ErrGrantBroken, answer{http.StatusForbidden, denied + "your refresh token is no longer valid, please login again", 0}},
 	{broker.ErrState, answer{http.StatusForbidden, denied + "could not authorize; state did not match across auth requests", 0}},
 	{broker.ErrReplayed, answer{http.StatusForbidden, denied + "could not authorize; this login is over already", 0}},
+	{broker.ErrSignedOut, answer{http.StatusUnauthorized, refused + "no authorization header provided", 0}},
 	{broker.ErrSignInFirst, answer{http.StatusUnauthorized, refused + "user is not logged in", 0}},
 	{broker.ErrOtherAccount, answer{http.StatusConflict, "You are connected with another account of this provider; disconnect it first, then connect the other one", 0}},
+	{errNoSession, answer{http.StatusUnauthorized, refused + "user is not logged in", 0}},
+	{errNotLinked, answer{http.StatusForbidden, denied + "user is not connected with token service or expired", 0}},
+	{aggregate.ErrEndpoint, answer{http.StatusNotFound, "supplied endpoint is not configured in the Workspace Token Service aggregate endpoint allowlist", 0}},
+	{aggregate.ErrTooOften, answer{http.StatusTooManyRequests, "Too many requests, try again in a moment", time.Second}},
 	{issuer.ErrScope, answer{http.StatusForbidden, denied + "the scope is not one that this audience gives", 0}},
 	{issuer.ErrNoKey, answer{http.StatusServiceUnavailable, "No key can sign at the moment, try again later", 5 * time.Second}},
 }
@@ -88,6 +97,8 @@ func (s *Server) fail(x *exchange, err error) {
 		x.Header("WWW-Authenticate", `Bearer error="invalid_token"`)
 	case errors.Is(err, broker.ErrLoginFailed):
 		said = answer{status: http.StatusForbidden, message: denied + loginReason(err)}
+	case errors.Is(err, aggregate.ErrFilter):
+		said = answer{status: http.StatusBadRequest, message: strings.TrimPrefix(err.Error(), aggregate.ErrFilter.Error()+": ")}
 	default:
 		for _, line := range table {
 			if errors.Is(err, line.is) {
@@ -103,7 +114,11 @@ func (s *Server) fail(x *exchange, err error) {
 		x.Header("Retry-After", strconv.Itoa(int(max(said.retry, time.Second).Round(time.Second)/time.Second)))
 	}
 	if x.wantsPage() {
-		s.page(x, said.status, web.Message{Title: http.StatusText(said.status), Text: said.message, RequestID: x.id, Again: said.status != http.StatusNotFound})
+		text := said.message
+		if errors.Is(err, broker.ErrNoCode) {
+			text = denied + err.Error()
+		}
+		s.page(x, said.status, web.Message{Title: http.StatusText(said.status), Text: text, RequestID: x.id, Again: said.status != http.StatusNotFound})
 		return
 	}
 	_ = x.json(said.status, map[string]string{member: said.message})
@@ -111,13 +126,16 @@ func (s *Server) fail(x *exchange, err error) {
 
 // loginReason says why a login failed: our own words, and an error code of the closed set.
 func loginReason(err error) string {
+	if errors.Is(err, broker.ErrNoCode) {
+		return "missing_code: Missing 'code' in response."
+	}
 	var of *provider.Error
 	if !errors.As(err, &of) {
 		return err.Error()
 	}
 	switch {
 	case of.Code != "":
-		return "the provider refused the login: " + of.Code
+		return of.Code + ": the provider refused the login"
 	case of.Reason != "":
 		return "the login is not accepted: " + of.Doing + ": " + of.Reason
 	default:

@@ -47,7 +47,11 @@ func (r *row) UserByName(context.Context, string) (authn.User, error) {
 	return alice, nil
 }
 
-func (r *row) UserBySubject(context.Context, string, string) (authn.User, error) { return alice, nil }
+func (r *row) Connections(context.Context, string) ([]broker.Connection, error) { return nil, nil }
+
+func (r *row) UserBySubject(context.Context, string, string, string) (authn.User, error) {
+	return alice, nil
+}
 
 var (
 	alice    = authn.User{ID: "u1", Username: "alice"}

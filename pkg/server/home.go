@@ -13,6 +13,7 @@ func (s *Server) home(x *exchange) error {
 	if !x.wantsPage() {
 		return x.json(http.StatusOK, map[string]string{
 			"/token":                 "get temporary token",
+			"/external_oidc":         "list available identity providers",
 			"/oauth2":                "oauth2 resources",
 			"/.well-known/jwks.json": "keys that verify our tokens",
 		})

@@ -23,8 +23,8 @@ type policy struct {
 	accepts authn.Accepts
 	// refine narrows what is accepted by what the request asks for.
 	refine func(s *Server, x *exchange, accepts authn.Accepts) authn.Accepts
-	// anonymous lets in whoever proves nothing.
-	anonymous bool
+	// anonymous lets in whoever proves nothing; strict refuses a bearer that is no good even so.
+	anonymous, strict bool
 	// action is what the audit calls a request of this route, even one that is refused at the door.
 	action audit.Action
 }
@@ -104,7 +104,7 @@ func (s *Server) admit(x *exchange, policy policy) error {
 		return nil
 	}
 	caller, err := s.Authn.Authenticate(x.Request, x.peer, accepts)
-	if policy.anonymous && errors.Is(err, authn.ErrBearer) {
+	if policy.anonymous && !policy.strict && errors.Is(err, authn.ErrBearer) {
 		// A proxy may turn a cookie that has run out into a bearer: that must not keep anybody from
 		// logging in again.
 		accepts.PassOverBearer = true

@@ -77,8 +77,32 @@ func (s *Server) authorize(x *exchange) error {
 	case x.wantsPage():
 		x.Redirect(http.StatusFound, s.base+"/")
 	default:
-		return x.json(http.StatusOK, map[string]string{"success": "connected with " + done.Provider})
+		return x.json(http.StatusOK, map[string]string{"success": "connected with " + s.Broker.NameOf(done.Provider)})
 	}
+	return nil
+}
+
+// connected tells whether the caller's grant lives: GET /oauth2/connected?idp=. A 403 is what lets
+// Gen3's portal link anew by itself (Gen3 contract 1.1).
+func (s *Server) connected(x *exchange) error {
+	name, _ := x.param("idp")
+	id, err := s.Broker.Provider(name)
+	if err != nil {
+		return unknownProvider(name)
+	}
+	if x.caller.Proof == "" {
+		return errNoSession
+	}
+	err = s.Broker.Living(x.Request.Context(), x.caller.User.ID, id)
+	for _, mendedByLogin := range []error{broker.ErrNotConnected, broker.ErrGrantExpired, broker.ErrGrantBroken} {
+		if errors.Is(err, mendedByLogin) {
+			return errNotLinked
+		}
+	}
+	if err != nil {
+		return err
+	}
+	x.Data(http.StatusOK, "text/html; charset=utf-8", nil)
 	return nil
 }
 

@@ -16,6 +16,7 @@ import (
 
 	"github.com/gin-gonic/gin"
 
+	"github.com/workspace-token-service/wts/pkg/aggregate"
 	"github.com/workspace-token-service/wts/pkg/audit"
 	"github.com/workspace-token-service/wts/pkg/authn"
 	"github.com/workspace-token-service/wts/pkg/broker"
@@ -94,6 +95,7 @@ type Parts struct {
 	Sessions *authn.Sessions
 	Broker   *broker.Broker
 	Issuer   *issuer.Issuer
+	Commons  *aggregate.Aggregator
 	Database Database
 	Observer Observer
 	Log      *slog.Logger
@@ -139,6 +141,7 @@ func (s *Server) routes() {
 	anyone := policy{}
 	visitor := policy{accepts: authn.Accepts{Session: true}, anonymous: true}
 	person := policy{accepts: authn.Accepts{Session: true, Bearer: true}, anonymous: true}
+	asker := policy{accepts: person.accepts, anonymous: true, strict: true, action: audit.Handout}
 	leaving := policy{accepts: person.accepts, anonymous: true, action: audit.Disconnect}
 	worker := policy{accepts: authn.Accepts{ServiceAccount: true, Session: true, Bearer: true, Pod: true}, refine: tokenProofs, action: audit.Handout}
 
@@ -146,6 +149,11 @@ func (s *Server) routes() {
 	s.get("/token", worker, s.token)
 	s.get("/token/", worker, s.token)
 
+	s.get("/external_oidc", person, s.externalOIDC)
+	s.get("/external_oidc/", person, s.externalOIDC)
+	s.get("/aggregate/*endpoint", asker, s.aggregate)
+
+	s.get("/oauth2/connected", person, s.connected)
 	s.get("/oauth2/authorization_url", person, s.authorizationURL)
 	s.only(http.MethodGet, "/oauth2/authorize", person, s.authorize) // no HEAD: a code is good once
 	s.get("/oauth2/logout", anyone, s.logout)

@@ -92,7 +92,8 @@ func (s *Server) mint(x *exchange, want tokenWanted, life time.Duration) error {
 		return badRequest("message", fmt.Sprintf("The audience %q is not registered", want.audience))
 	}
 	// A token of ours is tied to the living grant of its user.
-	if err := s.Broker.Living(x.Request.Context(), x.caller.User.ID); err != nil {
+	defaultID, _ := s.Broker.Provider("") // there always is one
+	if err := s.Broker.Living(x.Request.Context(), x.caller.User.ID, defaultID); err != nil {
 		return err
 	}
 	scope, _ := x.param("scope")

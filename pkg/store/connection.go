@@ -3,6 +3,8 @@ package store
 import (
 	"context"
 	"errors"
+	"maps"
+	"slices"
 	"time"
 
 	"gorm.io/gorm"
@@ -76,6 +78,45 @@ func (s *Store) open(row *connection) broker.Connection {
 
 // Connection implements broker.Store.
 func (s *Store) Connection(ctx context.Context, userID, providerID string) (broker.Connection, error) {
+	own, err := s.ownConnection(ctx, userID, providerID)
+	return s.fromGen3(ctx, userID, providerID, own, err)
+}
+
+// Connections implements broker.Store.
+func (s *Store) Connections(ctx context.Context, userID string) ([]broker.Connection, error) {
+	var rows []connection
+	var elsewhere []string
+	err := s.read(ctx, func(tx *gorm.DB) (err error) {
+		if err := tx.Find(&rows, "user_id = ?", userID).Error; err != nil {
+			return err
+		}
+		elsewhere, err = s.gen3Providers(tx, userID)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	found := map[string]broker.Connection{}
+	for at := range rows {
+		found[rows[at].Provider] = s.open(&rows[at])
+	}
+	for _, id := range elsewhere {
+		if own, ours := found[id]; ours && !s.wanting(own, time.Now()) {
+			continue
+		}
+		completed, err := s.Connection(ctx, userID, id)
+		switch {
+		case err == nil:
+			found[id] = completed
+		case !errors.Is(err, broker.ErrNotConnected):
+			return nil, err
+		}
+	}
+	return slices.Collect(maps.Values(found)), nil
+}
+
+// ownConnection reads a row of our own table.
+func (s *Store) ownConnection(ctx context.Context, userID, providerID string) (broker.Connection, error) {
 	var row connection
 	err := s.read(ctx, func(tx *gorm.DB) error {
 		return tx.Take(&row, "user_id = ? AND provider = ?", userID, providerID).Error
@@ -98,7 +139,7 @@ func (s *Store) Refreshed(ctx context.Context, presented broker.Connection, toke
 		revived := row.Phase != string(broker.Ready)
 		row.Phase, row.Reason = string(broker.Ready), ""
 		return revived
-	})
+	}, tokens.RefreshToken != "" && tokens.RefreshToken != presented.RefreshToken)
 }
 
 // Broken implements broker.Store.
@@ -106,12 +147,13 @@ func (s *Store) Broken(ctx context.Context, presented broker.Connection, reason 
 	return s.swap(ctx, presented, func(row *connection) bool {
 		row.Phase, row.Reason = string(broker.Broken), reason
 		return true
-	})
+	}, true)
 }
 
 // swap changes a row that still holds the token that was presented, under a lock on the row. The
-// change says whether other replicas have to hear of it.
-func (s *Store) swap(ctx context.Context, presented broker.Connection, alter func(row *connection) (tell bool)) error {
+// change says whether other replicas have to hear of it; where the token presented is spent, Gen3's
+// copy of it goes.
+func (s *Store) swap(ctx context.Context, presented broker.Connection, alter func(row *connection) (tell bool), spent bool) error {
 	err := s.write(ctx, func(tx *gorm.DB) error {
 		row, now, err := s.lockConnection(tx, presented.UserID, presented.Provider)
 		if errors.Is(err, gorm.ErrRecordNotFound) {
@@ -125,8 +167,16 @@ func (s *Store) swap(ctx context.Context, presented broker.Connection, alter fun
 		}
 		told := alter(row)
 		row.Version, row.UpdatedAt = row.Version+1, now
-		if err := tx.Save(row).Error; err != nil || !told {
+		if err := tx.Save(row).Error; err != nil {
 			return err
+		}
+		if spent {
+			if err := s.gen3Forget(tx, row.UserID, row.Provider); err != nil {
+				return err
+			}
+		}
+		if !told {
+			return nil
 		}
 		return s.tell(tx, now, connectionChanged, row.object())
 	})
@@ -152,6 +202,9 @@ func (s *Store) Disconnect(ctx context.Context, userID, providerID string) error
 			Phase: string(broker.Disconnected), Version: row.Version + 1, UpdatedAt: now,
 		}
 		if err := tx.Save(&tombstone).Error; err != nil {
+			return err
+		}
+		if err := s.gen3Forget(tx, userID, providerID); err != nil {
 			return err
 		}
 		return s.tell(tx, now, connectionChanged, tombstone.object())

@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"gorm.io/gorm"
 
@@ -33,7 +34,37 @@ func (s *Store) Tidy(ctx context.Context) error {
 			return fmt.Errorf("tidying: %w", err)
 		}
 	}
+	if err := s.write(ctx, s.shred); err != nil {
+		return fmt.Errorf("tidying: %w", err)
+	}
 	return nil
+}
+
+// deadKept is how long the tokens of a dead grant are kept, for whoever wants to know what happened.
+const deadKept = 30 * 24 * time.Hour
+
+// shred forgets the tokens of grants that ended long ago. The rows stay, as those of a disconnect do:
+// their versions must never start again.
+func (s *Store) shred(tx *gorm.DB) error {
+	now, err := s.now(tx)
+	if err != nil {
+		return err
+	}
+	before := now - deadKept.Milliseconds()
+	err = tx.Model(&connection{}).
+		Where("phase = ? AND updated_at < ? OR phase = ? AND refresh_expires_at < ?", string(broker.Broken), before, string(broker.Ready), before).
+		Updates(map[string]any{
+			"phase": string(broker.Disconnected), "version": gorm.Expr("version + 1"), "updated_at": now,
+			"refresh_token": nil, "refresh_digest": nil, "access_token": nil,
+		}).Error
+	if err != nil {
+		return err
+	}
+	form, err := s.gen3Reachable(tx)
+	if err != nil || !form.there {
+		return err
+	}
+	return tx.Where("expires < ?", before/1000).Delete(&gen3Row{}).Error
 }
 
 // Unreadable counts the connections whose tokens the keyring does not open, by the key ids in their

@@ -55,7 +55,7 @@ func (s *Store) Connect(ctx context.Context, grant broker.Grant) (userID, userna
 		if who.DisabledAt != nil {
 			return broker.ErrUserDisabled
 		}
-		return s.putConnection(tx, who.ID, grant, now)
+		return s.putConnection(tx, who, grant, now)
 	})
 	for _, known := range []error{broker.ErrOtherAccount, broker.ErrUserDisabled, broker.ErrSignInFirst} {
 		if errors.Is(err, known) {
@@ -81,6 +81,11 @@ func (s *Store) identify(tx *gorm.DB, identity provider.Identity, now int64) (*u
 	if known && who.Username == identity.Username && who.SetAsideAt == nil {
 		return &who, nil
 	}
+	if !known {
+		if adopted, err := s.adopt(tx, identity, now); adopted != nil || err != nil {
+			return adopted, err
+		}
+	}
 	if err := s.setAside(tx, identity.Username, now); err != nil {
 		return nil, err
 	}
@@ -93,6 +98,11 @@ func (s *Store) identify(tx *gorm.DB, identity provider.Identity, now int64) (*u
 	}
 	if err := s.tell(tx, now, userChanged, who.object()); err != nil { // the name until now
 		return nil, err
+	}
+	if who.SetAsideAt == nil {
+		if err := s.gen3Rename(tx, who.Username, identity.Username); err != nil {
+			return nil, err
+		}
 	}
 	who.Username, who.SetAsideAt = identity.Username, nil
 	if err := tx.Save(&who).Error; err != nil {
@@ -119,6 +129,11 @@ func (s *Store) setAside(tx *gorm.DB, username string, now int64) error {
 	if err := s.endSessionsOf(tx, holder.ID, now); err != nil {
 		return err
 	}
+	if holder.Issuer != gen3Issuer { // of whom only the name is known, the name's rows are
+		if err := s.gen3Rename(tx, username, ""); err != nil {
+			return err
+		}
+	}
 	return s.tell(tx, now, userChanged, holder.object())
 }
 
@@ -133,12 +148,13 @@ func (s *Store) existing(tx *gorm.DB, userID string) (*user, error) {
 
 // putConnection stores a grant over whatever was there for that user and provider, unless another
 // account is connected: then the person is asked first.
-func (s *Store) putConnection(tx *gorm.DB, userID string, grant broker.Grant, now int64) error {
+func (s *Store) putConnection(tx *gorm.DB, who *user, grant broker.Grant, now int64) error {
+	userID := who.ID
 	row, _, err := s.lockConnection(tx, userID, grant.Provider)
 	if err != nil && !errors.Is(err, gorm.ErrRecordNotFound) {
 		return err
 	}
-	if row.Phase == string(broker.Ready) && row.Subject != grant.Identity.Subject {
+	if row.Phase == string(broker.Ready) && row.Subject != "" && row.Subject != grant.Identity.Subject {
 		return broker.ErrOtherAccount
 	}
 	next := connection{
@@ -152,6 +168,9 @@ func (s *Store) putConnection(tx *gorm.DB, userID string, grant broker.Grant, no
 	}
 	s.seal(&next, grant.Tokens)
 	if err := tx.Save(&next).Error; err != nil {
+		return err
+	}
+	if err := s.gen3Mirror(tx, who, &next, grant.Tokens.RefreshToken); err != nil {
 		return err
 	}
 	return s.tell(tx, now, connectionChanged, next.object())

@@ -55,6 +55,11 @@ func (s *Store) Migrate(ctx context.Context) (applied int, err error) {
 	if err != nil {
 		return 0, clean(err)
 	}
+	if s.gen3.Enabled() {
+		if err := s.makeGen3Table(ctx); err != nil {
+			return 0, err
+		}
+	}
 	s.reached.Store(true)
 	return len(results), nil
 }

@@ -35,6 +35,8 @@ type Config struct {
 	URLFile string `koanf:"url_file"`
 	// MaxConnections bounds the pool. Default 16; SQLite has 4.
 	MaxConnections int `koanf:"max_connections"`
+	// Gen3 is the table of Gen3's Python service in the same database.
+	Gen3 Gen3Config `koanf:"-"`
 }
 
 const sqlitePrefix = "sqlite:"
@@ -58,6 +60,7 @@ func (c Config) Validate() error {
 	default:
 		faults = append(faults, errors.New("database.url: must begin with postgres:// or sqlite: to name a database"))
 	}
+	faults = append(faults, c.Gen3.Validate())
 	if c.MaxConnections < 0 {
 		faults = append(faults, errors.New("database.max_connections: must not be negative"))
 	}
@@ -72,6 +75,7 @@ type Store struct {
 	dialect string  // "postgres" or "sqlite"
 	dsn     string  // a URL, or a path
 	keys    *keyring.Keyring
+	gen3    *gen3 // nil where there is no such table
 	log     *slog.Logger
 
 	reached    atomic.Bool
@@ -100,6 +104,9 @@ func Open(config Config, keys *keyring.Keyring, log *slog.Logger) (*Store, error
 	}
 	if err != nil {
 		return nil, err
+	}
+	if s.gen3, err = newGen3(config.Gen3); err != nil {
+		return nil, errors.Join(err, s.Close())
 	}
 	if config.MaxConnections == 0 {
 		config.MaxConnections = 16

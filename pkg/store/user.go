@@ -28,12 +28,20 @@ func (s *Store) UserByID(ctx context.Context, id string) (authn.User, error) {
 
 // UserByName implements authn.Directory.
 func (s *Store) UserByName(ctx context.Context, username string) (authn.User, error) {
-	return s.findUser(ctx, "username = ? AND set_aside_at IS NULL", username)
+	found, err := s.findUser(ctx, "username = ? AND set_aside_at IS NULL", username)
+	if errors.Is(err, authn.ErrUnknown) && s.gen3.Enabled() {
+		return s.findImported(ctx, username)
+	}
+	return found, err
 }
 
 // UserBySubject implements authn.Directory.
-func (s *Store) UserBySubject(ctx context.Context, issuer, subject string) (authn.User, error) {
-	return s.findUser(ctx, "issuer = ? AND subject = ? AND set_aside_at IS NULL", issuer, subject)
+func (s *Store) UserBySubject(ctx context.Context, issuer, subject, username string) (authn.User, error) {
+	found, err := s.findUser(ctx, "issuer = ? AND subject = ? AND set_aside_at IS NULL", issuer, subject)
+	if errors.Is(err, authn.ErrUnknown) && s.gen3.Enabled() {
+		return s.findImported(ctx, username)
+	}
+	return found, err
 }
 
 func (s *Store) findUser(ctx context.Context, condition string, arguments ...any) (authn.User, error) {

@@ -84,7 +84,7 @@ func (k kinds) otherKind(members []string) bool {
 }
 
 // readClaims reads a verified payload. A token without exp is refused: it would be good for ever.
-func readClaims(payload []byte) (*Claims, error) {
+func readClaims(payload []byte, username string) (*Claims, error) {
 	var wire wireClaims
 	members, err := strictObject(payload, &wire)
 	if err != nil {
@@ -93,6 +93,13 @@ func readClaims(payload []byte) (*Claims, error) {
 	if wire.ExpiresAt == nil {
 		return nil, fmt.Errorf("%w: it has no exp", ErrMalformed)
 	}
+	if username != "" {
+		var all map[string]any
+		if err := json.Unmarshal(payload, &all); err != nil {
+			return nil, fmt.Errorf("%w: not one JSON object", ErrMalformed)
+		}
+		wire.Username = textAt(all, username)
+	}
 	return &Claims{
 		Issuer: wire.Issuer, Subject: wire.Subject, Audience: wire.Audience, ClientID: wire.ClientID, ID: wire.ID,
 		Username: wire.Username, Scopes: wire.Scope, Groups: wire.Groups,
@@ -100,6 +107,20 @@ func readClaims(payload []byte) (*Claims, error) {
 		raw:       payload,
 		otherKind: wire.otherKind(members),
 	}, nil
+}
+
+// textAt follows a path with dots into nested members; a whole name with dots wins, since some issuers
+// use URLs for names.
+func textAt(members map[string]any, path string) string {
+	if text, ok := members[path].(string); ok {
+		return text
+	}
+	first, rest, nested := strings.Cut(path, ".")
+	inner, ok := members[first].(map[string]any)
+	if !ok || !nested {
+		return ""
+	}
+	return textAt(inner, rest)
 }
 
 // seconds is a NumericDate (RFC 7519 2).

@@ -65,6 +65,8 @@ type settings struct {
 	algorithms    []string
 	types         []string
 	moreAudiences []string
+	anyAudience   bool
+	username      string
 	leeway        time.Duration
 	client        *http.Client
 	jwksURL       string
@@ -99,6 +101,15 @@ func WithAudiences(names ...string) Option {
 	return func(s *settings) { s.moreAudiences = append(s.moreAudiences, names...) }
 }
 
+// AnyAudience accepts tokens whatever their audience is; New is then given an empty one. It is for an
+// issuer that names in every token whom all its tokens are for, as Gen3's Fence does: with any other
+// issuer, a token that was meant for somebody else would pass.
+func AnyAudience() Option { return func(s *settings) { s.anyAudience = true } }
+
+// WithUsernameClaim says which claim is Claims.Username, with dots into nested ones:
+// preferred_username unless told otherwise.
+func WithUsernameClaim(path string) Option { return func(s *settings) { s.username = path } }
+
 // WithRefresh sets how old the keys may grow: a key that the issuer withdrew is distrusted at most
 // this long afterwards. Five minutes unless told otherwise.
 func WithRefresh(interval time.Duration) Option { return func(s *settings) { s.refresh = interval } }
@@ -128,7 +139,7 @@ func New(ctx context.Context, issuer, audience string, options ...Option) (*Veri
 	for _, option := range options {
 		option(&chosen)
 	}
-	if issuer == "" || audience == "" {
+	if issuer == "" || (audience == "") != chosen.anyAudience {
 		return nil, errors.New("verifier: an issuer and an audience are needed; without them a token for anybody would pass")
 	}
 	for _, name := range chosen.algorithms {
@@ -210,13 +221,13 @@ func (v *Verifier) check(token string, head header, key *publicKey, now time.Tim
 	if err != nil {
 		return nil, ErrSignature
 	}
-	claims, err := readClaims(payload)
+	claims, err := readClaims(payload, v.settings.username)
 	switch {
 	case err != nil:
 		return nil, err
 	case claims.Issuer != v.issuer:
 		return nil, ErrIssuer
-	case !slices.ContainsFunc(v.audiences, func(name string) bool { return slices.Contains(claims.Audience, name) }):
+	case !v.settings.anyAudience && !slices.ContainsFunc(v.audiences, func(name string) bool { return slices.Contains(claims.Audience, name) }):
 		return nil, ErrAudience
 	case !sameType("at+jwt", head.Type) && claims.otherKind:
 		return nil, fmt.Errorf("%w: its claims are those of an id_token, a refresh token or a logout token", ErrType)

@@ -31,12 +31,14 @@ type faults struct {
 }
 
 // Fail sets the fault; nil mends the provider.
-func (s *Server) Fail(fault *Fault) {
-	s.faults.mu.Lock()
-	defer s.faults.mu.Unlock()
-	s.faults.current = fault
+func (s *Server) Fail(fault *Fault) { s.faults.set(fault) }
+
+func (f *faults) set(fault *Fault) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.current = fault
 	if fault != nil {
-		s.faults.left = fault.Times
+		f.left = fault.Times
 	}
 }
 
@@ -59,7 +61,7 @@ func (f *faults) take(atTokenEndpoint bool) Fault {
 // around puts the faults, and the ledger's count of requests, before the provider.
 func (f *faults) around(ledger *ledger, next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		atTokenEndpoint := strings.HasSuffix(r.URL.Path, "/oauth/token")
+		atTokenEndpoint := strings.HasSuffix(r.URL.Path, "/oauth/token") || strings.HasSuffix(r.URL.Path, "/oauth2/token")
 		if atTokenEndpoint {
 			ledger.count(func(l *Ledger) { l.TokenPosts++ })
 		} else {

@@ -28,7 +28,7 @@ func identities(t *testing.T, s Store) {
 	for what, find := range map[string]func() (authn.User, error){
 		"id":      func() (authn.User, error) { return s.UserByID(t.Context(), alice) },
 		"name":    func() (authn.User, error) { return s.UserByName(t.Context(), "alice.cooper") },
-		"subject": func() (authn.User, error) { return s.UserBySubject(t.Context(), "https://op", "sub-alice") },
+		"subject": func() (authn.User, error) { return s.UserBySubject(t.Context(), "https://op", "sub-alice", "alice") },
 	} {
 		found, err := find()
 		if err != nil {
@@ -36,7 +36,7 @@ func identities(t *testing.T, s Store) {
 		}
 		equal(t, "by "+what, authn.User{ID: alice, Username: "alice.cooper"}, found)
 	}
-	_, err = s.UserBySubject(t.Context(), "https://other-op", "sub-alice")
+	_, err = s.UserBySubject(t.Context(), "https://other-op", "sub-alice", "alice")
 	want(t, "the subject of another issuer", err, authn.ErrUnknown)
 }
 

@@ -1,0 +1,228 @@
+// Package aggregate sends one request to every commons and gathers what they answer.
+//
+// It owns which endpoints may be asked, how long a commons may take and how much it may say. It does
+// not own tokens: whoever asks brings, for each commons, a function that gets one.
+package aggregate
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/maypok86/otter/v2"
+	"golang.org/x/time/rate"
+)
+
+var (
+	// ErrEndpoint: the endpoint is not one that may be asked.
+	ErrEndpoint = errors.New("the endpoint is not in the allow-list")
+	// ErrFilter: a commons' answer lacks a key that the filters name. What wraps it says whose.
+	ErrFilter = errors.New("a filter names no key of the answer")
+	// ErrTooOften: this caller asks too often; a moment mends it.
+	ErrTooOften = errors.New("too many requests")
+)
+
+// Config says what may be asked, as the operator writes it.
+type Config struct {
+	// Endpoints are the paths that may be asked, like /authz/mapping. None unless told otherwise.
+	Endpoints []string `koanf:"endpoints"`
+	// Timeout bounds what one commons may take, its token included. Default 5 s.
+	Timeout time.Duration `koanf:"timeout"`
+	// MaxBytes bounds what one commons may answer. Default 8 MiB.
+	MaxBytes int64 `koanf:"max_bytes"`
+	// PerSecond and Burst bound the requests of one caller, each of which becomes one to every commons.
+	// Default 20 a second, 200 at once.
+	PerSecond float64 `koanf:"per_second"`
+	Burst     int     `koanf:"burst"`
+}
+
+// Validate reports every fault at once.
+func (c Config) Validate() error {
+	var faults []error
+	for at, path := range c.Endpoints {
+		if !strings.HasPrefix(path, "/") || strings.ContainsAny(path, "?#\\ ") || strings.Contains(path, "..") || path == "/" {
+			faults = append(faults, fmt.Errorf("aggregate.endpoints[%d]: %q is not a path like /authz/mapping", at, path))
+		}
+	}
+	if c.Timeout < 0 || c.MaxBytes < 0 || c.PerSecond < 0 || c.Burst < 0 {
+		faults = append(faults, errors.New("aggregate: timeout, max_bytes, per_second and burst must not be negative"))
+	}
+	return errors.Join(faults...)
+}
+
+// Commons is one to ask.
+type Commons struct {
+	// Host is the key of its answer: host, or host:port.
+	Host string
+	// Origin is its scheme and host.
+	Origin string
+	// Token gets the token to ask with; nil where none is sent.
+	Token func(ctx context.Context) (string, error)
+}
+
+// Aggregator asks. It is safe for concurrent use.
+type Aggregator struct {
+	config  Config
+	client  *http.Client
+	callers *otter.Cache[string, *rate.Limiter]
+}
+
+const maxCallers = 100_000
+
+// New makes an aggregator of a valid configuration.
+func New(config Config) *Aggregator {
+	if config.Timeout == 0 {
+		config.Timeout = 5 * time.Second
+	}
+	if config.MaxBytes == 0 {
+		config.MaxBytes = 8 << 20
+	}
+	config.PerSecond, config.Burst = cmp.Or(config.PerSecond, 20), cmp.Or(config.Burst, 200)
+	endpoints := make([]string, 0, len(config.Endpoints))
+	for _, path := range config.Endpoints {
+		endpoints = append(endpoints, strings.TrimRight(path, "/"))
+	}
+	config.Endpoints = endpoints
+	transport := http.DefaultTransport.(*http.Transport).Clone()
+	transport.MaxIdleConnsPerHost = 8
+	transport.MaxResponseHeaderBytes = 64 << 10
+	return &Aggregator{
+		config: config,
+		client: &http.Client{
+			Transport: transport,
+			// A redirect could carry the token to another host.
+			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+		},
+		callers: otter.Must(&otter.Options[string, *rate.Limiter]{
+			MaximumSize: maxCallers, ExpiryCalculator: otter.ExpiryAccessing[string, *rate.Limiter](10 * time.Minute),
+		}),
+	}
+}
+
+// filters is the parameter that is ours; every other goes on to the commons.
+const filters = "filters"
+
+// Check says whether a caller may ask an endpoint now. The errors are ErrEndpoint and ErrTooOften.
+func (a *Aggregator) Check(caller, endpoint string) error {
+	if !a.serves(endpoint) {
+		return ErrEndpoint
+	}
+	limiter, _ := a.callers.ComputeIfAbsent(caller, func() (*rate.Limiter, bool) {
+		return rate.NewLimiter(rate.Limit(a.config.PerSecond), a.config.Burst), false
+	})
+	if !limiter.Allow() {
+		return ErrTooOften
+	}
+	return nil
+}
+
+func (a *Aggregator) serves(endpoint string) bool {
+	return slices.Contains(a.config.Endpoints, strings.TrimRight(endpoint, "/"))
+}
+
+// Get asks every commons, side by side, and returns their answers by host; null stands for a commons
+// that did not answer, or not with JSON. The errors are ErrEndpoint and ErrFilter.
+func (a *Aggregator) Get(ctx context.Context, all []Commons, endpoint string, query url.Values) (map[string]json.RawMessage, error) {
+	if !a.serves(endpoint) {
+		return nil, ErrEndpoint
+	}
+	wanted := query[filters]
+	passed := url.Values{}
+	for name, values := range query {
+		if name != filters {
+			passed[name] = values
+		}
+	}
+	address := strings.TrimRight(endpoint, "/")
+	if len(passed) > 0 {
+		address += "?" + passed.Encode()
+	}
+	answers := make([]json.RawMessage, len(all))
+	faults := make([]error, len(all))
+	var asking sync.WaitGroup
+	for at, one := range all {
+		asking.Go(func() { answers[at], faults[at] = a.ask(ctx, one, address, wanted) })
+	}
+	asking.Wait()
+	if err := errors.Join(faults...); err != nil {
+		return nil, err
+	}
+	result := make(map[string]json.RawMessage, len(all))
+	for at, one := range all {
+		result[one.Host] = answers[at]
+	}
+	return result, nil
+}
+
+var null = json.RawMessage("null")
+
+// ask asks one commons. Its only error is ErrFilter.
+func (a *Aggregator) ask(ctx context.Context, one Commons, address string, wanted []string) (json.RawMessage, error) {
+	ctx, cancel := context.WithTimeout(ctx, a.config.Timeout)
+	defer cancel()
+	body, ok := a.fetch(ctx, one, address)
+	if !ok {
+		return null, nil
+	}
+	if len(wanted) == 0 {
+		return body, nil
+	}
+	var object map[string]json.RawMessage
+	if err := json.Unmarshal(body, &object); err != nil || object == nil {
+		return null, nil // a list has no keys
+	}
+	chosen := make(map[string]json.RawMessage, len(wanted))
+	for _, key := range wanted {
+		value, there := object[key]
+		if !there {
+			path, _, _ := strings.Cut(address, "?")
+			return nil, fmt.Errorf("%w: at least one of the provided filters is not a key in the response returned from %s", ErrFilter, one.Origin+path)
+		}
+		chosen[key] = value
+	}
+	rendered, err := json.Marshal(chosen)
+	if err != nil {
+		return null, nil
+	}
+	return rendered, nil
+}
+
+// fetch gets one JSON document.
+func (a *Aggregator) fetch(ctx context.Context, one Commons, address string) (json.RawMessage, bool) {
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, one.Origin+address, nil)
+	if err != nil {
+		return nil, false
+	}
+	request.Header.Set("Accept", "application/json")
+	request.Header.Set("User-Agent", "Gen3WTS (wts)")
+	if one.Token != nil {
+		token, err := one.Token(ctx)
+		if err != nil {
+			return nil, false
+		}
+		request.Header.Set("Authorization", "Bearer "+token)
+	}
+	response, err := a.client.Do(request)
+	if err != nil {
+		return nil, false
+	}
+	defer response.Body.Close()
+	if response.StatusCode < 200 || response.StatusCode > 299 {
+		return nil, false
+	}
+	body, err := io.ReadAll(io.LimitReader(response.Body, a.config.MaxBytes+1))
+	if err != nil || int64(len(body)) > a.config.MaxBytes || !json.Valid(body) {
+		return nil, false
+	}
+	return bytes.TrimSpace(body), true
+}

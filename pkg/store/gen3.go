@@ -1,0 +1,421 @@
+package store
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync/atomic"
+	"time"
+
+	"gorm.io/gorm"
+
+	"github.com/workspace-token-service/wts/pkg/authn"
+	"github.com/workspace-token-service/wts/pkg/broker"
+	"github.com/workspace-token-service/wts/pkg/keyring"
+	"github.com/workspace-token-service/wts/pkg/provider"
+)
+
+// Gen3Config is the table refresh_token of Gen3's Python service, which we find in the database that
+// we take over. What stands in it is read, and what we keep is mirrored into it, so that old and new
+// pods run side by side and the way back loses nobody (Gen3 contract 1.4 and 4).
+type Gen3Config struct {
+	// EncryptionKey is the Fernet key of the table. The table is left alone without it.
+	EncryptionKey     broker.Secret `koanf:"encryption_key"`
+	EncryptionKeyFile string        `koanf:"encryption_key_file"`
+	// Mirror writes the refresh tokens of providers known not to rotate into the table. On unless told
+	// otherwise.
+	Mirror *bool `koanf:"mirror"`
+
+	// DefaultProvider is the provider that the table calls "default".
+	DefaultProvider string `koanf:"-"`
+	// Providers are those configured; true where one is known not to rotate.
+	Providers map[string]bool `koanf:"-"`
+}
+
+// Validate judges the key.
+func (c Gen3Config) Validate() error {
+	if c.EncryptionKey == "" {
+		return nil
+	}
+	if _, err := keyring.NewFernet(string(c.EncryptionKey)); err != nil {
+		return fmt.Errorf("gen3.encryption_key: %w", err)
+	}
+	return nil
+}
+
+// gen3 is the table, as one process sees it. A nil one is none.
+type gen3 struct {
+	config  Gen3Config
+	fernet  *keyring.Fernet
+	current atomic.Bool // the table was seen in its last form, in which it stays
+}
+
+func newGen3(config Gen3Config) (*gen3, error) {
+	if config.EncryptionKey == "" {
+		return nil, nil
+	}
+	fernet, err := keyring.NewFernet(string(config.EncryptionKey))
+	if err != nil {
+		return nil, fmt.Errorf("gen3.encryption_key: %w", err)
+	}
+	return &gen3{config: config, fernet: fernet}, nil
+}
+
+// Enabled tells whether there is such a table to look at.
+func (g *gen3) Enabled() bool { return g != nil }
+
+func (g *gen3) mirrors(providerID string) bool {
+	return g.Enabled() && (g.config.Mirror == nil || *g.config.Mirror) && g.config.Providers[providerID]
+}
+
+const gen3Default = "default"
+
+// idp is the table's word for a provider, and provider the other way round.
+func (g *gen3) idp(providerID string) string {
+	if providerID == g.config.DefaultProvider {
+		return gen3Default
+	}
+	return providerID
+}
+
+func (g *gen3) provider(idp string) (id string, configured bool) {
+	if idp == gen3Default {
+		return g.config.DefaultProvider, true
+	}
+	_, configured = g.config.Providers[idp]
+	return idp, configured && idp != g.config.DefaultProvider
+}
+
+// gen3Row is a row of refresh_token.
+type gen3Row struct {
+	Token    string `gorm:"primaryKey"`
+	JTI      string `gorm:"column:jti"`
+	Username string
+	UserID   string `gorm:"column:userid"`
+	Expires  int64  // unix seconds
+	IDP      string `gorm:"column:idp"`
+}
+
+// TableName implements gorm's Tabler.
+func (gen3Row) TableName() string { return "refresh_token" }
+
+// gen3Form is what the table looks like, which tells how old it is: its migrations first made it,
+// then added idp, then encrypted the tokens. An old form is read as it is and never changed: the
+// binary that one may have to go back to knows no later one.
+type gen3Form struct {
+	there, idp, sealed bool
+}
+
+// The revisions of its migrations; the last one encrypts the tokens.
+const (
+	gen3Created  = "a38a346e6ded"
+	gen3AddedIDP = "27833deaf81f"
+	gen3Sealed   = "3417aec47fe2"
+)
+
+func (s *Store) gen3Form(tx *gorm.DB) (form gen3Form, err error) {
+	if s.gen3.current.Load() {
+		return gen3Form{true, true, true}, nil
+	}
+	columns := func(table string, names ...string) (count int64, err error) {
+		query := "SELECT count(*) FROM information_schema.columns WHERE table_schema = ANY (current_schemas(false)) AND table_name = ? AND column_name IN ?"
+		if s.dialect == "sqlite" {
+			query = "SELECT count(*) FROM pragma_table_info(?) WHERE name IN ?"
+		}
+		return count, tx.Raw(query, table, names).Scan(&count).Error
+	}
+	count, err := columns("refresh_token", "token", "idp")
+	if err != nil || count == 0 {
+		return gen3Form{}, err
+	}
+	form = gen3Form{there: true, idp: count == 2}
+	versions, err := columns("alembic_version", "version_num")
+	if err != nil || versions == 0 {
+		return form, err
+	}
+	var revision string
+	if err := tx.Raw("SELECT version_num FROM alembic_version").Scan(&revision).Error; err != nil {
+		return form, err
+	}
+	form.sealed = form.idp && revision != "" && revision != gen3Created && revision != gen3AddedIDP
+	s.gen3.current.Store(form.sealed)
+	return form, nil
+}
+
+// gen3Pair narrows a query to the rows of one user and provider. Before there was an idp, every row
+// was the default provider's.
+func (s *Store) gen3Pair(tx *gorm.DB, form gen3Form, userID, providerID string) *gorm.DB {
+	pair := tx.Where("username = (SELECT username FROM users WHERE id = ? AND set_aside_at IS NULL)", userID)
+	switch {
+	case form.idp:
+		return pair.Where("idp = ?", s.gen3.idp(providerID))
+	case providerID != s.gen3.config.DefaultProvider:
+		return pair.Where("1 = 0")
+	}
+	return pair
+}
+
+// gen3Grant is the newest grant that the table holds of a user at a provider.
+type gen3Grant struct {
+	token      broker.Secret
+	expires    time.Time
+	unreadable bool // there are rows, and the key opens none
+}
+
+// gen3Newest reads it; nil where there is none.
+func (s *Store) gen3Newest(tx *gorm.DB, userID, providerID string) (*gen3Grant, error) {
+	form, err := s.gen3Form(tx)
+	if err != nil || !form.there {
+		return nil, err
+	}
+	var rows []gen3Row
+	if err := s.gen3Pair(tx, form, userID, providerID).Select("token", "expires").Order("expires DESC").Limit(10).Find(&rows).Error; err != nil {
+		return nil, err
+	}
+	for _, row := range rows {
+		token, err := s.gen3.fernet.Open(row.Token)
+		if err != nil && form.sealed {
+			continue
+		}
+		if err != nil {
+			token = row.Token // from before they were encrypted
+		}
+		return &gen3Grant{token: broker.Secret(token), expires: time.Unix(row.Expires, 0)}, nil
+	}
+	if len(rows) > 0 {
+		return &gen3Grant{unreadable: true, expires: time.Unix(rows[0].Expires, 0)}, nil
+	}
+	return nil, nil
+}
+
+// wanting tells that a row of ours does not serve, so that Gen3's table may know better: a Python pod
+// may have written there what it was given meanwhile.
+func (s *Store) wanting(found broker.Connection, now time.Time) bool {
+	return found.Phase != broker.Ready || found.Unreadable || !found.RefreshExpiresAt.IsZero() && !now.Before(found.RefreshExpiresAt)
+}
+
+// fromGen3 completes what our own table says, which may be nothing.
+func (s *Store) fromGen3(ctx context.Context, userID, providerID string, found broker.Connection, err error) (broker.Connection, error) {
+	missing := errors.Is(err, broker.ErrNotConnected)
+	now := time.Now()
+	if !s.gen3.Enabled() || err != nil && !missing || !missing && !s.wanting(found, now) {
+		return found, err
+	}
+	var grant *gen3Grant
+	failed := s.read(ctx, func(tx *gorm.DB) (err error) {
+		grant, err = s.gen3Newest(tx, userID, providerID)
+		return err
+	})
+	switch {
+	case failed != nil:
+		return broker.Connection{}, failed
+	case grant == nil:
+		return found, err
+	case grant.unreadable, !now.Before(grant.expires):
+		if !missing {
+			return found, err
+		}
+		// Nothing to keep, and something to say: that it cannot be read, or has expired.
+		return broker.Connection{
+			UserID: userID, Provider: providerID, Phase: broker.Ready, Unreadable: grant.unreadable,
+			RefreshToken: grant.token, RefreshExpiresAt: grant.expires,
+		}, nil
+	}
+	return s.takeOver(ctx, userID, providerID)
+}
+
+// gen3Life is how long Fence's refresh tokens live, which tells when one was given.
+const gen3Life = 30 * 24 * time.Hour
+
+// takeOver copies a grant from Gen3's table into ours. It stays there, for the way back.
+func (s *Store) takeOver(ctx context.Context, userID, providerID string) (found broker.Connection, err error) {
+	err = s.write(ctx, func(tx *gorm.DB) error {
+		row, now, err := s.lockConnection(tx, userID, providerID)
+		missing := errors.Is(err, gorm.ErrRecordNotFound)
+		if err != nil && !missing {
+			return err
+		}
+		if !missing {
+			if found = s.open(row); !s.wanting(found, time.UnixMilli(now)) {
+				return nil // somebody was quicker
+			}
+		}
+		grant, err := s.gen3Newest(tx, userID, providerID)
+		switch {
+		case err != nil:
+			return err
+		case grant == nil || grant.unreadable || !time.UnixMilli(now).Before(grant.expires),
+			!missing && string(row.RefreshDigest) == string(s.keys.Digest(string(grant.token))):
+			if missing {
+				return gorm.ErrRecordNotFound
+			}
+			return nil
+		}
+		next := connection{
+			UserID: userID, Provider: providerID, Phase: string(broker.Ready), Version: row.Version + 1,
+			ConnectedAt: min(now, grant.expires.Add(-gen3Life).UnixMilli()), UpdatedAt: now,
+		}
+		s.seal(&next, provider.Tokens{RefreshToken: grant.token, RefreshExpiresAt: grant.expires})
+		next.AccessToken = nil
+		if err := tx.Save(&next).Error; err != nil {
+			return err
+		}
+		found = s.open(&next)
+		return s.tell(tx, now, connectionChanged, next.object())
+	})
+	if errors.Is(err, gorm.ErrRecordNotFound) {
+		return broker.Connection{}, broker.ErrNotConnected
+	}
+	return found, err
+}
+
+// gen3Issuer marks people of whom Gen3's table knows the name alone. Their own first login with us
+// says which identity they are; until then the name is, as it was with the Python service.
+const gen3Issuer = "gen3"
+
+// findImported finds somebody by the name that Gen3's table has, and makes a user of them.
+func (s *Store) findImported(ctx context.Context, username string) (authn.User, error) {
+	var row user
+	known := false
+	err := s.read(ctx, func(tx *gorm.DB) error {
+		row = user{}
+		err := tx.Where("username = ? AND set_aside_at IS NULL", username).Take(&row).Error
+		if !errors.Is(err, gorm.ErrRecordNotFound) {
+			return err
+		}
+		form, err := s.gen3Form(tx)
+		if err != nil || !form.there {
+			return err
+		}
+		var count int64
+		err = tx.Model(&gen3Row{}).Where("username = ?", username).Limit(1).Count(&count).Error
+		known = count > 0
+		return err
+	})
+	switch {
+	case err != nil:
+		return authn.User{}, err
+	case row.ID != "" && row.Issuer == gen3Issuer:
+		return authn.User{ID: row.ID, Username: row.Username, Disabled: row.DisabledAt != nil}, nil
+	case row.ID != "" || !known || username == "":
+		return authn.User{}, authn.ErrUnknown
+	}
+	err = s.write(ctx, func(tx *gorm.DB) error {
+		now, err := s.now(tx)
+		if err != nil {
+			return err
+		}
+		row = user{}
+		if err := tx.Where("username = ? AND set_aside_at IS NULL", username).Take(&row).Error; !errors.Is(err, gorm.ErrRecordNotFound) {
+			return err
+		}
+		row = user{ID: rand.Text(), Issuer: gen3Issuer, Subject: rand.Text(), Username: username, CreatedAt: now}
+		if err := tx.Create(&row).Error; err != nil {
+			return err
+		}
+		return s.tell(tx, now, userChanged, row.object())
+	})
+	if err != nil {
+		return authn.User{}, err
+	}
+	if row.Issuer != gen3Issuer {
+		return authn.User{}, authn.ErrUnknown
+	}
+	return authn.User{ID: row.ID, Username: row.Username, Disabled: row.DisabledAt != nil}, nil
+}
+
+// adopt lets an identity be the person of that name whom only Gen3's table knew; nil where there is
+// no such person.
+func (s *Store) adopt(tx *gorm.DB, identity provider.Identity, now int64) (*user, error) {
+	if !s.gen3.Enabled() {
+		return nil, nil
+	}
+	var who user
+	err := s.locked(tx).Take(&who, "username = ? AND issuer = ? AND set_aside_at IS NULL", identity.Username, gen3Issuer).Error
+	if errors.Is(err, gorm.ErrRecordNotFound) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	who.Issuer, who.Subject = identity.Issuer, identity.Subject
+	if err := tx.Save(&who).Error; err != nil {
+		return nil, err
+	}
+	return &who, s.tell(tx, now, userChanged, who.object())
+}
+
+// gen3Forget deletes what Gen3's table holds of a user at a provider: it is dead, or unwanted.
+func (s *Store) gen3Forget(tx *gorm.DB, userID, providerID string) error {
+	form, err := s.gen3Reachable(tx)
+	if err != nil || !form.there {
+		return err
+	}
+	return s.gen3Pair(tx, form, userID, providerID).Delete(&gen3Row{}).Error
+}
+
+// gen3Rename lets rows follow their owner to another name; without one they are deleted, since the
+// name is about to mean another person.
+func (s *Store) gen3Rename(tx *gorm.DB, from, to string) error {
+	form, err := s.gen3Reachable(tx)
+	if err != nil || !form.there {
+		return err
+	}
+	rows := tx.Model(&gen3Row{}).Where("username = ?", from)
+	if to == "" {
+		return rows.Delete(&gen3Row{}).Error
+	}
+	return rows.Update("username", to).Error
+}
+
+func (s *Store) gen3Reachable(tx *gorm.DB) (gen3Form, error) {
+	if !s.gen3.Enabled() {
+		return gen3Form{}, nil
+	}
+	return s.gen3Form(tx)
+}
+
+const (
+	// gen3MaxToken is what fits the primary key of Python's table, in bytes; a larger one is kept in ours
+	// alone.
+	gen3MaxToken = 2600
+	// gen3NoEnd is the end of a grant that states none: 2100, which Python's datetime still knows.
+	gen3NoEnd  = 4102444800
+	gen3MaxEnd = 253402300799
+)
+
+// gen3Mirror writes a grant into Gen3's table, in the place of what it held of that user and provider.
+// It is a copy for the way back, so that no login fails with it.
+func (s *Store) gen3Mirror(tx *gorm.DB, who *user, row *connection, token broker.Secret) error {
+	if !s.gen3.mirrors(row.Provider) || token == "" {
+		return nil
+	}
+	form, err := s.gen3Form(tx)
+	if err != nil || !form.sealed {
+		return err // into an older form they would go in clear
+	}
+	expires := int64(gen3NoEnd)
+	if row.RefreshExpiresAt != nil {
+		expires = min(*row.RefreshExpiresAt/1000, gen3MaxEnd)
+	}
+	mirrored := gen3Row{
+		Token: s.gen3.fernet.Seal(string(token), time.Now()), JTI: rand.Text(), Username: who.Username, UserID: row.Subject,
+		Expires: expires, IDP: s.gen3.idp(row.Provider),
+	}
+	err = tx.Transaction(func(tx *gorm.DB) error { // a savepoint
+		if err := s.gen3Pair(tx, form, row.UserID, row.Provider).Delete(&gen3Row{}).Error; err != nil {
+			return err
+		}
+		if len(mirrored.Token) > gen3MaxToken {
+			return nil
+		}
+		return tx.Create(&mirrored).Error
+	})
+	if err != nil && !stale(err) {
+		s.log.Warn("a connection was kept, and not mirrored into Gen3's table", slog.String("provider", row.Provider), slog.String("error", err.Error()))
+		return nil
+	}
+	return err
+}

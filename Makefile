@@ -8,7 +8,7 @@ TOOL    := $(GO) tool -modfile=tools/go.mod
 DEMO    ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help build run demo test test-exact e2e test-kube bench lint format fuzz check ready-test ready-e2e clean
+.PHONY: help build rootfs run demo test test-exact e2e test-kube bench lint format fuzz check ready-test ready-e2e ready-rootfs clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -16,13 +16,16 @@ help: ## List the targets
 build: ## Build bin/wts, static, without a C compiler
 	$(BUILD) -o bin/wts ./cmd/wts
 
+rootfs: build ready-rootfs ## Build the tree of the image in rootfs, without a container engine
+	deploy/image/rootfs rootfs
+
 run: build ## Run everything on this machine: the service, two providers, a worker, a resource service
 	bin/wts demo --dir .demo $(DEMO)
 
 demo: build ## Run the same story by itself, and fail if a step fails
 	bin/wts demo --once --port 0
 
-test: ready-test ## Test everything on SQLite and PostgreSQL, with the race detector
+test: ready-test build ## Test everything on SQLite and PostgreSQL, with the race detector
 	CGO_ENABLED=1 $(GO) run ./test/pgtest/withpostgres $(GO) test -race -tags $(TAGS) ./...
 	$(MAKE) test-exact
 
@@ -59,11 +62,14 @@ check: ## Check formatting, modules and known vulnerabilities
 
 # What a fresh machine lacks is installed by its own package manager, if it may be; else it is said.
 ready-test:
-	@test/ready c-compiler postgresql python
+	@test/ready c-compiler postgresql python cryptography jq curl busybox
+
+ready-rootfs:
+	@test/ready busybox
 
 ready-e2e:
 	@test/ready node
 	cd test/e2e/provider && npm ci --no-audit --no-fund --loglevel=error
 
 clean: ## Delete what was built
-	rm -rf bin .demo
+	rm -rf bin .demo rootfs

@@ -31,9 +31,21 @@ func (b *Broker) fresh(ctx context.Context, key cacheKey, life time.Duration) (*
 	}
 }
 
-// refresh is one flight: read the row, and where its token does not live long enough, present the
-// refresh token once and store the successor before anyone gets the access token that came with it.
+// refresh is one flight. Where a grant turns out to be dead, and another has taken its place in the
+// store meanwhile, that one is tried too.
 func (b *Broker) refresh(ctx context.Context, key cacheKey, life time.Duration) (*held, error) {
+	got, err := b.refreshOnce(ctx, key, life)
+	if errors.Is(err, ErrGrantBroken) {
+		if _, again := b.readWithin(ctx, key); again == nil {
+			return b.refreshOnce(ctx, key, life)
+		}
+	}
+	return got, err
+}
+
+// refreshOnce reads the row, and where its token does not live long enough, presents the refresh token once and
+// stores the successor before anyone gets the access token that came with it.
+func (b *Broker) refreshOnce(ctx context.Context, key cacheKey, life time.Duration) (*held, error) {
 	readAt := b.forgotten.Load()
 	connection, err := b.readWithin(ctx, key)
 	if err != nil {

@@ -171,7 +171,7 @@ func (s *Store) swap(ctx context.Context, presented broker.Connection, alter fun
 			return err
 		}
 		if spent {
-			if err := s.gen3Forget(tx, row.UserID, row.Provider); err != nil {
+			if err := s.gen3Spent(tx, row.UserID, row.Provider, presented.RefreshToken); err != nil {
 				return err
 			}
 		}

@@ -66,6 +66,15 @@ func newGen3(config Gen3Config) (*gen3, error) {
 // Enabled tells whether there is such a table to look at.
 func (g *gen3) Enabled() bool { return g != nil }
 
+// knows tells whether the table may hold something of a provider that is configured.
+func (g *gen3) knows(providerID string) bool {
+	if !g.Enabled() {
+		return false
+	}
+	_, configured := g.config.Providers[providerID]
+	return configured
+}
+
 func (g *gen3) mirrors(providerID string) bool {
 	return g.Enabled() && (g.config.Mirror == nil || *g.config.Mirror) && g.config.Providers[providerID]
 }
@@ -84,8 +93,7 @@ func (g *gen3) provider(idp string) (id string, configured bool) {
 	if idp == gen3Default {
 		return g.config.DefaultProvider, true
 	}
-	_, configured = g.config.Providers[idp]
-	return idp, configured && idp != g.config.DefaultProvider
+	return idp, g.knows(idp) && idp != g.config.DefaultProvider
 }
 
 // gen3Row is a row of refresh_token.
@@ -200,7 +208,7 @@ func (s *Store) wanting(found broker.Connection, now time.Time) bool {
 func (s *Store) fromGen3(ctx context.Context, userID, providerID string, found broker.Connection, err error) (broker.Connection, error) {
 	missing := errors.Is(err, broker.ErrNotConnected)
 	now := time.Now()
-	if !s.gen3.Enabled() || err != nil && !missing || !missing && !s.wanting(found, now) {
+	if !s.gen3.knows(providerID) || err != nil && !missing || !missing && !s.wanting(found, now) {
 		return found, err
 	}
 	var grant *gen3Grant
@@ -347,13 +355,39 @@ func (s *Store) adopt(tx *gorm.DB, identity provider.Identity, now int64) (*user
 	return &who, s.tell(tx, now, userChanged, who.object())
 }
 
-// gen3Forget deletes what Gen3's table holds of a user at a provider: it is dead, or unwanted.
+// gen3Forget deletes what Gen3's table holds of a user at a provider.
 func (s *Store) gen3Forget(tx *gorm.DB, userID, providerID string) error {
 	form, err := s.gen3Reachable(tx)
 	if err != nil || !form.there {
 		return err
 	}
 	return s.gen3Pair(tx, form, userID, providerID).Delete(&gen3Row{}).Error
+}
+
+// gen3Spent deletes the copies of one token, which is dead. Another token of the same user stays: a
+// Python pod was given it meanwhile, and it may well be alive.
+func (s *Store) gen3Spent(tx *gorm.DB, userID, providerID string, token broker.Secret) error {
+	form, err := s.gen3Reachable(tx)
+	if err != nil || !form.there {
+		return err
+	}
+	var rows []gen3Row
+	if err := s.gen3Pair(tx, form, userID, providerID).Select("token").Find(&rows).Error; err != nil {
+		return err
+	}
+	for _, row := range rows {
+		clear, err := s.gen3.fernet.Open(row.Token)
+		if err != nil {
+			clear = row.Token
+		}
+		if clear != string(token) {
+			continue
+		}
+		if err := tx.Where("token = ?", row.Token).Delete(&gen3Row{}).Error; err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // gen3Rename lets rows follow their owner to another name; without one they are deleted, since the

@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -88,7 +89,8 @@ func NewKeyring(t testing.TB) string {
 type Instance struct {
 	// Address is what it listens on, a host and a port.
 	Address string
-	config  string
+	args    []string // that name the configuration
+	env     []string // nil for that of the tests
 	binary  string
 	log     *logBuffer
 	process *exec.Cmd
@@ -102,7 +104,19 @@ func Start(t testing.TB, port int, config string) *Instance {
 	if err := os.WriteFile(path, []byte(config), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	i := &Instance{Address: net.JoinHostPort("127.0.0.1", strconv.Itoa(port)), config: path, binary: Binary(t), log: &logBuffer{}}
+	return start(t, port, nil, "-c", path)
+}
+
+// StartDeployed runs `wts serve` with an environment and no file, as Gen3's service is deployed, on a
+// port, until the test ends.
+func StartDeployed(t testing.TB, port int, env []string) *Instance {
+	t.Helper()
+	return start(t, port, slices.Concat(env, []string{fmt.Sprintf("WTS_LISTEN=127.0.0.1:%d", port)}))
+}
+
+func start(t testing.TB, port int, env []string, args ...string) *Instance {
+	t.Helper()
+	i := &Instance{Address: net.JoinHostPort("127.0.0.1", strconv.Itoa(port)), args: args, env: env, binary: Binary(t), log: &logBuffer{}}
 	i.Restart(t)
 	t.Cleanup(func() {
 		i.Kill()
@@ -116,8 +130,16 @@ func Start(t testing.TB, port int, config string) *Instance {
 // Restart starts the process that was stopped or killed.
 func (i *Instance) Restart(t testing.TB) {
 	t.Helper()
-	command := exec.Command(i.binary, "serve", "-c", i.config)
-	command.Stderr = i.log
+	// A connection that some client opened may have taken the port for its own end.
+	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
+		listener, err := net.Listen("tcp", i.Address)
+		if err == nil {
+			_ = listener.Close()
+			break
+		}
+	}
+	command := exec.Command(i.binary, append([]string{"serve"}, i.args...)...)
+	command.Stderr, command.Env = i.log, i.env
 	if err := command.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -153,7 +175,9 @@ func (i *Instance) Run(t testing.TB, args ...string) string {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
-	output, err := exec.CommandContext(ctx, i.binary, append(args, "-c", i.config)...).CombinedOutput()
+	command := exec.CommandContext(ctx, i.binary, append(args, i.args...)...)
+	command.Env = i.env
+	output, err := command.CombinedOutput()
 	if err != nil {
 		t.Fatalf("wts %v: %v\n%s", args, err, output)
 	}

@@ -14,8 +14,11 @@ import (
 const WorkerAddress = "127.0.0.2"
 
 // Worker is a client that calls from the worker's address, with new connections, as a job would.
-func Worker() *http.Client {
-	dialer := &net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(WorkerAddress)}, Timeout: 5 * time.Second}
+func Worker() *http.Client { return WorkerAt(WorkerAddress) }
+
+// WorkerAt is a worker at another address of this machine.
+func WorkerAt(address string) *http.Client {
+	dialer := &net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(address)}, Timeout: 5 * time.Second}
 	return &http.Client{Timeout: 30 * time.Second, Transport: &http.Transport{
 		DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
 			return dialer.DialContext(ctx, network, address)

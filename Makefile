@@ -8,7 +8,7 @@ TOOL    := $(GO) tool -modfile=tools/go.mod
 DEMO    ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help build rootfs run demo test test-exact e2e test-kube bench lint format fuzz check ready-test ready-e2e ready-rootfs clean
+.PHONY: help build rootfs run demo test test-exact test-chart e2e test-kube bench lint format fuzz check ready-test ready-e2e ready-rootfs clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -27,7 +27,7 @@ demo: build ## Run the same story by itself, and fail if a step fails
 
 test: ready-test build ## Test everything on SQLite and PostgreSQL, with the race detector
 	CGO_ENABLED=1 $(GO) run ./test/pgtest/withpostgres $(GO) test -race -tags $(TAGS) ./...
-	$(MAKE) test-exact
+	$(MAKE) test-exact test-chart
 
 test-exact: ## Test what has to be exact and the race detector would disturb: allocations
 	CGO_ENABLED=0 $(GO) test -tags $(TAGS) -count=1 -run '^TestExact' ./...
@@ -37,6 +37,9 @@ e2e: build ready-e2e ## Log in at a provider that is not ours, and verify with a
 
 test-kube: ## Test against a real kube-apiserver and etcd, built once (a quarter of an hour) and kept
 	WTS_TEST_KUBE_PROGRAMS=$$(test/kube/build) $(GO) test -tags '$(TAGS) kube' -count=1 -v -timeout 20m ./test/kube
+
+test-chart: ## Lint and render the chart with Helm's packages, and decode every manifest strictly
+	cd tools && $(GO) test ./chart
 
 bench: ## Print the benchmarks, each beside the baseline that it is to be read against
 	CGO_ENABLED=0 $(GO) test -tags $(TAGS) -run '^$$' -bench . ./...

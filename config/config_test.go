@@ -8,6 +8,8 @@ import (
 	"testing"
 	"time"
 
+	"go.yaml.in/yaml/v3"
+
 	"github.com/workspace-token-service/wts/config"
 	"github.com/workspace-token-service/wts/pkg/keyring"
 )
@@ -162,4 +164,45 @@ func load(t *testing.T, dir, text string) string {
 		t.Fatalf("no fault in:\n%s", text)
 	}
 	return err.Error()
+}
+
+// The configurations that are shipped beside the example are good too, with what is put around them.
+func TestShippedConfigurations(t *testing.T) {
+	keys := write(t, t.TempDir(), "wts-keyring", keyring.Generate(time.Now()))
+	text, err := os.ReadFile("../deploy/compose/compose.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var compose struct {
+		Services map[string]struct {
+			Environment map[string]string
+		}
+	}
+	if err := yaml.Unmarshal(text, &compose); err != nil {
+		t.Fatal(err)
+	}
+	var env []string
+	for name, value := range compose.Services["wts"].Environment {
+		if name == "WTS_KEYRING_FILE" {
+			value = keys
+		}
+		env = append(env, name+"="+regexp.MustCompile(`\$\{[^}]*\}`).ReplaceAllString(value, "value"))
+	}
+	if loaded, err := config.Load("../deploy/compose/wts.yaml", env); err != nil || loaded.Providers["main"].ClientSecret != "value" {
+		t.Errorf("compose: %v", err)
+	}
+	dir := t.TempDir()
+	for name, text := range map[string]string{"database/url": "postgres://wts:pw@db/wts", "keyring/wts-keyring": keyring.Generate(time.Now()), "clients/main-client/secret": "s"} {
+		if err := os.MkdirAll(filepath.Dir(filepath.Join(dir, name)), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		write(t, dir, name, text)
+	}
+	shipped, err := os.ReadFile("../deploy/kubernetes/wts.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := config.Load(write(t, dir, "wts.yaml", string(shipped)), nil); err != nil {
+		t.Errorf("kubernetes: %v", err)
+	}
 }

@@ -99,7 +99,9 @@ func TestWhereTheDatabaseIs(t *testing.T) {
 }
 
 func TestProvidersOfADeployment(t *testing.T) {
-	option := func(name string, params map[string]string) map[string]any { return map[string]any{"name": name, "params": params} }
+	option := func(name string, params map[string]string) map[string]any {
+		return map[string]any{"name": name, "params": params}
+	}
 	loaded, err := config.Load(config.DefaultFile, deployed(t, map[string]any{
 		"external_oidc": []any{
 			map[string]any{"base_url": "https://other.example.org/", "oidc_client_id": "other-id", "oidc_client_secret": "other-secret", "redirect_uri": "https://parent.example.org/back", "login_options": map[string]any{

@@ -33,3 +33,33 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
     "service_account" (dict "audience" .Values.workspaces.audience)) }}
 {{- mergeOverwrite $own (deepCopy .Values.config) | toYaml }}
 {{- end }}
+
+{{- /* "true" where the chart stands in for gen3-helm's: told so, or given its values. */}}
+{{- define "wts.gen3" -}}
+{{- if eq (toString .Values.gen3.enabled) "auto" -}}
+{{- and (not .Values.config.url) (or (hasKey .Values "oidc_job_enabled") (hasKey .Values "postgres")) -}}
+{{- else -}}
+{{- eq (toString .Values.gen3.enabled) "true" -}}
+{{- end -}}
+{{- end }}
+
+{{- /* gen3-helm's values name the Python service's image: this chart runs ours in its place. */}}
+{{- define "wts.image" -}}
+{{- if eq .Values.image.repository "quay.io/cdis/workspace-token-service" -}}
+wts:{{ .Chart.AppVersion }}
+{{- else -}}
+{{ .Values.image.repository }}:{{ .Values.image.tag | default .Chart.AppVersion }}
+{{- end }}
+{{- end }}
+
+{{- define "wts.scheduling" -}}
+{{- with .Values.nodeSelector }}
+nodeSelector: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.tolerations }}
+tolerations: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.imagePullSecrets }}
+imagePullSecrets: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end }}

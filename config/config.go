@@ -74,6 +74,11 @@ func Load(path string, environ []string) (Config, error) {
 		return Config{}, err
 	}
 	config, faults := config.complete(filepath.Dir(path))
+	for id, fault := range deployed.clientless {
+		if one := config.Providers[id]; one.ClientID == "" || one.ClientSecret == "" {
+			deployed.faults = append(deployed.faults, fault)
+		}
+	}
 	return config, errors.Join(errors.Join(deployed.faults...), faults, config.validate())
 }
 

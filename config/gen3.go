@@ -25,6 +25,8 @@ type gen3 struct {
 	// said is where each setting came from, for `wts check-config`; no secret is in it.
 	said   []string
 	faults []error
+	// clientless are the providers whose client the deployment does not say; our own file may.
+	clientless map[string]error
 }
 
 // isGen3 tells a deployment of the Python service by its environment.
@@ -33,7 +35,7 @@ func isGen3(env map[string]string) bool {
 }
 
 func readGen3(environ []string) *gen3 {
-	g := &gen3{env: map[string]string{}, tree: map[string]any{}}
+	g := &gen3{env: map[string]string{}, tree: map[string]any{}, clientless: map[string]error{}}
 	for _, variable := range environ {
 		name, value, _ := strings.Cut(variable, "=")
 		g.env[name] = value
@@ -245,11 +247,11 @@ func (g *gen3) external(id, base, from string, position int, entry, option map[s
 func (g *gen3) withClient(id string, values, settings map[string]any, from string) map[string]any {
 	client, clientFrom := g.text(values, "OIDC_CLIENT_ID")
 	secret, secretFrom := g.text(values, "OIDC_CLIENT_SECRET")
-	if client == "" {
-		g.missing("OIDC_CLIENT_ID", "of provider "+id+": "+clientFrom)
-	}
-	if secret == "" {
-		g.missing("OIDC_CLIENT_SECRET", "of provider "+id+": "+secretFrom)
+	switch {
+	case client == "":
+		g.clientless[id] = fmt.Errorf("OIDC_CLIENT_ID: is missing (of provider %s: %s)", id, clientFrom)
+	case secret == "":
+		g.clientless[id] = fmt.Errorf("OIDC_CLIENT_SECRET: is missing (of provider %s: %s)", id, secretFrom)
 	}
 	settings["client_id"], settings["client_secret"] = client, secret
 	issuer, _ := settings["issuer"].(string)

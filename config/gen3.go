@@ -229,9 +229,14 @@ func (g *gen3) external(id, base, from string, position int, entry, option map[s
 	if text("auth_url") == "" || text("token_url") == "" {
 		settings["type"] = provider.TypeFence
 		login := map[string]any{}
-		for name, value := range params {
-			if value, ok := value.(string); ok {
-				login[name] = value
+		for _, name := range slices.Sorted(maps.Keys(params)) {
+			switch {
+			case name == "scope":
+				settings["scopes"] = asAny(strings.Fields(text(name)))
+			case provider.Reserved(name):
+				g.said = append(g.said, fmt.Sprintf("NOTE: providers.%s: the parameter %s is passed over: it is for wts to set", id, name))
+			case params[name] != nil:
+				login[name] = fmt.Sprint(params[name])
 			}
 		}
 		settings["login_params"] = login

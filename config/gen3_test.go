@@ -138,6 +138,25 @@ func TestProvidersOfADeployment(t *testing.T) {
 	}
 }
 
+// What Python would send as it stands must not keep the service from starting.
+func TestOddLoginParameters(t *testing.T) {
+	loaded, err := config.Load(config.DefaultFile, deployed(t, map[string]any{"external_oidc": []any{map[string]any{
+		"base_url": "https://other.example.org", "login_options": map[string]any{"odd": map[string]any{"name": "Odd", "params": map[string]any{
+			"scope": "openid user", "state": "mine", "max_age": 300, "flag": true, "nothing": nil, "idp": "x",
+		}}}, "oidc_client_id": "id", "oidc_client_secret": "s",
+	}}}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	odd := loaded.Providers["odd"]
+	if diff := cmp.Diff(map[string]string{"max_age": "300", "flag": "true", "idp": "x"}, odd.LoginParams); diff != "" || strings.Join(odd.Scopes, " ") != "openid user" {
+		t.Errorf("%s %v", diff, odd.Scopes)
+	}
+	if !strings.Contains(strings.Join(loaded.Sources, "\n"), "the parameter state is passed over") {
+		t.Error("what is passed over goes unsaid")
+	}
+}
+
 func TestFaultsOfADeployment(t *testing.T) {
 	for name, row := range map[string]struct {
 		change map[string]any

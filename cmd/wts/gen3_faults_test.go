@@ -239,3 +239,38 @@ func TestGen3FunctionalFaults(t *testing.T) {
 		}
 	})
 }
+
+// A session of ours that somebody left in a browser is not whoever uses the browser next.
+func TestGen3SessionsLeftBehind(t *testing.T) {
+	c := startCommons(t, nil)
+	browser := c.link(t, "alice", "")
+	at, _ := url.Parse(c.portal)
+	left := &http.Client{Jar: browser.Jar}
+	switchTo := func(bearer string) {
+		cookie := &http.Cookie{Name: "access_token", Value: bearer, Path: "/"}
+		if bearer == "" {
+			cookie.MaxAge = -1
+		}
+		browser.Jar.SetCookies(at, []*http.Cookie{cookie})
+	}
+	ask := func(method, path string) int {
+		return c.through(t, c.portal, left, method, "/wts"+path, "Sec-Fetch-Site", "same-origin").status
+	}
+	expired := c.fence.AccessToken("bob", func(claims map[string]any) { claims["exp"] = time.Now().Add(-time.Hour).Unix() })
+	for name, bearer := range map[string]string{"bob is logged in": c.fence.AccessToken("bob", nil), "bob was logged in": expired, "nobody is": ""} {
+		switchTo(bearer)
+		if got := ask(http.MethodGet, "/token/?idp=default"); got != 403 {
+			t.Errorf("%s: the token of alice's session: %d", name, got)
+		}
+	}
+	switchTo(expired)
+	if got := ask(http.MethodGet, "/oauth2/connected"); got != 401 {
+		t.Errorf("bob, expired, is alice: %d", got)
+	}
+	if got := ask(http.MethodPost, "/oauth2/logout?idp=default"); got != 401 {
+		t.Errorf("bob, expired, disconnects alice: %d", got)
+	}
+	if got := c.call(t, nil, http.MethodGet, "/oauth2/connected", c.bearer("alice")...).status; got != 200 {
+		t.Errorf("alice is connected: %d", got)
+	}
+}

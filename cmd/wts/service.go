@@ -67,6 +67,7 @@ func newService(ctx context.Context, config config.Config, log *slog.Logger) (*s
 	s.authn = authn.New(callers)
 	version, commit := buildVersion()
 	config.Server.Version, config.Server.Commit = version, commit
+	config.Server.PodsAlone = config.Providers[config.Broker.DefaultProvider].Type == provider.TypeFence
 	s.server = server.New(server.Parts{
 		Config: config.Server, Authn: s.authn, Sessions: s.session, Broker: s.broker, Issuer: s.issuer, Commons: aggregate.New(config.Aggregate),
 		Database: s.store, Observer: observer{s.metrics}, Log: log,
@@ -96,7 +97,7 @@ func newBearers(ctx context.Context, config config.Config) (bearers *authn.Beare
 	switch {
 	case trusted.Type == provider.TypeFence:
 		options = append(options, verifier.AnyAudience(), verifier.WithAlgorithms("RS256"), verifier.WithKeySetURL(provider.FenceKeysURL(trusted.Issuer)))
-		bearers.Scope = "openid"
+		bearers.Scope, bearers.Names = "openid", true
 		bearers.Verifier, err = verifier.New(ctx, trusted.Issuer, "", options...)
 	case len(audiences) > 0:
 		bearers.Verifier, err = verifier.New(ctx, trusted.Issuer, audiences[0], append(options, verifier.WithAudiences(audiences[1:]...))...)

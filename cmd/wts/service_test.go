@@ -406,9 +406,11 @@ func TestAnswersOfToken(t *testing.T) {
 	check("a worker with a bad bearer", r.worker(t, "/token/?audience=storage", "Authorization", "Bearer x"), 401, "message", "Authentication Error: ")
 	check("our own token is no proof here", stranger("/token/?audience=storage", "Authorization", "Bearer "+minted.member("token")), 401, "message", "Authentication Error: ")
 
-	// A proxy's stale bearer keeps nobody from logging in.
-	for _, path := range []string{"/oauth2/authorization_url", "/oauth2/authorization_url?idp=second"} {
-		if got := r.call(t, browser, http.MethodGet, path, "Authorization", "bearer stale"); got.status != http.StatusFound || strings.HasPrefix(got.header.Get("Location"), "/") {
+	// A proxy's stale bearer keeps nobody from logging in; and until they have, they are nobody, whoever's
+	// session the browser holds.
+	for path, first := range map[string]bool{"/oauth2/authorization_url": false, "/oauth2/authorization_url?idp=second": true} {
+		got := r.call(t, browser, http.MethodGet, path, "Authorization", "bearer stale", "Accept", "text/html")
+		if got.status != http.StatusFound || strings.HasPrefix(got.header.Get("Location"), "/oauth2/authorization_url?") != first {
 			t.Errorf("%s with a stale bearer: %d to %s", path, got.status, got.header.Get("Location"))
 		}
 	}

@@ -38,10 +38,11 @@ type Config struct {
 	Endpoints []string `koanf:"endpoints"`
 	// Timeout bounds what one commons may take, its token included. Default 5 s.
 	Timeout time.Duration `koanf:"timeout"`
-	// MaxBytes bounds what one commons may answer. Default 8 MiB.
+	// MaxBytes bounds what one commons may answer. Default 4 MiB.
 	MaxBytes int64 `koanf:"max_bytes"`
 	// PerSecond and Burst bound the requests of one caller, each of which becomes one to every commons.
-	// Default 20 a second, 200 at once.
+	// Default 20 a second, 50 at once. Callers who are nobody share a bound with whoever else comes from
+	// their address.
 	PerSecond float64 `koanf:"per_second"`
 	Burst     int     `koanf:"burst"`
 }
@@ -75,9 +76,13 @@ type Aggregator struct {
 	config  Config
 	client  *http.Client
 	callers *otter.Cache[string, *rate.Limiter]
+	slots   chan struct{} // one for each request under way
 }
 
-const maxCallers = 100_000
+const (
+	maxCallers = 100_000
+	maxAsking  = 64 // requests to commons at once, whose answers are held in memory
+)
 
 // New makes an aggregator of a valid configuration.
 func New(config Config) *Aggregator {
@@ -85,9 +90,9 @@ func New(config Config) *Aggregator {
 		config.Timeout = 5 * time.Second
 	}
 	if config.MaxBytes == 0 {
-		config.MaxBytes = 8 << 20
+		config.MaxBytes = 4 << 20
 	}
-	config.PerSecond, config.Burst = cmp.Or(config.PerSecond, 20), cmp.Or(config.Burst, 200)
+	config.PerSecond, config.Burst = cmp.Or(config.PerSecond, 20), cmp.Or(config.Burst, 50)
 	endpoints := make([]string, 0, len(config.Endpoints))
 	for _, path := range config.Endpoints {
 		endpoints = append(endpoints, strings.TrimRight(path, "/"))
@@ -103,6 +108,7 @@ func New(config Config) *Aggregator {
 			// A redirect could carry the token to another host.
 			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 		},
+		slots: make(chan struct{}, maxAsking),
 		callers: otter.Must(&otter.Options[string, *rate.Limiter]{
 			MaximumSize: maxCallers, ExpiryCalculator: otter.ExpiryAccessing[string, *rate.Limiter](10 * time.Minute),
 		}),
@@ -205,6 +211,12 @@ func (a *Aggregator) fetch(ctx context.Context, one Commons, address string) (js
 	}
 	request.Header.Set("Accept", "application/json")
 	request.Header.Set("User-Agent", "Gen3WTS (wts)")
+	select {
+	case a.slots <- struct{}{}:
+		defer func() { <-a.slots }()
+	case <-ctx.Done():
+		return nil, false
+	}
 	if one.Token != nil {
 		token, err := one.Token(ctx)
 		if err != nil {

@@ -174,13 +174,15 @@ func New(parts Parts) *Authenticator {
 func (a *Authenticator) Authenticate(r *http.Request, peer Peer, accepts Accepts) (Caller, error) {
 	// 1. A token in the Authorization header: one that is sent and not good is refused, never
 	// replaced by a weaker proof.
-	if r.Header.Get("Authorization") != "" {
+	bearer := r.Header.Get("Authorization") != ""
+	if bearer {
 		if caller, used, err := a.authorization(r, accepts); used {
 			return caller, err
 		}
 	}
-	// 2. A session of a browser.
-	if accepts.Session {
+	// 2. A session of a browser. Where a bearer is passed over, the session may be somebody else's, left
+	// behind in the same browser.
+	if accepts.Session && (!bearer || !accepts.PassOverBearer) {
 		if caller, err := a.session(r); !errors.Is(err, ErrNoProof) {
 			return caller, err
 		}

@@ -39,6 +39,8 @@ type Bearers struct {
 	Issuer string
 	// Scope has to be among the token's; empty where none is asked for.
 	Scope string
+	// Names: the provider vouches for the username in its access tokens.
+	Names bool
 }
 
 // bearer takes the caller for the subject of an access token of the default provider. The user is
@@ -56,7 +58,11 @@ func (a *Authenticator) bearer(r *http.Request, token string, form unverifiedFor
 	case a.bearers.Scope != "" && !claims.HasScopes(a.bearers.Scope):
 		return Caller{}, fmt.Errorf("%w: token is missing required scopes: {'%s'}", ErrBearer, a.bearers.Scope)
 	}
-	user, err := a.people.directory.UserBySubject(r.Context(), claims.Issuer, claims.Subject, claims.Username)
+	username := ""
+	if a.bearers.Names {
+		username = claims.Username
+	}
+	user, err := a.people.directory.UserBySubject(r.Context(), claims.Issuer, claims.Subject, username)
 	switch {
 	case errors.Is(err, ErrUnknown):
 		user = User{Username: claims.Username}

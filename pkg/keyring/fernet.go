@@ -68,6 +68,12 @@ func (f *Fernet) Open(value string) (string, error) {
 	return string(secret[:len(secret)-padding]), nil
 }
 
+// IsFernet tells that a value has the form of one, whichever key made it.
+func IsFernet(value string) bool {
+	envelope, err := base64.URLEncoding.DecodeString(value)
+	return err == nil && len(envelope) >= fernetHead+aes.BlockSize+sha256.Size && envelope[0] == fernetVersion
+}
+
 // Seal encrypts a secret, dated now.
 func (f *Fernet) Seal(secret string, now time.Time) string {
 	padding := aes.BlockSize - len(secret)%aes.BlockSize

@@ -118,6 +118,9 @@ var reserved = []string{
 	"code_challenge", "code_challenge_method", "response_mode", "request", "request_uri",
 }
 
+// Reserved tells that a parameter of the authorization request is ours to set.
+func Reserved(name string) bool { return slices.Contains(reserved, name) }
+
 // Validate reports every fault at once, each with the name of its field.
 func (c Config) Validate() error {
 	var faults []error
@@ -139,7 +142,7 @@ func (c Config) Validate() error {
 		fault("scopes: lack openid, without which no login says who the person is")
 	}
 	for name := range c.LoginParams {
-		if slices.Contains(reserved, name) {
+		if Reserved(name) {
 			fault("login_params.%s: is for wts to set", name)
 		}
 	}

@@ -92,7 +92,7 @@ func (p *Provider) CheckIssuer(ctx context.Context, iss string) error {
 
 // Exchange trades a code for tokens and the verified identity of the person. Errors are *Error.
 func (p *Provider) Exchange(ctx context.Context, code string, login Login) (Tokens, Identity, error) {
-	ends, err := p.discover(ctx)
+	ends, err := p.keyed(ctx)
 	if err != nil {
 		return Tokens{}, Identity{}, err
 	}

@@ -68,6 +68,8 @@ type endpoints struct {
 	issParam bool
 	// fixed: they are known without a document, and none is read.
 	fixed bool
+	// unsigned: id_tokens are taken on the word of TLS, since no keys are known.
+	unsigned bool
 }
 
 const (
@@ -206,8 +208,36 @@ func (p *Provider) explicitEndpoints() *endpoints {
 		verifier: oidc.NewVerifier(p.Config.Issuer, nil, &oidc.Config{
 			ClientID: p.Config.ClientID, SkipIssuerCheck: p.Config.Issuer == "", InsecureSkipSignatureCheck: true, Now: p.now,
 		}),
-		fixed: p.Config.Issuer == "" && p.Config.BaseURL == "",
+		fixed:    p.Config.Issuer == "" && p.Config.BaseURL == "",
+		unsigned: true,
 	}
+}
+
+// keyed is discover for whoever is about to believe an id_token: while no keys are known, and a document
+// may name some, it waits for one attempt to read it. A provider whose issuer is configured has to have
+// keys.
+func (p *Provider) keyed(ctx context.Context) (*endpoints, error) {
+	ends, err := p.discover(ctx)
+	if err != nil || !ends.unsigned {
+		return ends, err
+	}
+	p.mu.Lock()
+	tried := !p.failedAt.IsZero()
+	p.mu.Unlock()
+	if !ends.fixed && !tried {
+		reading := p.reading.DoChan("", func() (any, error) { return p.readDocument(context.WithoutCancel(ctx)) })
+		select {
+		case read := <-reading:
+			if found, ok := read.Val.(*endpoints); ok && read.Err == nil {
+				ends = found
+			}
+		case <-ctx.Done():
+		}
+	}
+	if ends.unsigned && p.Config.Issuer != "" {
+		return nil, &Error{Provider: p.ID, Doing: "discovery", Outcome: Unsent, Reason: "the provider's keys cannot be had"}
+	}
+	return ends, nil
 }
 
 func (p *Provider) distrust(doing, reason string) *Error {

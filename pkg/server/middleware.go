@@ -106,9 +106,8 @@ func (s *Server) admit(x *exchange, policy policy) error {
 	caller, err := s.Authn.Authenticate(x.Request, x.peer, accepts)
 	if policy.anonymous && !policy.strict && errors.Is(err, authn.ErrBearer) {
 		// A proxy may turn a cookie that has run out into a bearer: that must not keep anybody from
-		// logging in again.
-		accepts.PassOverBearer = true
-		caller, err = s.Authn.Authenticate(x.Request, x.peer, accepts)
+		// logging in again. They are nobody until then: a session in the same browser may be another's.
+		caller, err = authn.Caller{}, authn.ErrNoProof
 	}
 	x.caller = caller
 	if err == nil {

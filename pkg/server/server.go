@@ -37,6 +37,9 @@ type Config struct {
 	// DefaultAudience is whom /token mints for where the request names neither audience nor idp.
 	// Without one it hands on the default provider's own access token, as Gen3 expects.
 	DefaultAudience string `koanf:"default_audience"`
+	// PodsAlone keeps sessions from the default provider's own token: where a portal has sessions of its
+	// own, ours may be of whoever used the browser before (Gen3 contract 1.2).
+	PodsAlone bool `koanf:"-"`
 	// Version and Commit are what /_version says.
 	Version, Commit string `koanf:"-"`
 }

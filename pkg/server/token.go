@@ -38,6 +38,7 @@ func tokenProofs(s *Server, x *exchange, accepts authn.Accepts) authn.Accepts {
 	if want.audience == "" {
 		id, err := s.Broker.Provider(want.idp)
 		accepts.PassOverBearer = err == nil && s.Broker.IsDefault(id)
+		accepts.Session = accepts.Session && (!accepts.PassOverBearer || !s.Config.PodsAlone)
 	}
 	return accepts
 }

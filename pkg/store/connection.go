@@ -187,14 +187,22 @@ func (s *Store) swap(ctx context.Context, presented broker.Connection, alter fun
 }
 
 // Disconnect implements broker.Store. The tombstone keeps the version, so that it never restarts,
-// and no token.
+// and no token. What Gen3's table holds goes with it, even where our own holds nothing yet.
 func (s *Store) Disconnect(ctx context.Context, userID, providerID string) error {
 	err := s.write(ctx, func(tx *gorm.DB) error {
+		if err := s.lockUser(tx, userID); err != nil {
+			return err
+		}
 		row, now, err := s.lockConnection(tx, userID, providerID)
+		missing := errors.Is(err, gorm.ErrRecordNotFound)
+		if err != nil && !missing {
+			return err
+		}
+		forgotten, err := s.gen3Forget(tx, userID, providerID)
 		if err != nil {
 			return err
 		}
-		if row.Phase == string(broker.Disconnected) {
+		if (missing || row.Phase == string(broker.Disconnected)) && forgotten == 0 {
 			return gorm.ErrRecordNotFound
 		}
 		tombstone := connection{
@@ -204,15 +212,18 @@ func (s *Store) Disconnect(ctx context.Context, userID, providerID string) error
 		if err := tx.Save(&tombstone).Error; err != nil {
 			return err
 		}
-		if err := s.gen3Forget(tx, userID, providerID); err != nil {
-			return err
-		}
 		return s.tell(tx, now, connectionChanged, tombstone.object())
 	})
 	if errors.Is(err, gorm.ErrRecordNotFound) {
 		return broker.ErrNotConnected
 	}
 	return err
+}
+
+// lockUser comes before a lock on a connection that may not be there yet: what has no row cannot be
+// locked itself.
+func (s *Store) lockUser(tx *gorm.DB, userID string) error {
+	return s.locked(tx).Select("id").Take(&user{}, "id = ?", userID).Error
 }
 
 // lockConnection reads a row for a change, with the database's time.

@@ -2,16 +2,13 @@ package store
 
 import (
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
-	"log/slog"
 	"sync/atomic"
 	"time"
 
 	"gorm.io/gorm"
 
-	"github.com/workspace-token-service/wts/pkg/authn"
 	"github.com/workspace-token-service/wts/pkg/broker"
 	"github.com/workspace-token-service/wts/pkg/keyring"
 	"github.com/workspace-token-service/wts/pkg/provider"
@@ -156,6 +153,11 @@ func (s *Store) gen3Form(tx *gorm.DB) (form gen3Form, err error) {
 // was the default provider's.
 func (s *Store) gen3Pair(tx *gorm.DB, form gen3Form, userID, providerID string) *gorm.DB {
 	pair := tx.Where("username = (SELECT username FROM users WHERE id = ? AND set_aside_at IS NULL)", userID)
+	if providerID == s.gen3.config.DefaultProvider {
+		// Python stored whatever account was logged in to under the name that was logged in before. A person
+		// whose identity is known has only what is theirs.
+		pair = pair.Where("userid = (SELECT subject FROM users WHERE id = ?) OR EXISTS (SELECT 1 FROM users WHERE id = ? AND issuer = ?)", userID, userID, gen3Issuer)
+	}
 	switch {
 	case form.idp:
 		return pair.Where("idp = ?", s.gen3.idp(providerID))
@@ -168,6 +170,7 @@ func (s *Store) gen3Pair(tx *gorm.DB, form gen3Form, userID, providerID string) 
 // gen3Grant is the newest grant that the table holds of a user at a provider.
 type gen3Grant struct {
 	token      broker.Secret
+	subject    string // whose it is there, as Python read it in the token
 	expires    time.Time
 	unreadable bool // there are rows, and the key opens none
 }
@@ -179,18 +182,18 @@ func (s *Store) gen3Newest(tx *gorm.DB, userID, providerID string) (*gen3Grant, 
 		return nil, err
 	}
 	var rows []gen3Row
-	if err := s.gen3Pair(tx, form, userID, providerID).Select("token", "expires").Order("expires DESC").Limit(10).Find(&rows).Error; err != nil {
+	if err := s.gen3Pair(tx, form, userID, providerID).Select("token", "userid", "expires").Order("expires DESC").Limit(10).Find(&rows).Error; err != nil {
 		return nil, err
 	}
 	for _, row := range rows {
 		token, err := s.gen3.fernet.Open(row.Token)
-		if err != nil && form.sealed {
+		if err != nil && (form.sealed || keyring.IsFernet(row.Token)) {
 			continue
 		}
 		if err != nil {
 			token = row.Token // from before they were encrypted
 		}
-		return &gen3Grant{token: broker.Secret(token), expires: time.Unix(row.Expires, 0)}, nil
+		return &gen3Grant{token: broker.Secret(token), subject: row.UserID, expires: time.Unix(row.Expires, 0)}, nil
 	}
 	if len(rows) > 0 {
 		return &gen3Grant{unreadable: true, expires: time.Unix(rows[0].Expires, 0)}, nil
@@ -240,6 +243,9 @@ const gen3Life = 30 * 24 * time.Hour
 // takeOver copies a grant from Gen3's table into ours. It stays there, for the way back.
 func (s *Store) takeOver(ctx context.Context, userID, providerID string) (found broker.Connection, err error) {
 	err = s.write(ctx, func(tx *gorm.DB) error {
+		if err := s.lockUser(tx, userID); err != nil {
+			return err
+		}
 		row, now, err := s.lockConnection(tx, userID, providerID)
 		missing := errors.Is(err, gorm.ErrRecordNotFound)
 		if err != nil && !missing {
@@ -262,12 +268,16 @@ func (s *Store) takeOver(ctx context.Context, userID, providerID string) (found 
 			return nil
 		}
 		next := connection{
-			UserID: userID, Provider: providerID, Phase: string(broker.Ready), Version: row.Version + 1,
+			UserID: userID, Provider: providerID, Subject: grant.subject, Phase: string(broker.Ready), Version: row.Version + 1,
 			ConnectedAt: min(now, grant.expires.Add(-gen3Life).UnixMilli()), UpdatedAt: now,
 		}
 		s.seal(&next, provider.Tokens{RefreshToken: grant.token, RefreshExpiresAt: grant.expires})
 		next.AccessToken = nil
-		if err := tx.Save(&next).Error; err != nil {
+		store := tx.Save
+		if missing {
+			store = tx.Create // where somebody was quicker all the same, all of this is run again
+		}
+		if err := store(&next).Error; err != nil {
 			return err
 		}
 		found = s.open(&next)
@@ -279,177 +289,9 @@ func (s *Store) takeOver(ctx context.Context, userID, providerID string) (found 
 	return found, err
 }
 
-// gen3Issuer marks people of whom Gen3's table knows the name alone. Their own first login with us
-// says which identity they are; until then the name is, as it was with the Python service.
-const gen3Issuer = "gen3"
-
-// findImported finds somebody by the name that Gen3's table has, and makes a user of them.
-func (s *Store) findImported(ctx context.Context, username string) (authn.User, error) {
-	var row user
-	known := false
-	err := s.read(ctx, func(tx *gorm.DB) error {
-		row = user{}
-		err := tx.Where("username = ? AND set_aside_at IS NULL", username).Take(&row).Error
-		if !errors.Is(err, gorm.ErrRecordNotFound) {
-			return err
-		}
-		form, err := s.gen3Form(tx)
-		if err != nil || !form.there {
-			return err
-		}
-		var count int64
-		err = tx.Model(&gen3Row{}).Where("username = ?", username).Limit(1).Count(&count).Error
-		known = count > 0
-		return err
-	})
-	switch {
-	case err != nil:
-		return authn.User{}, err
-	case row.ID != "" && row.Issuer == gen3Issuer:
-		return authn.User{ID: row.ID, Username: row.Username, Disabled: row.DisabledAt != nil}, nil
-	case row.ID != "" || !known || username == "":
-		return authn.User{}, authn.ErrUnknown
-	}
-	err = s.write(ctx, func(tx *gorm.DB) error {
-		now, err := s.now(tx)
-		if err != nil {
-			return err
-		}
-		row = user{}
-		if err := tx.Where("username = ? AND set_aside_at IS NULL", username).Take(&row).Error; !errors.Is(err, gorm.ErrRecordNotFound) {
-			return err
-		}
-		row = user{ID: rand.Text(), Issuer: gen3Issuer, Subject: rand.Text(), Username: username, CreatedAt: now}
-		if err := tx.Create(&row).Error; err != nil {
-			return err
-		}
-		return s.tell(tx, now, userChanged, row.object())
-	})
-	if err != nil {
-		return authn.User{}, err
-	}
-	if row.Issuer != gen3Issuer {
-		return authn.User{}, authn.ErrUnknown
-	}
-	return authn.User{ID: row.ID, Username: row.Username, Disabled: row.DisabledAt != nil}, nil
-}
-
-// adopt lets an identity be the person of that name whom only Gen3's table knew; nil where there is
-// no such person.
-func (s *Store) adopt(tx *gorm.DB, identity provider.Identity, now int64) (*user, error) {
-	if !s.gen3.Enabled() {
-		return nil, nil
-	}
-	var who user
-	err := s.locked(tx).Take(&who, "username = ? AND issuer = ? AND set_aside_at IS NULL", identity.Username, gen3Issuer).Error
-	if errors.Is(err, gorm.ErrRecordNotFound) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	who.Issuer, who.Subject = identity.Issuer, identity.Subject
-	if err := tx.Save(&who).Error; err != nil {
-		return nil, err
-	}
-	return &who, s.tell(tx, now, userChanged, who.object())
-}
-
-// gen3Forget deletes what Gen3's table holds of a user at a provider.
-func (s *Store) gen3Forget(tx *gorm.DB, userID, providerID string) error {
-	form, err := s.gen3Reachable(tx)
-	if err != nil || !form.there {
-		return err
-	}
-	return s.gen3Pair(tx, form, userID, providerID).Delete(&gen3Row{}).Error
-}
-
-// gen3Spent deletes the copies of one token, which is dead. Another token of the same user stays: a
-// Python pod was given it meanwhile, and it may well be alive.
-func (s *Store) gen3Spent(tx *gorm.DB, userID, providerID string, token broker.Secret) error {
-	form, err := s.gen3Reachable(tx)
-	if err != nil || !form.there {
-		return err
-	}
-	var rows []gen3Row
-	if err := s.gen3Pair(tx, form, userID, providerID).Select("token").Find(&rows).Error; err != nil {
-		return err
-	}
-	for _, row := range rows {
-		clear, err := s.gen3.fernet.Open(row.Token)
-		if err != nil {
-			clear = row.Token
-		}
-		if clear != string(token) {
-			continue
-		}
-		if err := tx.Where("token = ?", row.Token).Delete(&gen3Row{}).Error; err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// gen3Rename lets rows follow their owner to another name; without one they are deleted, since the
-// name is about to mean another person.
-func (s *Store) gen3Rename(tx *gorm.DB, from, to string) error {
-	form, err := s.gen3Reachable(tx)
-	if err != nil || !form.there {
-		return err
-	}
-	rows := tx.Model(&gen3Row{}).Where("username = ?", from)
-	if to == "" {
-		return rows.Delete(&gen3Row{}).Error
-	}
-	return rows.Update("username", to).Error
-}
-
 func (s *Store) gen3Reachable(tx *gorm.DB) (gen3Form, error) {
 	if !s.gen3.Enabled() {
 		return gen3Form{}, nil
 	}
 	return s.gen3Form(tx)
-}
-
-const (
-	// gen3MaxToken is what fits the primary key of Python's table, in bytes; a larger one is kept in ours
-	// alone.
-	gen3MaxToken = 2600
-	// gen3NoEnd is the end of a grant that states none: 2100, which Python's datetime still knows.
-	gen3NoEnd  = 4102444800
-	gen3MaxEnd = 253402300799
-)
-
-// gen3Mirror writes a grant into Gen3's table, in the place of what it held of that user and provider.
-// It is a copy for the way back, so that no login fails with it.
-func (s *Store) gen3Mirror(tx *gorm.DB, who *user, row *connection, token broker.Secret) error {
-	if !s.gen3.mirrors(row.Provider) || token == "" {
-		return nil
-	}
-	form, err := s.gen3Form(tx)
-	if err != nil || !form.sealed {
-		return err // into an older form they would go in clear
-	}
-	expires := int64(gen3NoEnd)
-	if row.RefreshExpiresAt != nil {
-		expires = min(*row.RefreshExpiresAt/1000, gen3MaxEnd)
-	}
-	mirrored := gen3Row{
-		Token: s.gen3.fernet.Seal(string(token), time.Now()), JTI: rand.Text(), Username: who.Username, UserID: row.Subject,
-		Expires: expires, IDP: s.gen3.idp(row.Provider),
-	}
-	err = tx.Transaction(func(tx *gorm.DB) error { // a savepoint
-		if err := s.gen3Pair(tx, form, row.UserID, row.Provider).Delete(&gen3Row{}).Error; err != nil {
-			return err
-		}
-		if len(mirrored.Token) > gen3MaxToken {
-			return nil
-		}
-		return tx.Create(&mirrored).Error
-	})
-	if err != nil && !stale(err) {
-		s.log.Warn("a connection was kept, and not mirrored into Gen3's table", slog.String("provider", row.Provider), slog.String("error", err.Error()))
-		return nil
-	}
-	return err
 }

@@ -442,3 +442,15 @@ func TestManyReadersTakeOverOnce(t *testing.T) {
 		}
 	})
 }
+
+// rotate is a refresh that brought a successor.
+func (l *legacy) rotate(t *testing.T, userID, successor string) {
+	t.Helper()
+	found, err := l.Connection(t.Context(), userID, "main")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Refreshed(t.Context(), found, provider.Tokens{AccessToken: "next", RefreshToken: broker.Secret(successor)}); err != nil {
+		t.Fatal(err)
+	}
+}

@@ -81,10 +81,8 @@ func (s *Store) identify(tx *gorm.DB, identity provider.Identity, now int64) (*u
 	if known && who.Username == identity.Username && who.SetAsideAt == nil {
 		return &who, nil
 	}
-	if !known {
-		if adopted, err := s.adopt(tx, identity, now); adopted != nil || err != nil {
-			return adopted, err
-		}
+	if adopted, err := s.adopt(tx, identity, known, now); adopted != nil || err != nil {
+		return adopted, err
 	}
 	if err := s.setAside(tx, identity.Username, now); err != nil {
 		return nil, err
@@ -154,7 +152,7 @@ func (s *Store) putConnection(tx *gorm.DB, who *user, grant broker.Grant, now in
 	if err != nil && !errors.Is(err, gorm.ErrRecordNotFound) {
 		return err
 	}
-	if row.Phase == string(broker.Ready) && row.Subject != "" && row.Subject != grant.Identity.Subject {
+	if grant.UserID != "" && row.Phase == string(broker.Ready) && s.stillGood(row, now) && row.Subject != "" && row.Subject != grant.Identity.Subject {
 		return broker.ErrOtherAccount
 	}
 	next := connection{
@@ -169,6 +167,12 @@ func (s *Store) putConnection(tx *gorm.DB, who *user, grant broker.Grant, now in
 	s.seal(&next, grant.Tokens)
 	if err := tx.Save(&next).Error; err != nil {
 		return err
+	}
+	if s.gen3.Enabled() && !s.gen3.config.Providers[grant.Provider] {
+		// What may have rotated is of no use on the way back, and would come up again behind the new grant.
+		if _, err := s.gen3Forget(tx, userID, grant.Provider); err != nil {
+			return err
+		}
 	}
 	if err := s.gen3Mirror(tx, who, &next, grant.Tokens.RefreshToken); err != nil {
 		return err

@@ -30,7 +30,7 @@ func (s *Store) UserByID(ctx context.Context, id string) (authn.User, error) {
 func (s *Store) UserByName(ctx context.Context, username string) (authn.User, error) {
 	found, err := s.findUser(ctx, "username = ? AND set_aside_at IS NULL", username)
 	if errors.Is(err, authn.ErrUnknown) && s.gen3.Enabled() {
-		return s.findImported(ctx, username)
+		return s.findImported(ctx, username, "")
 	}
 	return found, err
 }
@@ -39,7 +39,7 @@ func (s *Store) UserByName(ctx context.Context, username string) (authn.User, er
 func (s *Store) UserBySubject(ctx context.Context, issuer, subject, username string) (authn.User, error) {
 	found, err := s.findUser(ctx, "issuer = ? AND subject = ? AND set_aside_at IS NULL", issuer, subject)
 	if errors.Is(err, authn.ErrUnknown) && s.gen3.Enabled() {
-		return s.findImported(ctx, username)
+		return s.findImported(ctx, username, subject)
 	}
 	return found, err
 }
@@ -61,6 +61,9 @@ func (s *Store) findUser(ctx context.Context, condition string, arguments ...any
 // SetDisabled shuts a user out, or lets them in again: denied on every replica within seconds, by
 // every proof. What they connected is kept.
 func (s *Store) SetDisabled(ctx context.Context, username string, disabled bool) error {
+	if _, err := s.UserByName(ctx, username); err != nil { // which makes a user of whom only Gen3's table knows
+		return err
+	}
 	err := s.write(ctx, func(tx *gorm.DB) error {
 		now, err := s.now(tx)
 		if err != nil {

@@ -121,9 +121,10 @@ type Cluster struct {
 	reviewing *rate.Limiter // of reviews: who makes tokens up must not keep pods from being found
 	waiting   *waitingRoom
 	flights   singleflight.Group
-	absent    *otter.Cache[string, struct{}] // addresses that had no pod a moment ago
-	living    *otter.Cache[string, *pod]     // pods by UID, where nothing is watched
-	pins      *otter.Cache[string, string]   // annotations by UID, where nothing is watched
+	told      *otter.Cache[netip.Addr, string] // pods that were asked for and that the index has yet to hear of, by UID
+	absent    *otter.Cache[string, struct{}]   // addresses that had no pod a moment ago
+	living    *otter.Cache[string, *pod]       // pods by UID, where nothing is watched
+	pins      *otter.Cache[string, string]     // annotations by UID, where nothing is watched
 	reviews   *otter.Cache[[32]byte, reviewed]
 	gone      *otter.Cache[string, struct{}] // UIDs of pods that were deleted a moment ago
 }
@@ -138,7 +139,9 @@ const (
 	livesFor = 10 * time.Second
 	// absentFor is how long an address without a pod is not asked for again.
 	absentFor = 2 * time.Second
-	maxKept   = 100_000
+	// toldFor is how long the index may take to hear of a pod that was asked for before that.
+	toldFor = time.Minute
+	maxKept = 100_000
 )
 
 // New makes a client of the cluster. It reaches for nothing yet.
@@ -192,6 +195,7 @@ func newCluster(config Config, connection *rest.Config, observer Observer, log *
 		limiter: rate.NewLimiter(liveRate, liveBurst), reviewing: rate.NewLimiter(liveRate, liveBurst),
 		waiting: &waitingRoom{at: map[netip.Addr]int{}},
 		gone:    otter.Must(&otter.Options[string, struct{}]{MaximumSize: maxKept, ExpiryCalculator: otter.ExpiryWriting[string, struct{}](livesFor)}),
+		told:    otter.Must(&otter.Options[netip.Addr, string]{MaximumSize: maxKept, ExpiryCalculator: otter.ExpiryWriting[netip.Addr, string](toldFor)}),
 		absent:  otter.Must(&otter.Options[string, struct{}]{MaximumSize: maxKept, ExpiryCalculator: otter.ExpiryWriting[string, struct{}](absentFor)}),
 		living:  otter.Must(&otter.Options[string, *pod]{MaximumSize: maxKept, ExpiryCalculator: otter.ExpiryWriting[string, *pod](livesFor)}),
 		pins:    otter.Must(&otter.Options[string, string]{MaximumSize: maxKept}),

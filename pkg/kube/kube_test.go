@@ -205,6 +205,40 @@ func TestAnAddressThatChangesHands(t *testing.T) {
 	}
 }
 
+// The index hears of an address's pods one by one, and late: whom the API server has named in the
+// meantime is not forgotten for whom the index has only come to.
+func TestAnIndexThatLagsBehind(t *testing.T) {
+	t.Parallel()
+	w := newTown(t, kube.Config{})
+	w.settle(t)
+	step := w.server.HoldEvents()
+	w.server.Put(kubetest.Pod("work", "first", "10.1.0.1", "first"))
+	if user, err := w.user("10.1.0.1"); user != "first" {
+		t.Fatalf("asked for: %q, %v", user, err)
+	}
+	w.server.Delete("work", "first")
+	w.server.Put(kubetest.Pod("work", "second", "10.1.0.1", "second"))
+	if user, err := w.user("10.1.0.1"); user != "second" && !errors.Is(err, authn.ErrUnknown) {
+		t.Fatalf("asked for, as the index knows nobody: %q, %v", user, err)
+	}
+	for more := true; more; {
+		more = step()
+		time.Sleep(50 * time.Millisecond) // for the index to take it in
+		if user, err := w.user("10.1.0.1"); user != "second" {
+			t.Errorf("%q, %v", user, err)
+		}
+	}
+	_, before := w.server.Calls()
+	for range 100 {
+		if user, err := w.user("10.1.0.1"); user != "second" {
+			t.Errorf("%q, %v", user, err)
+		}
+	}
+	if _, now := w.server.Calls(); now["list"] != before["list"] {
+		t.Errorf("once the index has caught up, the server is asked %d times", now["list"]-before["list"])
+	}
+}
+
 func TestAnAnnotationIsPinnedAtFirstSight(t *testing.T) {
 	t.Parallel()
 	for mode, forbid := range map[string]bool{"by the index": false, "asked for one by one": true} {

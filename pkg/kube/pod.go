@@ -113,7 +113,7 @@ func (c *Cluster) PodAt(ctx context.Context, peer netip.Addr) (authn.Pod, error)
 	peer = peer.Unmap().WithZone("")
 	if c.followed() {
 		pods, node := c.index.at(peer)
-		if found, err := c.judge(peer, pods, node); !errors.Is(err, authn.ErrUnknown) {
+		if found, err := c.judge(peer, pods, node); !errors.Is(err, authn.ErrUnknown) && !c.behind(peer, found.UID) {
 			return found, err // the hot path ends here: nobody was asked
 		}
 		return c.appear(ctx, peer)
@@ -134,6 +134,16 @@ const (
 	// API server has said so.
 	appearTime = 1500 * time.Millisecond
 )
+
+// behind tells that the API server, asked, has named another pod at the address than the index does:
+// what the index says is older, and it may yet come to name pods that are gone.
+func (c *Cluster) behind(peer netip.Addr, uid string) bool {
+	told, asked := c.told.GetIfPresent(peer)
+	if asked && told == uid {
+		_, _ = c.told.Invalidate(peer) // it has caught up
+	}
+	return asked && told != uid
+}
 
 // followed tells whether the index can be believed: all of it is followed, and the API server was
 // heard not too long ago (rule 7).
@@ -158,9 +168,12 @@ func (c *Cluster) appear(ctx context.Context, peer netip.Addr) (authn.Pod, error
 	if err != nil {
 		return authn.Pod{}, err
 	}
-	for {
+	for told := true; ; told = false {
 		_, node := c.index.at(peer)
 		if found, err := c.judge(peer, pods, node); !errors.Is(err, authn.ErrUnknown) {
+			if told && err == nil {
+				c.told.Set(peer, found.UID)
+			}
 			return found, err
 		}
 		select {

@@ -40,6 +40,8 @@ type Server struct {
 	mute        bool
 	stalled     bool
 	slow        chan struct{}
+	holding     bool
+	held        []func() // events that were held back
 }
 
 type event struct {
@@ -129,9 +131,34 @@ func (s *Server) tell(kind string, pod *corev1.Pod) {
 		return
 	}
 	for watcher, namespace := range s.watchers {
-		if namespace == "" || namespace == pod.Namespace {
-			watcher <- event{kind, pod}
+		if namespace != "" && namespace != pod.Namespace {
+			continue
 		}
+		send := func() { watcher <- event{kind, pod} }
+		if s.holding {
+			s.held = append(s.held, send)
+			continue
+		}
+		send()
+	}
+}
+
+// HoldEvents keeps events back from those who watch; step lets the next one go, and says whether there
+// was one.
+func (s *Server) HoldEvents() (step func() bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.holding = true
+	return func() bool {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if len(s.held) == 0 {
+			s.holding = false
+			return false
+		}
+		s.held[0]()
+		s.held = s.held[1:]
+		return true
 	}
 }
 

@@ -8,7 +8,7 @@ TOOL    := $(GO) tool -modfile=tools/go.mod
 DEMO    ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help build rootfs run demo test test-exact test-chart e2e test-kube bench lint format fuzz check ready-test ready-e2e ready-rootfs clean
+.PHONY: help build rootfs run demo test test-exact test-chart e2e test-kube torture outages test-torture simulate bench lint format fuzz check ready-test ready-e2e ready-rootfs clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -27,7 +27,7 @@ demo: build ## Run the same story by itself, and fail if a step fails
 
 test: ready-test build ## Test everything on SQLite and PostgreSQL, with the race detector
 	CGO_ENABLED=1 $(GO) run ./test/pgtest/withpostgres $(GO) test -race -tags $(TAGS) ./...
-	$(MAKE) test-exact test-chart
+	$(MAKE) test-exact test-chart test-torture
 
 test-exact: ## Test what has to be exact and the race detector would disturb: allocations
 	CGO_ENABLED=0 $(GO) test -tags $(TAGS) -count=1 -run '^TestExact' ./...
@@ -40,6 +40,18 @@ test-kube: ## Test against a real kube-apiserver and etcd, built once (a quarter
 
 test-chart: ## Lint and render the chart with Helm's packages, and decode every manifest strictly
 	cd tools && $(GO) test ./chart
+
+torture: ready-test ## Hurt real processes for ten minutes and count lost grants: TORTURE='-torture.seed=2 -torture.grace=0'
+	$(GO) test -tags '$(TAGS) torture' -count=1 -v -timeout 0 -run '^TestTorture$$' ./test/torture -torture.duration=10m $(TORTURE)
+
+outages: ready-test ## Take the provider and then the database away for five minutes each (three quarters of an hour in all)
+	$(GO) test -tags '$(TAGS) torture' -count=1 -v -timeout 0 -run '^TestOutages$$' ./test/torture -torture.outage=5m
+
+test-torture: ready-test ## The short form of both, which runs with the other tests, by itself: it measures time
+	$(GO) test -tags '$(TAGS) torture' -count=1 -timeout 10m ./test/torture
+
+simulate: ## Play 100,000 schedules of faults on the engine alone
+	CGO_ENABLED=0 $(GO) test -tags $(TAGS) -count=1 -v -timeout 0 -run '^TestSimulation' ./pkg/broker -simulation.schedules=100000
 
 bench: ## Print the benchmarks, each beside the baseline that it is to be read against
 	CGO_ENABLED=0 $(GO) test -tags $(TAGS) -run '^$$' -bench . ./...
@@ -60,7 +72,7 @@ fuzz: ## Fuzz what parses input, ten seconds each
 check: ## Check formatting, modules and known vulnerabilities
 	@test -z "$$($(TOOL) gofumpt -l .)" || { echo 'not formatted; run: make format'; $(TOOL) gofumpt -l .; exit 1; }
 	$(GO) mod tidy -diff
-	$(GO) vet -tags '$(TAGS) e2e kube' ./...
+	$(GO) vet -tags '$(TAGS) e2e kube torture' ./...
 	@$(TOOL) govulncheck -tags $(TAGS) ./... || test/vulnerabilities-unknown
 
 # What a fresh machine lacks is installed by its own package manager, if it may be; else it is said.

@@ -87,6 +87,7 @@ func (s *service) feed() store.Listener { return feed{s} }
 type feed struct{ *service }
 
 func (f feed) ConnectionChanged(userID, providerID string) { f.broker.Forget(userID, providerID) }
+func (f feed) FlightLanded(userID, providerID string)      { f.broker.Landed(userID, providerID) }
 func (f feed) UserChanged(userID, username string)         { f.authn.ForgetUser(userID, username) }
 func (f feed) SessionChanged(digest string)                { f.session.Forget(digest) }
 func (f feed) KeysChanged(ctx context.Context)             { f.reload(ctx) }

@@ -2,11 +2,14 @@ package main
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net"
 	"net/http"
+	"os"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -51,8 +54,8 @@ func newService(ctx context.Context, config config.Config, log *slog.Logger) (*s
 		providers = append(providers, provider.New(id, one, callback))
 	}
 	s.broker = broker.New(broker.Parts{
-		Config: config.Broker, Providers: providers, Store: s.store, Logins: s.store,
-		Keys: config.Keys, Observer: s.metrics, Now: time.Now,
+		Config: withSpool(config), Providers: providers, Store: s.store, Logins: s.store, Flights: s.store, Outbox: s.store,
+		Exclusive: s.store.Exclusive(), Keys: config.Keys, Observer: refreshes{s.metrics, log}, Now: time.Now,
 	})
 	s.issuer = issuer.New(config.Issuer, s.store, time.Now)
 	secure := strings.HasPrefix(public, "https://")
@@ -79,6 +82,46 @@ func newService(ctx context.Context, config config.Config, log *slog.Logger) (*s
 		return 0
 	})
 	return s, nil
+}
+
+// refreshes counts what the engine reports, and says what an operator should hear of at once.
+type refreshes struct {
+	*telemetry.Metrics
+	log *slog.Logger
+}
+
+// GrantLost implements broker.Observer.
+func (r refreshes) GrantLost(providerID, cause string) {
+	r.Metrics.GrantLost(providerID, cause)
+	r.log.Warn("a grant has ended, and its user has to log in again", slog.String("provider", providerID), slog.String("cause", cause))
+}
+
+// SpoolFailed implements broker.Observer.
+func (r refreshes) SpoolFailed(err error) {
+	r.Metrics.SpoolFailed(err)
+	r.log.Error("there is no spool: what the database does not take is kept in memory alone", slog.String("error", err.Error()))
+}
+
+// Refreshed implements broker.Observer.
+func (r refreshes) Refreshed(providerID, outcome string, took time.Duration) {
+	r.Metrics.Refreshed(providerID, outcome, took)
+	if outcome == string(provider.Misconfigured) {
+		r.log.Error("a provider does not take us for its client; nobody's tokens can be refreshed there until the configuration is mended", slog.String("provider", providerID))
+	}
+}
+
+// withSpool chooses a folder for the spool where none is configured: one for each database, since a
+// record belongs to the one that did not take it.
+func withSpool(config config.Config) broker.Config {
+	chosen := config.Broker
+	switch chosen.SpoolDir {
+	case "":
+		sum := sha256.Sum256([]byte(config.Database.URL))
+		chosen.SpoolDir = filepath.Join(os.TempDir(), fmt.Sprintf("wts-spool-%d-%x", os.Getuid(), sum[:6]))
+	case "off":
+		chosen.SpoolDir = ""
+	}
+	return chosen
 }
 
 // observer gives the metrics the words that they know.
@@ -125,6 +168,9 @@ const (
 func (s *service) run(ctx context.Context, ready func(addresses []net.Addr)) error {
 	defer s.store.Close()
 	s.warn()
+	if err := s.store.Own(); err != nil {
+		return err
+	}
 	listeners, err := s.listen(s.config.Server.Listen)
 	if err != nil {
 		return err
@@ -148,7 +194,9 @@ func (s *service) run(ctx context.Context, ready func(addresses []net.Addr)) err
 		go func() { failed <- servers[0].Serve(listener) }()
 	}
 	background, stopBackground := context.WithCancel(context.WithoutCancel(ctx))
-	defer stopBackground()
+	engine := make(chan struct{})
+	defer func() { stopBackground(); <-engine }()
+	go func() { s.broker.Run(background); close(engine) }()
 	go s.store.Follow(background, s.feed(), s.config.RideThroughMax)
 	if s.cluster != nil {
 		go s.cluster.Run(background)
@@ -169,9 +217,9 @@ func (s *service) run(ctx context.Context, ready func(addresses []net.Addr)) err
 	select {
 	case <-ctx.Done():
 		s.log.Info("draining")
-		return drain(servers)
+		return s.drain(servers)
 	case err := <-failed:
-		return errors.Join(err, drain(servers))
+		return errors.Join(err, s.drain(servers))
 	}
 }
 
@@ -184,8 +232,8 @@ func newHTTPServer(handler http.Handler, log *slog.Logger) *http.Server {
 	}
 }
 
-// drain takes no new request and waits for those under way.
-func drain(servers []*http.Server) (err error) {
+// drain takes no new request and waits for those under way, and for every token that is on its way.
+func (s *service) drain(servers []*http.Server) (err error) {
 	ctx, cancel := context.WithTimeout(context.Background(), drainTime)
 	defer cancel()
 	for _, one := range servers {
@@ -193,6 +241,7 @@ func drain(servers []*http.Server) (err error) {
 			err = errors.Join(err, fmt.Errorf("requests were cut off: %w", failed), one.Close())
 		}
 	}
+	s.broker.Drain(ctx)
 	return err
 }
 

@@ -629,7 +629,11 @@ func TestARequestUnderWayIsFinishedAndMetricsAreApart(t *testing.T) {
 		t.Fatal(err)
 	}
 	spent := provider.Tokens{AccessToken: "run-out", IssuedAt: time.Now().Add(-time.Hour), AccessExpiresAt: time.Now().Add(-time.Minute)}
-	if err := r.store.Refreshed(t.Context(), connection, spent); err != nil {
+	flight, err := r.store.Claim(t.Context(), broker.Claim{UserID: user.ID, Provider: "first", Version: connection.Version, ID: "a-flight", Replica: "another"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := r.store.Commit(t.Context(), flight, spent); err != nil {
 		t.Fatal(err)
 	}
 	r.broker.Forget(user.ID, "first")

@@ -8,6 +8,7 @@ package broker
 import (
 	"cmp"
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"slices"
@@ -57,6 +58,8 @@ type Phase string
 // The phases.
 const (
 	Ready        Phase = "ready"
+	Refreshing   Phase = "refreshing" // a flight has it
+	Suspect      Phase = "suspect"    // the outcome of a presentation is not known
 	Broken       Phase = "broken"
 	Disconnected Phase = "disconnected"
 )
@@ -73,6 +76,7 @@ type Connection struct {
 	// Zero times are unknown.
 	AccessIssuedAt, AccessExpiresAt, RefreshExpiresAt time.Time
 	ConnectedAt                                       time.Time
+	Rotates                                           Rotation
 	// Unreadable says that the keyring at hand does not open the tokens. The row is kept: the right
 	// keyring reads it.
 	Unreadable bool
@@ -94,12 +98,6 @@ type Store interface {
 	Connection(ctx context.Context, userID, providerID string) (Connection, error)
 	// Connections reads all of a user's rows, in whatever phase.
 	Connections(ctx context.Context, userID string) ([]Connection, error)
-	// Refreshed stores what a refresh of that connection gave. It does so only while the token that
-	// was presented is still the one stored, else ErrSuperseded. Without a new refresh token the old
-	// one is kept.
-	Refreshed(ctx context.Context, presented Connection, tokens provider.Tokens) error
-	// Broken marks the connection, under the same condition. The sealed tokens stay.
-	Broken(ctx context.Context, presented Connection, reason string) error
 	// Disconnect leaves a tombstone, from which nothing is handed out; ErrNotConnected where there
 	// is nothing to disconnect.
 	Disconnect(ctx context.Context, userID, providerID string) error
@@ -109,6 +107,15 @@ type Store interface {
 type Observer interface {
 	Refreshed(providerID, outcome string, took time.Duration)
 	GrantLost(providerID, cause string)
+	// Doubted: a presentation's outcome is not known. Resolved: what became of one that an earlier flight
+	// had left: kept, lost, superseded, or open still.
+	Doubted(providerID string)
+	Resolved(providerID, how string)
+	Revoked(providerID, how string)
+	// Serving is asked once for each provider; what it returns is told how much life a token had left that
+	// was handed out, negative where it does not expire.
+	Serving(providerID string) func(left time.Duration)
+	SpoolFailed(err error)
 }
 
 // Config is the broker, as the operator writes it.
@@ -117,6 +124,12 @@ type Config struct {
 	DefaultProvider string `koanf:"default_provider"`
 	// Wait is how long a caller waits for a refresh in all. Default 15 s.
 	Wait time.Duration `koanf:"-"`
+	// SpoolWait is how long a replica that fell silent with a token in flight is waited for, where
+	// presenting the token again could end the grant. Default 2 min.
+	SpoolWait time.Duration `koanf:"spool_wait"`
+	// SpoolDir is a folder for successors that the database did not take, which should outlive the process.
+	// Default a folder in the temporary one.
+	SpoolDir string `koanf:"spool_dir"`
 }
 
 // Broker trades connections for access tokens. It is safe for concurrent use.
@@ -131,8 +144,20 @@ type Broker struct {
 
 	cache     *otter.Cache[cacheKey, *held]
 	flights   singleflight.Group
-	failing   *otter.Cache[cacheKey, error] // refreshes that failed a moment ago
-	forgotten atomic.Uint64                 // counts what the cache was told to forget
+	forgotten atomic.Uint64 // counts what the cache was told to forget
+
+	// The engine's.
+	engine       Flights
+	outbox       Outbox
+	exclusive    bool // this is the only process on the database
+	replica      string
+	upstreams    map[string]*upstream
+	lease        lease
+	landings     landings
+	aloft        aloft
+	spool        spooler
+	tasks        tasks
+	databaseAway atomic.Int64 // until when, in unix nanoseconds, it is taken to be unreachable
 }
 
 // Parts are what a Broker is made of; all of them are needed.
@@ -141,6 +166,9 @@ type Parts struct {
 	Providers []*provider.Provider
 	Store     Store
 	Logins    LoginStore
+	Flights   Flights
+	Outbox    Outbox
+	Exclusive bool // no other process uses the database
 	Keys      *keyring.Keyring
 	Observer  Observer
 	Now       func() time.Time
@@ -149,21 +177,26 @@ type Parts struct {
 // maxHeld bounds the access tokens in memory: about 1 kB each.
 const maxHeld = 250_000
 
-// New makes a broker.
+// New makes a broker. What it cannot do without is done; that there is no spool is reported and gone
+// without.
 func New(parts Parts) *Broker {
-	if parts.Config.Wait == 0 {
-		parts.Config.Wait = 15 * time.Second
-	}
+	parts.Config.Wait = cmp.Or(parts.Config.Wait, 15*time.Second)
+	parts.Config.SpoolWait = cmp.Or(parts.Config.SpoolWait, 2*time.Minute)
 	b := &Broker{
 		config: parts.Config, providers: map[string]*provider.Provider{}, store: parts.Store, logins: parts.Logins,
 		keys: parts.Keys, observer: parts.Observer, now: parts.Now,
-		cache: otter.Must(&otter.Options[cacheKey, *held]{MaximumSize: maxHeld}),
-		failing: otter.Must(&otter.Options[cacheKey, error]{
-			MaximumSize: maxHeld, ExpiryCalculator: otter.ExpiryWritingFunc(backOff),
-		}),
+		cache:  otter.Must(&otter.Options[cacheKey, *held]{MaximumSize: maxHeld}),
+		engine: parts.Flights, outbox: parts.Outbox, exclusive: parts.Exclusive, replica: rand.Text(), upstreams: map[string]*upstream{},
+		landings: landings{awaited: map[cacheKey]chan struct{}{}}, aloft: aloft{ids: map[string]struct{}{}},
 	}
 	for _, one := range parts.Providers {
 		b.providers[one.ID] = one
+		b.upstreams[one.ID] = newUpstream(one.ID, one, one.Config)
+		b.upstreams[one.ID].served = parts.Observer.Serving(one.ID)
+	}
+	var err error
+	if b.spool, err = newSpool(parts.Config.SpoolDir, b.replica); err != nil {
+		b.observer.SpoolFailed(err)
 	}
 	return b
 }

@@ -3,6 +3,8 @@ package broker
 import (
 	"crypto/sha256"
 	"encoding/hex"
+	"math/rand/v2"
+	"sync/atomic"
 	"time"
 
 	"github.com/workspace-token-service/wts/pkg/provider"
@@ -15,6 +17,9 @@ type held struct {
 	token             Token
 	issuedAt, expires time.Time // zero: it does not expire
 	grantEnds         time.Time // zero: unknown
+	// renewAt is when a caller's next use lets the token be renewed beside it; zero: never.
+	renewAt  atomic.Int64 // unix nanoseconds
+	renewing atomic.Bool
 }
 
 // Token is an upstream access token, ready to be handed on.
@@ -25,16 +30,23 @@ type Token struct {
 	// SHA256 of the value in hex, which is what the audit may know of it.
 	SHA256    string
 	ExpiresAt time.Time // zero: it does not expire
+	// Degraded: it lives, though not for as long as was asked, because the provider or the database is
+	// away.
+	Degraded bool
 }
 
 func hold(of Connection) *held {
 	sum := sha256.Sum256([]byte(of.AccessToken))
-	return &held{
+	fresh := &held{
 		token: Token{
 			Value: of.AccessToken, Body: render(of.AccessToken), SHA256: hex.EncodeToString(sum[:]), ExpiresAt: of.AccessExpiresAt,
 		},
 		issuedAt: of.AccessIssuedAt, expires: of.AccessExpiresAt, grantEnds: of.ends(),
 	}
+	if whole := of.AccessExpiresAt.Sub(of.AccessIssuedAt); of.RefreshToken != "" && of.AccessToken != "" && !of.AccessIssuedAt.IsZero() && whole > 0 {
+		fresh.renewAt.Store(of.AccessIssuedAt.Add(whole*7/10 + rand.N(whole/10+1)).UnixNano())
+	}
+	return fresh
 }
 
 // enough tells whether the token lives long enough for what was asked. What is asked is capped at
@@ -63,14 +75,12 @@ func (b *Broker) Forget(userID, providerID string) {
 	b.forgotten.Add(1) // before the invalidation: see remember
 	key := cacheKey{userID, providerID}
 	b.cache.Invalidate(key)
-	_, _ = b.failing.Invalidate(key)
 }
 
 // ForgetAll drops everything. It is for when changes may have been missed.
 func (b *Broker) ForgetAll() {
 	b.forgotten.Add(1)
 	b.cache.InvalidateAll()
-	b.failing.InvalidateAll()
 }
 
 // remember holds a connection, unless something was to be forgotten since it was read: then what

@@ -2,23 +2,22 @@ package broker
 
 import (
 	"context"
+	crand "crypto/rand"
 	"errors"
 	"fmt"
 	"math/rand/v2"
 	"time"
-
-	"github.com/maypok86/otter/v2"
 
 	"github.com/workspace-token-service/wts/pkg/provider"
 )
 
 // fresh gets a token from the row, or from the provider: one flight for each row in this process,
 // on a context of its own, so that a caller who goes away does not take a rotation with them.
-func (b *Broker) fresh(ctx context.Context, key cacheKey, life time.Duration) (*held, error) {
+func (b *Broker) fresh(ctx context.Context, key cacheKey, life, patience time.Duration) (*held, error) {
 	flight := b.flights.DoChan(key.userID+"\x00"+key.provider, func() (any, error) {
-		return b.refresh(context.WithoutCancel(ctx), key, life)
+		return b.obtain(context.WithoutCancel(ctx), key, life)
 	})
-	deadline := time.NewTimer(b.config.Wait)
+	deadline := time.NewTimer(patience)
 	defer deadline.Stop()
 	select {
 	case landed := <-flight:
@@ -31,118 +30,243 @@ func (b *Broker) fresh(ctx context.Context, key cacheKey, life time.Duration) (*
 	}
 }
 
-// refresh is one flight. Where a grant turns out to be dead, and another has taken its place in the
-// store meanwhile, that one is tried too.
-func (b *Broker) refresh(ctx context.Context, key cacheKey, life time.Duration) (*held, error) {
-	got, err := b.refreshOnce(ctx, key, life)
-	if errors.Is(err, ErrGrantBroken) {
-		if _, again := b.readWithin(ctx, key); again == nil {
-			return b.refreshOnce(ctx, key, life)
-		}
-	}
-	return got, err
-}
+const (
+	statementTimeout = 5 * time.Second
+	pollEvery        = 500 * time.Millisecond
+	// resolving asks for no life but for a row whose last presentation has a known outcome.
+	resolving = time.Duration(-1)
+)
 
-// refreshOnce reads the row, and where its token does not live long enough, presents the refresh token once and
-// stores the successor before anyone gets the access token that came with it.
-func (b *Broker) refreshOnce(ctx context.Context, key cacheKey, life time.Duration) (*held, error) {
-	readAt := b.forgotten.Load()
-	connection, err := b.readWithin(ctx, key)
-	if err != nil {
-		return nil, err
-	}
-	if hold(connection).enough(life, b.now()) {
-		return b.remember(key, connection, readAt), nil
-	}
-	if connection.RefreshToken == "" { // the access token is the whole grant, and lives: see read
-		return b.remember(key, connection, readAt), nil
-	}
-	if err, failed := b.failing.GetIfPresent(key); failed {
-		return b.orLiving(key, connection, readAt, err)
-	}
-	upstream, ok := b.providers[key.provider]
-	if !ok {
+// obtain reads the row until it holds a token that lives long enough: stored by another, or by a flight
+// of its own. It waits for others as long as its callers do.
+func (b *Broker) obtain(ctx context.Context, key cacheKey, life time.Duration) (*held, error) {
+	up, configured := b.upstreams[key.provider]
+	if !configured {
 		return nil, ErrProvider
 	}
-	began := b.now()
-	tokens, err := upstream.Refresh(ctx, connection.RefreshToken)
-	b.observer.Refreshed(key.provider, outcome(err), b.now().Sub(began))
-	if err != nil {
-		return b.judge(ctx, key, connection, err, readAt)
+	deadline := b.now().Add(b.config.Wait)
+	defer b.landings.land(key) // one flight for each row, so that nobody else in this process waits
+	for {
+		landed := b.landings.await(key) // before the row is read, or the word could come in between
+		readAt := b.forgotten.Load()
+		connection, err := b.readWithin(ctx, key)
+		if err != nil {
+			return nil, err
+		}
+		// Without a refresh token the access token is the whole grant, and it lives: see read.
+		if hold(connection).enough(life, b.now()) && (life != resolving || connection.Phase == Ready) || connection.RefreshToken == "" {
+			return b.remember(key, connection, readAt), nil
+		}
+		if err := up.ready(b.now()); err != nil {
+			return b.orLiving(key, connection, readAt, err)
+		}
+		flight, err := b.claim(ctx, connection, "")
+		var notYet *NotYet
+		switch {
+		case err == nil:
+			got, err := b.fly(ctx, up, flight)
+			if got != nil || err != nil && !errors.Is(err, errAgain) {
+				return got, b.asOutage(key, connection, readAt, err)
+			}
+			continue
+		case errors.As(err, &notYet):
+			return b.orLiving(key, connection, readAt, &Unavailable{RetryAfter: notYet.In, Cause: err})
+		case errors.Is(err, ErrSuperseded) && b.now().Before(deadline):
+			continue // the row is another by now
+		case errors.Is(err, errLapsed) && hold(connection).living(b.now()):
+			return b.orLiving(key, connection, readAt, outage(err))
+		case !errors.Is(err, ErrClaimed) && !errors.Is(err, errLapsed):
+			return b.orLiving(key, connection, readAt, outage(err))
+		}
+		if !b.now().Before(deadline) {
+			return b.orLiving(key, connection, readAt, &Unavailable{RetryAfter: time.Second, Cause: err})
+		}
+		select {
+		case <-landed:
+		case <-time.After(pollEvery):
+		}
 	}
-	return b.commit(ctx, key, connection, tokens, readAt)
 }
 
-const statementTimeout = 5 * time.Second
+// asOutage lets a failed flight's row answer where its token lives.
+func (b *Broker) asOutage(key cacheKey, of Connection, readAt uint64, err error) error {
+	if errors.Is(err, ErrUnavailable) && hold(of).living(b.now()) {
+		b.remember(key, of, readAt)
+	}
+	return err
+}
 
 func (b *Broker) readWithin(ctx context.Context, key cacheKey) (Connection, error) {
 	ctx, cancel := context.WithTimeout(ctx, statementTimeout)
 	defer cancel()
-	return b.read(ctx, key)
+	connection, err := b.read(ctx, key)
+	if errors.Is(err, ErrUnavailable) {
+		b.databaseAway.Store(b.now().Add(time.Second).UnixNano())
+	}
+	return connection, err
 }
 
-// commit stores first and answers after. A successor that cannot be stored is tried for as long as
-// it matters: once it is lost, so is the grant.
-func (b *Broker) commit(ctx context.Context, key cacheKey, presented Connection, tokens provider.Tokens, readAt uint64) (*held, error) {
-	var err error
-	for wait := 50 * time.Millisecond; wait < 30*time.Second; wait *= 2 {
-		if err = b.store.Refreshed(ctx, presented, tokens); err == nil || errors.Is(err, ErrSuperseded) {
-			break
-		}
-		time.Sleep(wait)
+// claim asks for a flight. Nothing is claimed while this replica's lease does not hold: others would
+// take it for dead.
+func (b *Broker) claim(ctx context.Context, of Connection, over string) (Flight, error) {
+	epoch, holds := b.lease.now(time.Now())
+	if !holds {
+		return Flight{}, errLapsed
 	}
+	ctx, cancel := context.WithTimeout(ctx, statementTimeout)
+	defer cancel()
+	id := crand.Text()
+	b.aloft.add(id)
+	flight, err := b.engine.Claim(ctx, Claim{UserID: of.UserID, Provider: of.Provider, Version: of.Version, ID: id, Replica: b.replica, Over: over})
+	if err != nil {
+		b.aloft.remove(id) // where it was made all the same, the sweeper finds it and lets it go
+	}
+	flight.epoch = epoch // not that of now: the process may have hung since, and another have taken over
+	return flight, err
+}
+
+// errAgain: the row has changed, and is to be read again.
+var errAgain = errors.New("read again")
+
+// fly presents the token, once, and ends the flight. It returns errAgain where the row decides.
+func (b *Broker) fly(ctx context.Context, up *upstream, flight Flight) (*held, error) {
+	settled := true
+	defer func() {
+		if settled {
+			b.aloft.remove(flight.ID)
+		}
+	}()
+	ctx, cancel := context.WithTimeout(ctx, up.config.RefreshTimeout)
+	defer cancel()
+	if err := up.rate.Wait(ctx); err != nil {
+		return nil, b.settle(ctx, up, flight, &provider.Error{Provider: flight.Provider, Doing: "refresh", Outcome: provider.Unsent, Reason: "too many refreshes at once"})
+	}
+	began := b.now()
+	gate := func() bool {
+		now, holds := b.lease.now(time.Now())
+		return holds && now == flight.epoch
+	}
+	tokens, err := up.Refresh(ctx, flight.RefreshToken, gate)
+	b.observer.Refreshed(flight.Provider, outcome(err), b.now().Sub(began))
+	if err != nil {
+		return nil, b.settle(context.WithoutCancel(ctx), up, flight, err)
+	}
+	up.note(nil, b.now())
+	if tokens.RefreshToken != "" && tokens.RefreshToken == flight.RefreshToken {
+		tokens.RefreshToken = ""
+	}
+	var got *held
+	got, settled, err = b.commit(context.WithoutCancel(ctx), flight, tokens)
+	return got, err
+}
+
+// commit stores first and answers after. Where the database does not take the successor, it goes to the
+// spool and is offered again and again; the access token is served meanwhile, and the flight stays
+// aloft. stored is false then.
+func (b *Broker) commit(ctx context.Context, flight Flight, tokens provider.Tokens) (got *held, stored bool, err error) {
+	readAt := b.forgotten.Load()
+	err = b.commitWithin(ctx, flight, tokens)
 	switch {
 	case errors.Is(err, ErrSuperseded):
-		return b.winner(ctx, key, b.forgotten.Load())
+		return nil, true, errAgain
 	case err != nil:
-		b.observer.GrantLost(key.provider, "not_stored")
-		return nil, outage(err)
+		b.keepOffering(flight, tokens)
 	}
-	stored := presented
-	stored.AccessToken, stored.AccessIssuedAt, stored.AccessExpiresAt = tokens.AccessToken, tokens.IssuedAt, tokens.AccessExpiresAt
+	fresh := flight.Connection
+	fresh.Phase, fresh.Reason = Ready, ""
+	fresh.AccessToken, fresh.AccessIssuedAt, fresh.AccessExpiresAt = tokens.AccessToken, tokens.IssuedAt, tokens.AccessExpiresAt
 	if tokens.RefreshToken != "" || !tokens.RefreshExpiresAt.IsZero() {
-		stored.RefreshExpiresAt = tokens.RefreshExpiresAt
+		fresh.RefreshExpiresAt = tokens.RefreshExpiresAt
 	}
-	return b.remember(key, stored, readAt), nil
+	return b.remember(cacheKey{flight.UserID, flight.Provider}, fresh, readAt), err == nil, nil
 }
 
-// winner takes what another login or replica stored meanwhile.
-func (b *Broker) winner(ctx context.Context, key cacheKey, readAt uint64) (*held, error) {
-	connection, err := b.readWithin(ctx, key)
-	if err != nil {
-		return nil, err
-	}
-	if !hold(connection).living(b.now()) {
-		return nil, &Unavailable{RetryAfter: time.Second, Cause: ErrSuperseded}
-	}
-	return b.remember(key, connection, readAt), nil
+func (b *Broker) commitWithin(ctx context.Context, flight Flight, tokens provider.Tokens) error {
+	ctx, cancel := context.WithTimeout(ctx, statementTimeout)
+	defer cancel()
+	return b.engine.Commit(ctx, flight, tokens)
 }
 
-// judge says what a failed refresh means (refresh-engine.md step 8): only the provider's own
-// verdict ends a grant, and only if the token that it judged is still the one stored.
-func (b *Broker) judge(ctx context.Context, key cacheKey, presented Connection, failure error, readAt uint64) (*held, error) {
+// settle ends a flight that brought nothing, by what the failure means (refresh-engine.md step 8).
+func (b *Broker) settle(ctx context.Context, up *upstream, flight Flight, failure error) error {
 	var of *provider.Error
-	if errors.As(failure, &of) && of.Outcome == provider.Refused {
-		err := b.store.Broken(ctx, presented, "revoked: the provider refused the refresh token")
-		switch {
-		case errors.Is(err, ErrSuperseded):
-			return b.winner(ctx, key, b.forgotten.Load())
-		case err != nil:
-			return nil, outage(err)
-		}
-		b.observer.GrantLost(key.provider, "revoked")
-		b.Forget(key.userID, key.provider)
-		return nil, ErrGrantBroken
+	if !errors.As(failure, &of) {
+		of = &provider.Error{Provider: flight.Provider, Doing: "refresh", Outcome: provider.Unknown}
 	}
-	unavailable := &Unavailable{RetryAfter: 2 * time.Second, Cause: fmt.Errorf("refreshing: %w", failure)}
-	if of != nil && of.RetryAfter > 0 {
+	rest := up.note(of, b.now())
+	verdict := Verdict{Phase: Ready, After: rest}
+	if flight.Doubtful {
+		verdict.Phase, verdict.Reason = Suspect, string(Suspect)
+	}
+	switch of.Outcome {
+	case provider.Unsent:
+		verdict.Unsent = true
+	case provider.Unknown:
+		verdict.Phase, verdict.Reason = Suspect, string(Suspect)
+		if grace := up.config.ReuseGrace; grace > 0 {
+			// However often the provider has failed others: within its grace the token is good, after it not.
+			rest = min(rest, grace/10+rand.N(grace/20+1))
+			verdict.After = rest
+		}
+		b.observer.Doubted(flight.Provider)
+	case provider.Refused:
+		return b.breakGrant(ctx, flight)
+	case provider.Misconfigured, provider.Throttled:
+		verdict.After = 0 // it is the provider that rests
+	case provider.Unexpected, provider.Untrusted:
+	}
+	if err := b.settleWithin(ctx, flight, verdict); errors.Is(err, ErrSuperseded) {
+		return errAgain
+	}
+	unavailable := &Unavailable{RetryAfter: max(rest, time.Second), Cause: fmt.Errorf("refreshing: %w", failure)}
+	if of.RetryAfter > 0 {
 		unavailable.RetryAfter = of.RetryAfter
 	}
-	if b.forgotten.Load() != readAt { // a login or a disconnect came meanwhile: the row decides
-		return b.winner(ctx, key, b.forgotten.Load())
+	if of.Outcome == provider.Unknown {
+		b.resolve(cacheKey{flight.UserID, flight.Provider}, rest)
 	}
-	_, _ = b.failing.Set(key, unavailable)
-	return b.orLiving(key, presented, readAt, unavailable)
+	return unavailable
+}
+
+func (b *Broker) settleWithin(ctx context.Context, flight Flight, verdict Verdict) error {
+	ctx, cancel := context.WithTimeout(ctx, statementTimeout)
+	defer cancel()
+	return b.engine.Settle(ctx, flight, verdict)
+}
+
+// breakGrant takes the provider's verdict, and only for the token that it judged.
+func (b *Broker) breakGrant(ctx context.Context, flight Flight) error {
+	cause := "revoked"
+	if flight.Doubtful {
+		cause = "lost_in_rotation"
+	}
+	err := b.settleWithin(ctx, flight, Verdict{Phase: Broken, Reason: cause})
+	switch {
+	case errors.Is(err, ErrSuperseded):
+		return errAgain
+	case err != nil:
+		return outage(err)
+	}
+	b.observer.GrantLost(flight.Provider, cause)
+	b.Forget(flight.UserID, flight.Provider)
+	// Another grant may stand in its place by now: Gen3's table may hold one that a Python pod was given.
+	if _, err := b.readWithin(ctx, cacheKey{flight.UserID, flight.Provider}); err == nil {
+		return errAgain
+	}
+	return ErrGrantBroken
+}
+
+// resolve presents a token again whose last presentation has no known outcome: nobody else can come
+// back with a successor. It is a new claim, like anybody's.
+func (b *Broker) resolve(key cacheKey, rest time.Duration) {
+	b.background(func(ctx context.Context) {
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(rest + 10*time.Millisecond):
+		}
+		_, _ = b.fresh(ctx, key, resolving, b.config.Wait) // whatever comes of it, the row says
+	})
 }
 
 // orLiving answers with the row's own token where it lives, though not for as long as was asked.
@@ -150,18 +274,11 @@ func (b *Broker) orLiving(key cacheKey, of Connection, readAt uint64, otherwise 
 	if !hold(of).living(b.now()) {
 		return nil, otherwise
 	}
-	return b.remember(key, of, readAt), nil
-}
-
-// backOff is how long a failed refresh is not tried again, with jitter, so that the callers of many
-// users do not come back at once.
-func backOff(entry otter.Entry[cacheKey, error]) time.Duration {
-	wait := time.Second + rand.N(time.Second)
-	var unavailable *Unavailable
-	if errors.As(entry.Value, &unavailable) {
-		wait = max(wait, unavailable.RetryAfter)
-	}
-	return wait
+	known := b.remember(key, of, readAt)
+	known.renewAt.Store(b.now().Add(renewAgain).UnixNano())
+	degraded := &held{token: known.token, issuedAt: known.issuedAt, expires: known.expires, grantEnds: known.grantEnds}
+	degraded.token.Degraded = true
+	return degraded, nil
 }
 
 func outcome(err error) string {

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"math/rand/v2"
 	"slices"
 	"strings"
 	"time"
@@ -22,20 +23,80 @@ func (b *Broker) Token(ctx context.Context, userID, providerID string, life time
 	key, now := cacheKey{userID, providerID}, b.now()
 	known, ok := b.cache.GetIfPresent(key)
 	if ok && known.enough(life, now) && !known.ended(now) {
-		return known.token, nil
+		b.renewBeside(key, known, now)
+		return b.served(key, known.token, now), nil
 	}
-	fresh, err := b.fresh(ctx, key, life)
+	patience := b.config.Wait
+	if ok && known.living(now) && !known.ended(now) {
+		if b.troubled(key.provider, now) { // nobody with a living token waits for what does not answer
+			b.renewBeside(key, known, now)
+			return b.degraded(key, known, now), nil
+		}
+		patience = min(patience, livingPatience)
+	}
+	fresh, err := b.fresh(ctx, key, life, patience)
+	now = b.now()
 	if err == nil {
-		return fresh.token, nil
+		return b.served(key, fresh.token, now), nil
 	}
 	// The provider or the database is away: a token that still lives is better than none. It is asked
 	// for again, since the wait may have been long and a disconnect may have come.
-	now = b.now()
 	if known, ok = b.cache.GetIfPresent(key); ok && errors.Is(err, ErrUnavailable) && known.living(now) && !known.ended(now) {
-		return known.token, nil
+		return b.degraded(key, known, now), nil
 	}
 	return Token{}, err
 }
+
+// livingPatience is how long a caller waits for a better token than one that lives.
+const livingPatience = 3 * time.Second
+
+func (b *Broker) served(key cacheKey, token Token, now time.Time) Token {
+	left := time.Duration(-1)
+	if !token.ExpiresAt.IsZero() {
+		left = token.ExpiresAt.Sub(now)
+	}
+	if up := b.upstreams[key.provider]; up != nil {
+		up.served(left)
+	}
+	return token
+}
+
+func (b *Broker) degraded(key cacheKey, known *held, now time.Time) Token {
+	token := b.served(key, known.token, now)
+	token.Degraded = true
+	return token
+}
+
+// troubled tells that the provider or the database did not answer a moment ago.
+func (b *Broker) troubled(providerID string, now time.Time) bool {
+	up := b.upstreams[providerID]
+	return now.UnixNano() < b.databaseAway.Load() || up != nil && up.troubled()
+}
+
+// renewAgain is how long after a renewal that failed the next one is tried.
+const renewAgain = 3 * time.Second
+
+// renewBeside renews a token before its time, beside the caller who uses it: connections in use are
+// refreshed at about three quarters of their token's life. It gives way to those whose token is dead.
+func (b *Broker) renewBeside(key cacheKey, known *held, now time.Time) {
+	at := known.renewAt.Load()
+	if at == 0 || now.UnixNano() < at || !known.renewing.CompareAndSwap(false, true) {
+		return
+	}
+	up := b.upstreams[key.provider]
+	if up == nil || up.config.RevokesAccess || up.rate.Tokens() < float64(up.rate.Burst())/2 {
+		known.renewing.Store(false)
+		return
+	}
+	b.background(func(ctx context.Context) {
+		_, _ = b.fresh(ctx, key, wholeLife, b.config.Wait) // whatever comes of it, the cache says
+		known.renewAt.Store(b.now().Add(renewAgain + rand.N(renewAgain)).UnixNano())
+		known.renewing.Store(false)
+	})
+}
+
+// wholeLife asks for more than any token has: what is asked is capped by what the token's own life is.
+const wholeLife = 100 * 365 * 24 * time.Hour
 
 // Living makes sure that a user's grant still lives. Nothing is minted for somebody whose grant at the
 // default provider was removed, revoked or ran out.

@@ -3,6 +3,7 @@ package provider
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"net/url"
 	"slices"
@@ -56,6 +57,17 @@ type Config struct {
 	// RedirectURI is the one registered there, where it is not ours: whoever is behind it sends the
 	// browser on to us, by the first label of our host name, which the state then begins with.
 	RedirectURI string `koanf:"redirect_uri"`
+	// ReuseGrace is how long the provider accepts a spent refresh token once more (Okta, Auth0, Cognito,
+	// Hydra and Dex have such a time): a refresh whose outcome is not known is then tried again at once.
+	ReuseGrace time.Duration `koanf:"reuse_grace"`
+	// RevokesAccess says that a refresh ends the access token before: nothing is refreshed ahead of need.
+	RevokesAccess bool `koanf:"revokes_access"`
+	// RefreshRate bounds the refreshes of one replica, a second. Default 50.
+	RefreshRate float64 `koanf:"refresh_rate"`
+	// Quirks names one of the known ways in which providers differ (quirks.go): github, gitea, hydra, entra.
+	Quirks string `koanf:"quirks"`
+	// NextClientSecret is tried where the provider does not take ClientSecret: for a change-over.
+	NextClientSecret Secret `koanf:"next_client_secret"`
 	// Rotates says whether a refresh gives a new refresh token; nil where that is not known.
 	Rotates *bool `koanf:"rotates"`
 	// Position orders the providers where a person sees them; those of the same by name.
@@ -107,9 +119,18 @@ func (c Config) WithDefaults(id string) Config {
 	}
 	if c.RefreshTimeout == 0 {
 		c.RefreshTimeout = time.Minute
+		if c.ReuseGrace > 0 {
+			c.RefreshTimeout = min(c.RefreshTimeout, max(c.ReuseGrace-graceMargin, time.Second))
+		}
+	}
+	if c.RefreshRate == 0 {
+		c.RefreshRate = 50
 	}
 	return c
 }
+
+// graceMargin is what has to be left of a reuse grace when a refresh is given up, for another to follow.
+const graceMargin = 5 * time.Second
 
 // reserved are the parameters of the authorization request that are ours to set (RFC 6749 4.1.1,
 // RFC 7636 4.3, OIDC Core 3.1.2.1).
@@ -146,8 +167,14 @@ func (c Config) Validate() error {
 			fault("login_params.%s: is for wts to set", name)
 		}
 	}
-	if c.Timeout < 0 || c.RefreshTimeout < 0 {
-		fault("timeout, refresh_timeout: must not be negative")
+	if c.Timeout < 0 || c.RefreshTimeout < 0 || c.ReuseGrace < 0 || c.RefreshRate < 0 {
+		fault("timeout, refresh_timeout, reuse_grace, refresh_rate: must not be negative")
+	}
+	if c.ReuseGrace > 0 && c.RefreshTimeout > c.ReuseGrace-graceMargin {
+		fault("refresh_timeout: is %s, want at most reuse_grace less %s: a refresh that is given up has to be tried again within the grace", c.RefreshTimeout, graceMargin)
+	}
+	if _, known := quirks[c.Quirks]; !known {
+		fault("quirks: is %q, want one of %s", c.Quirks, strings.Join(slices.Sorted(maps.Keys(quirks))[1:], ", "))
 	}
 	return errors.Join(faults...)
 }

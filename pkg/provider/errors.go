@@ -89,8 +89,9 @@ func CallbackCode(code string) string {
 }
 
 // known returns a token endpoint's error code if it is one that may be repeated, else "".
-func known(code string) string {
-	if _, ok := verdicts[code]; ok {
+func (p *Provider) known(code string) string {
+	_, ok := verdicts[code]
+	if _, quirky := quirks[p.Config.Quirks].verdicts[code]; ok || quirky {
 		return code
 	}
 	return ""
@@ -102,13 +103,17 @@ func (p *Provider) classify(doing string, err error, sent bool) *Error {
 	var answered *oauth2.RetrieveError
 	if errors.As(err, &answered) {
 		failure.Status = answered.Response.StatusCode
-		failure.Code = known(answered.ErrorCode)
+		failure.Code = p.known(answered.ErrorCode)
 		failure.RetryAfter = retryAfter(answered.Response.Header)
-		failure.Outcome = verdict(failure.Status, failure.Code)
+		failure.Outcome = p.verdict(failure.Status, failure.Code)
 		return failure
 	}
 	if sent {
 		failure.Outcome = Unknown
+	}
+	if errors.Is(err, ErrGate) {
+		failure.Outcome, failure.Reason = Unsent, ErrGate.Error()
+		return failure
 	}
 	failure.Reason = plain(err)
 	return failure
@@ -116,7 +121,10 @@ func (p *Provider) classify(doing string, err error, sent bool) *Error {
 
 // verdict reads status and code together: a provider in trouble may answer 500 with any code in
 // the body, so only a status that states a judgement lets the code speak.
-func verdict(status int, code string) Outcome {
+func (p *Provider) verdict(status int, code string) Outcome {
+	if outcome, other := quirks[p.Config.Quirks].verdicts[code]; other && status < 500 {
+		return outcome
+	}
 	switch {
 	case status == http.StatusTooManyRequests:
 		return Throttled

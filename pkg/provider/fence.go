@@ -42,6 +42,7 @@ func (p *Provider) fenceEndpoints() *endpoints {
 		verifier: oidc.NewVerifier(issuer, p.keysAt(FenceKeysURL(issuer)), &oidc.Config{
 			ClientID: p.Config.ClientID, SupportedSigningAlgs: []string{oidc.RS256}, Now: p.now,
 		}),
-		fixed: true,
+		revocation: issuer + "/oauth2/revoke",
+		fixed:      true,
 	}
 }

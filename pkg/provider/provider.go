@@ -63,7 +63,9 @@ func New(id string, config Config, redirectURL string) *Provider {
 type endpoints struct {
 	oauth    oauth2.Config
 	verifier *oidc.IDTokenVerifier
-	at       time.Time
+	// revocation is where tokens are revoked (RFC 7009); empty where the provider has no such place.
+	revocation string
+	at         time.Time
 	// issParam: the provider promises iss on its callbacks (RFC 9207 2.3).
 	issParam bool
 	// fixed: they are known without a document, and none is read.
@@ -150,6 +152,7 @@ func (p *Provider) accept(found *oidc.Provider, issuer string, now time.Time) (*
 		KeysURL    string   `json:"jwks_uri"`
 		Algorithms []string `json:"id_token_signing_alg_values_supported"`
 		IssParam   bool     `json:"authorization_response_iss_parameter_supported"`
+		Revocation string   `json:"revocation_endpoint"`
 	}
 	if err := found.Claims(&document); err != nil {
 		return nil, p.distrust("discovery", "the document cannot be read")
@@ -166,6 +169,9 @@ func (p *Provider) accept(found *oidc.Provider, issuer string, now time.Time) (*
 			return nil, p.distrust("discovery", name+" is missing or not https")
 		}
 	}
+	if document.Revocation != "" && checkURL(document.Revocation) != nil {
+		document.Revocation = "" // nothing is sent there
+	}
 	algorithms := slices.DeleteFunc(slices.Clone(asymmetric), func(name string) bool {
 		return len(document.Algorithms) > 0 && !slices.Contains(document.Algorithms, name)
 	})
@@ -179,8 +185,9 @@ func (p *Provider) accept(found *oidc.Provider, issuer string, now time.Time) (*
 			SupportedSigningAlgs: algorithms,
 			Now:                  p.now,
 		}),
-		at:       now,
-		issParam: document.IssParam,
+		revocation: document.Revocation,
+		at:         now,
+		issParam:   document.IssParam,
 	}, nil
 }
 

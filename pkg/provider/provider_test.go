@@ -323,7 +323,7 @@ func TestRedirectsAreNotFollowed(t *testing.T) {
 	r.answer(func(w http.ResponseWriter, request *http.Request) {
 		http.Redirect(w, request, evil.URL+"/token", http.StatusTemporaryRedirect)
 	})
-	if _, err := r.provider().Refresh(t.Context(), "rt"); err == nil {
+	if _, err := r.provider().Refresh(t.Context(), "rt", nil); err == nil {
 		t.Error("a redirected refresh succeeded")
 	}
 	if evil.postCount() != 0 {
@@ -363,7 +363,7 @@ func TestWhatAFailedRefreshMeans(t *testing.T) {
 		"a 500":                        {oauthError(500, ""), provider.Unknown},
 		"a 429":                        {oauthError(429, "slow_down"), provider.Throttled},
 		"a firewall's page, forbidden": {func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(403); fmt.Fprint(w, "<html>canary") }, provider.Unexpected},
-		"a firewall's page, all right": {func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "<html>canary") }, provider.Unknown},
+		"a firewall's page, all right": {func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "<html>canary") }, provider.Unexpected},
 		"an empty answer":              {func(http.ResponseWriter, *http.Request) {}, provider.Unknown},
 		"no access token":              {func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, `{"refresh_token":"canary"}`) }, provider.Unknown},
 		"the connection breaks":        {func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }, provider.Unknown},
@@ -372,7 +372,7 @@ func TestWhatAFailedRefreshMeans(t *testing.T) {
 	} {
 		before := r.postCount()
 		r.answer(row.answer)
-		_, err := r.provider().Refresh(t.Context(), "canary-rt")
+		_, err := r.provider().Refresh(t.Context(), "canary-rt", nil)
 		var of *provider.Error
 		if !errors.As(err, &of) || of.Outcome != row.want {
 			t.Errorf("%s: got %v, want %s", name, err, row.want)
@@ -386,7 +386,7 @@ func TestWhatAFailedRefreshMeans(t *testing.T) {
 	}
 	r.document = func(d map[string]any) { d["token_endpoint"] = "http://127.0.0.1:1/token" }
 	var of *provider.Error
-	if _, err := r.provider().Refresh(t.Context(), "rt"); !errors.As(err, &of) || of.Outcome != provider.Unsent {
+	if _, err := r.provider().Refresh(t.Context(), "rt", nil); !errors.As(err, &of) || of.Outcome != provider.Unsent {
 		t.Errorf("nobody listens: got %v, want unsent", err)
 	}
 }
@@ -395,7 +395,7 @@ func TestRetryAfterIsReadAndBounded(t *testing.T) {
 	r := newRogue(t)
 	for text, want := range map[string]time.Duration{"7": 7 * time.Second, "999999": time.Hour, "-1": 0, "soon": 0, "": 0} {
 		r.answer(func(w http.ResponseWriter, _ *http.Request) { w.Header().Set("Retry-After", text); w.WriteHeader(429) })
-		_, err := r.provider().Refresh(t.Context(), "rt")
+		_, err := r.provider().Refresh(t.Context(), "rt", nil)
 		var of *provider.Error
 		if !errors.As(err, &of) || of.RetryAfter != want {
 			t.Errorf("%q: got %v, want %s", text, of, want)
@@ -411,13 +411,13 @@ func TestARefreshWithAndWithoutASuccessor(t *testing.T) {
 			body["refresh_token"] = answered
 		}
 		r.give(body)
-		tokens, err := r.provider().Refresh(t.Context(), "rt-1")
+		tokens, err := r.provider().Refresh(t.Context(), "rt-1", nil)
 		if err != nil || tokens.RefreshToken != want {
 			t.Errorf("answered %q: got another successor, %v", answered, err)
 		}
 	}
 	r.give(claims{"access_token": "at"})
-	tokens, err := r.provider().Refresh(t.Context(), "rt-1")
+	tokens, err := r.provider().Refresh(t.Context(), "rt-1", nil)
 	if err != nil || tokens.AccessExpiresAt.IsZero() {
 		t.Errorf("without expires_in a token that can be refreshed has to end: %v", err)
 	}
@@ -474,7 +474,7 @@ func TestADocumentThatHangsSlowsNobody(t *testing.T) {
 	r := newRogue(t)
 	r.give(claims{"access_token": "at", "expires_in": 60})
 	p := r.provider()
-	if _, err := p.Refresh(t.Context(), "rt"); err != nil {
+	if _, err := p.Refresh(t.Context(), "rt", nil); err != nil {
 		t.Fatal(err)
 	}
 	provider.Age(p, 2*time.Hour)
@@ -485,7 +485,7 @@ func TestADocumentThatHangsSlowsNobody(t *testing.T) {
 	r.mu.Unlock()
 	began := time.Now()
 	for range 5 {
-		if _, err := p.Refresh(t.Context(), "rt"); err != nil {
+		if _, err := p.Refresh(t.Context(), "rt", nil); err != nil {
 			t.Fatal(err)
 		}
 	}

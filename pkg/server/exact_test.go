@@ -35,10 +35,6 @@ func (r *row) Connection(context.Context, string, string) (broker.Connection, er
 	}, nil
 }
 
-func (r *row) Refreshed(context.Context, broker.Connection, provider.Tokens) error { return errNever }
-
-func (r *row) Broken(context.Context, broker.Connection, string) error { return errNever }
-
 func (r *row) Disconnect(context.Context, string, string) error { return errNever }
 
 func (r *row) UserByID(context.Context, string) (authn.User, error) { return alice, nil }
@@ -64,6 +60,11 @@ func (silent) Route(string) func(int, time.Duration)   { return func(int, time.D
 func (silent) Proven(authn.Proof)                      {}
 func (silent) Refreshed(string, string, time.Duration) {}
 func (silent) GrantLost(string, string)                {}
+func (silent) Doubted(string)                          {}
+func (silent) Resolved(string, string)                 {}
+func (silent) Revoked(string, string)                  {}
+func (silent) SpoolFailed(error)                       {}
+func (silent) Serving(string) func(time.Duration)      { return func(time.Duration) {} }
 func (silent) Reached() bool                           { return true }
 func (silent) Ping(context.Context) error              { return nil }
 

@@ -70,6 +70,9 @@ func (s *Server) token(x *exchange) error {
 		return err
 	}
 	x.event.Token = token.SHA256
+	if token.Degraded {
+		x.Header("Wts-Degraded", "the token lives, and no better one can be had at the moment")
+	}
 	x.Writer.Header()["Content-Type"] = jsonType
 	x.Writer.WriteHeader(http.StatusOK)
 	_, err = x.Writer.Write(token.Body)

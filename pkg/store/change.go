@@ -35,6 +35,8 @@ type Listener interface {
 	UserChanged(userID, username string)
 	SessionChanged(digestHex string)
 	KeysChanged(ctx context.Context)
+	// FlightLanded: a refresh of that connection ended, well or badly.
+	FlightLanded(userID, providerID string)
 	// MissedChanges: an unknown number of changes went unheard; nothing remembered is to be trusted.
 	MissedChanges(ctx context.Context)
 }
@@ -74,7 +76,7 @@ func (s *Store) wake() {
 // something; until then it goes on with what it remembers.
 func (s *Store) Follow(ctx context.Context, listener Listener, patience time.Duration) {
 	if s.dialect == "postgres" {
-		go s.hearNotifications(ctx)
+		go s.hearNotifications(ctx, listener)
 	}
 	heard := map[int64]int64{} // lines told, and when they were written
 	// Without the monotonic reading: that stands still while a machine is suspended.
@@ -155,11 +157,22 @@ func (c change) announce(ctx context.Context, listener Listener) {
 	}
 }
 
+// landedWord begins the notification that a flight landed. It is no change: whoever waits for the
+// flight reads the row again, and whoever misses the word does so after half a second.
+const landedWord = "landed "
+
+func (s *Store) tellLanded(tx *gorm.DB, object string) error {
+	if s.dialect != "postgres" {
+		return nil // one process, whose callers share the flight
+	}
+	return tx.Exec("SELECT pg_notify('wts', ?)", landedWord+object).Error
+}
+
 // hearNotifications keeps a connection of its own that listens, for as long as it lasts, again and
-// again. It only wakes the poll: there is one way in which changes are read.
-func (s *Store) hearNotifications(ctx context.Context) {
+// again. Of changes it only wakes the poll: there is one way in which they are read.
+func (s *Store) hearNotifications(ctx context.Context, listener Listener) {
 	for ctx.Err() == nil {
-		s.listen(ctx)
+		s.listen(ctx, listener)
 		select {
 		case <-ctx.Done():
 		case <-time.After(pollEvery):
@@ -167,7 +180,7 @@ func (s *Store) hearNotifications(ctx context.Context) {
 	}
 }
 
-func (s *Store) listen(ctx context.Context) {
+func (s *Store) listen(ctx context.Context, listener Listener) {
 	config, err := parsePostgres(s.dsn)
 	if err != nil {
 		return
@@ -181,8 +194,14 @@ func (s *Store) listen(ctx context.Context) {
 		return
 	}
 	for {
-		if _, err := connection.WaitForNotification(ctx); err != nil {
+		heard, err := connection.WaitForNotification(ctx)
+		if err != nil {
 			return
+		}
+		if object, landed := strings.CutPrefix(heard.Payload, landedWord); landed {
+			userID, providerID, _ := strings.Cut(object, "/")
+			listener.FlightLanded(userID, providerID)
+			continue
 		}
 		s.wake()
 	}

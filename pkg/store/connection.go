@@ -1,6 +1,7 @@
 package store
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"maps"
@@ -30,7 +31,24 @@ type connection struct {
 	RefreshExpiresAt *int64
 	ConnectedAt      int64
 	UpdatedAt        int64 `gorm:"autoUpdateTime:false"`
+	// The refresh engine's; see the second migration.
+	ParentDigest  []byte
+	Rotates       string `gorm:"default:unknown"`
+	Flight        string
+	Replica       string
+	ClaimedAt     *int64
+	PresentedAt   *int64
+	NextAttemptAt *int64
+	StoredVersion int64
 }
+
+// alive tells that the row holds a grant, whatever is being done with it.
+func (r *connection) alive() bool {
+	return r.Phase == string(broker.Ready) || r.Phase == string(broker.Refreshing) || r.Phase == string(broker.Suspect)
+}
+
+// rotation is what is known of the connection's refreshes, in a row that may be new.
+func (r *connection) rotation() string { return cmp.Or(r.Rotates, string(broker.RotationUnknown)) }
 
 func (r *connection) object() string { return r.UserID + "/" + r.Provider }
 
@@ -57,7 +75,7 @@ func (s *Store) seal(row *connection, tokens provider.Tokens) {
 func (s *Store) open(row *connection) broker.Connection {
 	found := broker.Connection{
 		UserID: row.UserID, Provider: row.Provider, Subject: row.Subject, Phase: broker.Phase(row.Phase), Reason: row.Reason,
-		Version: row.Version, ConnectedAt: time.UnixMilli(row.ConnectedAt),
+		Version: row.Version, ConnectedAt: time.UnixMilli(row.ConnectedAt), Rotates: broker.Rotation(row.Rotates),
 		AccessIssuedAt: instant(row.AccessIssuedAt), AccessExpiresAt: instant(row.AccessExpiresAt),
 		RefreshExpiresAt: instant(row.RefreshExpiresAt),
 	}
@@ -130,62 +148,6 @@ func (s *Store) ownConnection(ctx context.Context, userID, providerID string) (b
 	return s.open(&row), nil
 }
 
-// Refreshed implements broker.Store. The condition is on the digest of the token that was presented,
-// not on the version alone: whoever comes back with a successor of the token that is stored wins,
-// even over a row that was marked broken for that same token meanwhile.
-func (s *Store) Refreshed(ctx context.Context, presented broker.Connection, tokens provider.Tokens) error {
-	return s.swap(ctx, presented, func(row *connection) bool {
-		s.seal(row, tokens)
-		revived := row.Phase != string(broker.Ready)
-		row.Phase, row.Reason = string(broker.Ready), ""
-		return revived
-	}, tokens.RefreshToken != "" && tokens.RefreshToken != presented.RefreshToken)
-}
-
-// Broken implements broker.Store.
-func (s *Store) Broken(ctx context.Context, presented broker.Connection, reason string) error {
-	return s.swap(ctx, presented, func(row *connection) bool {
-		row.Phase, row.Reason = string(broker.Broken), reason
-		return true
-	}, true)
-}
-
-// swap changes a row that still holds the token that was presented, under a lock on the row. The
-// change says whether other replicas have to hear of it; where the token presented is spent, Gen3's
-// copy of it goes.
-func (s *Store) swap(ctx context.Context, presented broker.Connection, alter func(row *connection) (tell bool), spent bool) error {
-	err := s.write(ctx, func(tx *gorm.DB) error {
-		row, now, err := s.lockConnection(tx, presented.UserID, presented.Provider)
-		if errors.Is(err, gorm.ErrRecordNotFound) {
-			return broker.ErrSuperseded
-		}
-		if err != nil {
-			return err
-		}
-		if row.Phase == string(broker.Disconnected) || string(row.RefreshDigest) != string(s.keys.Digest(string(presented.RefreshToken))) {
-			return broker.ErrSuperseded
-		}
-		told := alter(row)
-		row.Version, row.UpdatedAt = row.Version+1, now
-		if err := tx.Save(row).Error; err != nil {
-			return err
-		}
-		if spent {
-			if err := s.gen3Spent(tx, row.UserID, row.Provider, presented.RefreshToken); err != nil {
-				return err
-			}
-		}
-		if !told {
-			return nil
-		}
-		return s.tell(tx, now, connectionChanged, row.object())
-	})
-	if errors.Is(err, broker.ErrSuperseded) {
-		return broker.ErrSuperseded
-	}
-	return err
-}
-
 // Disconnect implements broker.Store. The tombstone keeps the version, so that it never restarts,
 // and no token. What Gen3's table holds goes with it, even where our own holds nothing yet.
 func (s *Store) Disconnect(ctx context.Context, userID, providerID string) error {
@@ -205,11 +167,17 @@ func (s *Store) Disconnect(ctx context.Context, userID, providerID string) error
 		if (missing || row.Phase == string(broker.Disconnected)) && forgotten == 0 {
 			return gorm.ErrRecordNotFound
 		}
+		if err := s.unwanted(tx, row, s.open(row).RefreshToken, now); err != nil {
+			return err
+		}
 		tombstone := connection{
 			UserID: userID, Provider: providerID, Subject: row.Subject, ConnectedAt: row.ConnectedAt,
-			Phase: string(broker.Disconnected), Version: row.Version + 1, UpdatedAt: now,
+			Phase: string(broker.Disconnected), Version: row.Version + 1, UpdatedAt: now, Rotates: row.rotation(),
 		}
 		if err := tx.Save(&tombstone).Error; err != nil {
+			return err
+		}
+		if err := s.tellLanded(tx, tombstone.object()); err != nil {
 			return err
 		}
 		return s.tell(tx, now, connectionChanged, tombstone.object())

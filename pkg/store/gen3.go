@@ -204,7 +204,7 @@ func (s *Store) gen3Newest(tx *gorm.DB, userID, providerID string) (*gen3Grant, 
 // wanting tells that a row of ours does not serve, so that Gen3's table may know better: a Python pod
 // may have written there what it was given meanwhile.
 func (s *Store) wanting(found broker.Connection, now time.Time) bool {
-	return found.Phase != broker.Ready || found.Unreadable || !found.RefreshExpiresAt.IsZero() && !now.Before(found.RefreshExpiresAt)
+	return found.Phase == broker.Broken || found.Phase == broker.Disconnected || found.Unreadable || !found.RefreshExpiresAt.IsZero() && !now.Before(found.RefreshExpiresAt)
 }
 
 // fromGen3 completes what our own table says, which may be nothing.
@@ -270,6 +270,7 @@ func (s *Store) takeOver(ctx context.Context, userID, providerID string) (found 
 		next := connection{
 			UserID: userID, Provider: providerID, Subject: grant.subject, Phase: string(broker.Ready), Version: row.Version + 1,
 			ConnectedAt: min(now, grant.expires.Add(-gen3Life).UnixMilli()), UpdatedAt: now,
+			StoredVersion: row.Version + 1, Rotates: string(broker.RotationUnknown),
 		}
 		s.seal(&next, provider.Tokens{RefreshToken: grant.token, RefreshExpiresAt: grant.expires})
 		next.AccessToken = nil

@@ -284,10 +284,10 @@ func TestWhatWeKeepIsMirrored(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := l.Refreshed(t.Context(), found, provider.Tokens{AccessToken: "a2"}); err != nil || len(l.mirrored(t, "alice", "default")) != 1 {
+		if err := l.Commit(t.Context(), l.fly(t, found), provider.Tokens{AccessToken: "a2"}); err != nil || len(l.mirrored(t, "alice", "default")) != 1 {
 			t.Errorf("a refresh without rotation: %v", err)
 		}
-		if err := l.Refreshed(t.Context(), found, provider.Tokens{AccessToken: "a3", RefreshToken: "r5"}); err != nil || len(l.mirrored(t, "alice", "default")) != 0 {
+		if err := l.Commit(t.Context(), l.fly(t, found), provider.Tokens{AccessToken: "a3", RefreshToken: "r5"}); err != nil || len(l.mirrored(t, "alice", "default")) != 0 {
 			t.Errorf("the first rotation: %v", err)
 		}
 		if err := l.Disconnect(t.Context(), alice, "other"); err != nil || len(l.mirrored(t, "alice", "other")) != 0 {
@@ -298,7 +298,7 @@ func TestWhatWeKeepIsMirrored(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := l.Broken(t.Context(), found, "revoked"); err != nil || len(l.mirrored(t, "bob", "default")) != 0 {
+		if err := l.Settle(t.Context(), l.fly(t, found), broker.Verdict{Phase: broker.Broken, Reason: "revoked"}); err != nil || len(l.mirrored(t, "bob", "default")) != 0 {
 			t.Errorf("a broken one: %v", err)
 		}
 	})
@@ -322,7 +322,7 @@ func TestARowThatDoesNotServeLooksAgain(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				if err := l.Broken(t.Context(), found, "revoked"); err != nil {
+				if err := l.Settle(t.Context(), l.fly(t, found), broker.Verdict{Phase: broker.Broken, Reason: "revoked"}); err != nil {
 					t.Fatal(err)
 				}
 			},
@@ -450,7 +450,20 @@ func (l *legacy) rotate(t *testing.T, userID, successor string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := l.Refreshed(t.Context(), found, provider.Tokens{AccessToken: "next", RefreshToken: broker.Secret(successor)}); err != nil {
+	if err := l.Commit(t.Context(), l.fly(t, found), provider.Tokens{AccessToken: "next", RefreshToken: broker.Secret(successor)}); err != nil {
 		t.Fatal(err)
 	}
+}
+
+func (l *legacy) fly(t *testing.T, found broker.Connection) broker.Flight {
+	t.Helper()
+	current, err := l.Connection(t.Context(), found.UserID, found.Provider)
+	if err != nil {
+		t.Fatal(err)
+	}
+	flight, err := l.Claim(t.Context(), broker.Claim{UserID: found.UserID, Provider: found.Provider, Version: current.Version, ID: fmt.Sprint(time.Now().UnixNano()), Replica: "r"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return flight
 }

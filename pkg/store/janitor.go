@@ -22,6 +22,7 @@ func (s *Store) Tidy(ctx context.Context) error {
 		{"ends_at < ?", 0, &session{}},
 		{"expires_at < ?", 0, &loginState{}},
 		{"at < ?", -changesKept.Milliseconds(), &change{}},
+		{"beat_at < ?", -changesKept.Milliseconds(), &replica{}},
 	} {
 		err := s.write(ctx, func(tx *gorm.DB) error {
 			now, err := s.now(tx)
@@ -75,7 +76,7 @@ func (s *Store) Unreadable(ctx context.Context) (unreadable, total int, err erro
 		Rows int
 	}
 	err = s.read(ctx, func(tx *gorm.DB) error {
-		return tx.Model(&connection{}).Where("phase = ?", string(broker.Ready)).
+		return tx.Model(&connection{}).Where("phase NOT IN ?", []string{string(broker.Broken), string(broker.Disconnected)}).
 			Select("substr(coalesce(refresh_token, access_token), 1, ?) AS head, count(*) AS rows", keyring.HeadLength).
 			Group("head").Scan(&groups).Error
 	})

@@ -152,20 +152,26 @@ func (s *Store) putConnection(tx *gorm.DB, who *user, grant broker.Grant, now in
 	if err != nil && !errors.Is(err, gorm.ErrRecordNotFound) {
 		return err
 	}
-	if grant.UserID != "" && row.Phase == string(broker.Ready) && s.stillGood(row, now) && row.Subject != "" && row.Subject != grant.Identity.Subject {
+	if grant.UserID != "" && row.alive() && s.stillGood(row, now) && row.Subject != "" && row.Subject != grant.Identity.Subject {
 		return broker.ErrOtherAccount
 	}
 	next := connection{
 		UserID: userID, Provider: grant.Provider, Subject: grant.Identity.Subject, Phase: string(broker.Ready),
-		Version: row.Version + 1, ConnectedAt: now, UpdatedAt: now,
+		Version: row.Version + 1, ConnectedAt: now, UpdatedAt: now, StoredVersion: row.Version + 1, Rotates: row.rotation(),
 	}
 	// Some providers give a refresh token only with the first consent: the one that is there is then
 	// still the grant.
-	if grant.Tokens.RefreshToken == "" && row.Phase == string(broker.Ready) && s.stillGood(row, now) {
+	if grant.Tokens.RefreshToken == "" && row.alive() && s.stillGood(row, now) {
 		next.RefreshToken, next.RefreshDigest, next.RefreshExpiresAt = row.RefreshToken, row.RefreshDigest, row.RefreshExpiresAt
 	}
 	s.seal(&next, grant.Tokens)
 	if err := tx.Save(&next).Error; err != nil {
+		return err
+	}
+	if err := s.wantedAgain(tx, row, &next, now); err != nil {
+		return err
+	}
+	if err := s.tellLanded(tx, next.object()); err != nil {
 		return err
 	}
 	if s.gen3.Enabled() && !s.gen3.config.Providers[grant.Provider] {

@@ -19,6 +19,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/gofrs/flock"
 	"github.com/jackc/pgx/v5/pgconn"
 	"gorm.io/gorm"
 	"gorm.io/gorm/logger"
@@ -76,6 +77,7 @@ type Store struct {
 	dsn     string  // a URL, or a path
 	keys    *keyring.Keyring
 	gen3    *gen3 // nil where there is no such table
+	owner   *flock.Flock
 	log     *slog.Logger
 
 	reached    atomic.Bool
@@ -150,6 +152,23 @@ func (s *Store) Statements() int64 { return s.statements.Load() }
 // Reached tells whether the database was ever reached with its schema in place.
 func (s *Store) Reached() bool { return s.reached.Load() }
 
+// Own takes an embedded database for this process alone, until Close; a server's is shared. The engine
+// relies on it: nobody else can come back with what a flight brought.
+func (s *Store) Own() error {
+	if s.dialect != "sqlite" {
+		return nil
+	}
+	s.owner = flock.New(s.dsn + ".serving")
+	owned, err := s.owner.TryLock()
+	if err == nil && !owned {
+		err = errors.New("another wts serves it: one process serves an SQLite file; use PostgreSQL for more")
+	}
+	if err != nil {
+		return fmt.Errorf("database.url: %s: %w", s.dsn, err)
+	}
+	return nil
+}
+
 // Ping asks the database for a sign of life.
 func (s *Store) Ping(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, time.Second)
@@ -158,7 +177,13 @@ func (s *Store) Ping(ctx context.Context) error {
 }
 
 // Close ends the connections to the database.
-func (s *Store) Close() error { return errors.Join(s.ear.Close(), s.pool.Close()) }
+func (s *Store) Close() error {
+	err := errors.Join(s.ear.Close(), s.pool.Close())
+	if s.owner != nil {
+		err = errors.Join(err, s.owner.Unlock())
+	}
+	return err
+}
 
 // Plaintext tells whether the database is another machine that may be reached without TLS.
 func (s *Store) Plaintext() bool { return s.dialect == "postgres" && plaintext(s.dsn) }

@@ -21,6 +21,11 @@ type Metrics struct {
 	kubeCalls *prometheus.CounterVec
 	changed   prometheus.Counter
 	callers   *prometheus.CounterVec
+	doubts    *prometheus.CounterVec
+	resolved  *prometheus.CounterVec
+	revoked   *prometheus.CounterVec
+	served    *prometheus.HistogramVec
+	spool     prometheus.Counter
 }
 
 // NewMetrics makes the metrics, with those of the Go runtime and the process.
@@ -51,7 +56,23 @@ func NewMetrics() *Metrics {
 	m.callers = prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "wts_callers_total", Help: "Callers who were known, by proof. Those by proof \"pod\" are known by their address alone.",
 	}, []string{"proof"})
-	m.registry.MustRegister(m.callers, m.requests, m.latency, m.refreshes, m.lost, m.kubeCalls, m.changed,
+	m.doubts = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "wts_refresh_doubts_total", Help: "Refresh tokens that were presented and whose answer never came whole.",
+	}, []string{"provider"})
+	m.resolved = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "wts_refresh_takeovers_total", Help: "Flights of replicas that were gone, by how they ended: kept, lost, superseded, open.",
+	}, []string{"provider", "how"})
+	m.revoked = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "wts_revocations_total", Help: "Refresh tokens that providers were told to revoke, by how it went.",
+	}, []string{"provider", "how"})
+	m.served = prometheus.NewHistogramVec(prometheus.HistogramOpts{
+		Name: "wts_token_life_seconds", Help: "Life left of the providers' access tokens that were handed out.",
+		Buckets: []float64{0, 10, 30, 60, 120, 300, 600, 1200, 3600},
+	}, []string{"provider"})
+	m.spool = prometheus.NewCounter(prometheus.CounterOpts{
+		Name: "wts_spool_failures_total", Help: "Successors that could be written neither to the database nor to the spool, at first.",
+	})
+	m.registry.MustRegister(m.doubts, m.resolved, m.revoked, m.served, m.spool, m.callers, m.requests, m.latency, m.refreshes, m.lost, m.kubeCalls, m.changed,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }
@@ -90,6 +111,24 @@ func (m *Metrics) Route(name string) func(status int, took time.Duration) {
 func (m *Metrics) Refreshed(provider, outcome string, took time.Duration) {
 	m.refreshes.WithLabelValues(provider, outcome).Observe(took.Seconds())
 }
+
+// Doubted implements broker.Observer.
+func (m *Metrics) Doubted(provider string) { m.doubts.WithLabelValues(provider).Inc() }
+
+// Resolved implements broker.Observer.
+func (m *Metrics) Resolved(provider, how string) { m.resolved.WithLabelValues(provider, how).Inc() }
+
+// Revoked implements broker.Observer.
+func (m *Metrics) Revoked(provider, how string) { m.revoked.WithLabelValues(provider, how).Inc() }
+
+// Serving implements broker.Observer. What it returns costs no look-up by name.
+func (m *Metrics) Serving(provider string) func(left time.Duration) {
+	life := m.served.WithLabelValues(provider)
+	return func(left time.Duration) { life.Observe(left.Seconds()) }
+}
+
+// SpoolFailed implements broker.Observer.
+func (m *Metrics) SpoolFailed(error) { m.spool.Inc() }
 
 // Caller counts a caller by the proof that they were known by.
 func (m *Metrics) Caller(proof string) { m.callers.WithLabelValues(proof).Inc() }

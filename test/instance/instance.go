@@ -192,6 +192,13 @@ func (i *Instance) Terminate() (took time.Duration, code int) {
 	return time.Since(began), i.process.ProcessState.ExitCode()
 }
 
+// Pause stops it for a while, as a machine that hangs does, and lets it go on as if nothing had been.
+func (i *Instance) Pause(how time.Duration) {
+	_ = i.process.Process.Signal(syscall.SIGSTOP)
+	time.Sleep(how)
+	_ = i.process.Process.Signal(syscall.SIGCONT)
+}
+
 // Kill ends it at once, as SIGKILL does.
 func (i *Instance) Kill() {
 	_ = i.process.Process.Kill()

@@ -437,7 +437,7 @@ func TestPlainManifests(t *testing.T) {
 	}
 	objects := decode(t, "kustomize", string(text))
 	deployment, ok := objects["Deployment wts in wts"].(*appsv1.Deployment)
-	if !ok || deployment.Spec.Template.Spec.Containers[0].Image != "wts:0.1.0" || !strings.HasPrefix(deployment.Spec.Template.Spec.Volumes[0].ConfigMap.Name, "wts-") {
+	if !ok || deployment.Spec.Template.Spec.Containers[0].Image != "wts:0.1.0" || !strings.HasPrefix(deployment.Spec.Template.Spec.Volumes[1].ConfigMap.Name, "wts-") {
 		t.Errorf("built: %v", slices.Sorted(maps.Keys(objects)))
 	}
 }

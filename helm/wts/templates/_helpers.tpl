@@ -24,6 +24,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
   "listen" (list ":8080")
   "metrics_listen" ":9090"
   "keyring_file" "keyring/wts-keyring"
+  "spool_dir" "/var/lib/wts"
   "database" (dict "url_file" "database/url")
   "kubernetes" (dict
     "enabled" (not (empty .Values.workspaces.namespaces))

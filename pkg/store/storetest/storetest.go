@@ -4,8 +4,6 @@ package storetest
 import (
 	"context"
 	"errors"
-	"fmt"
-	"sync"
 	"testing"
 	"time"
 
@@ -21,6 +19,8 @@ import (
 // Store is everything that a database keeps.
 type Store interface {
 	broker.Store
+	broker.Flights
+	broker.Outbox
 	broker.LoginStore
 	authn.Directory
 	authn.SessionStore
@@ -35,10 +35,18 @@ func Run(t *testing.T, open func(t *testing.T) Store) {
 	t.Helper()
 	for name, test := range map[string]func(*testing.T, Store){
 		"a grant comes back as it was stored":           grantComesBack,
-		"a refresh swaps on the token presented":        refreshSwaps,
-		"of many refreshes with one token one wins":     oneRefreshWins,
+		"a flight swaps on the token presented":         flightSwaps,
+		"of many claims one is given":                   oneClaim,
+		"a claim whose word was lost is recognised":     claimRecognised,
 		"a verdict is for the token presented":          verdicts,
+		"a flight that was not sent leaves no trace":    unsent,
+		"a doubt stays until an answer":                 doubts,
+		"two successors of one parent":                  forks,
+		"a flight is taken over":                        takeOver,
+		"replicas beat, and orphans are found":          orphans,
 		"a disconnect leaves a tombstone":               tombstone,
+		"what is unwanted is revoked once":              outbox,
+		"a login cancels revocations of its own grant":  revocationsCancelled,
 		"a login without a refresh token keeps the old": keepsRefreshToken,
 		"another account is not swapped in":             otherAccount,
 		"users are who issuer and subject say":          identities,
@@ -113,7 +121,7 @@ func grantComesBack(t *testing.T, s Store) {
 	equal(t, "the connection", broker.Connection{
 		UserID: alice, Provider: "main", Subject: "sub-alice", Phase: broker.Ready, Version: 1,
 		RefreshToken: "rt-1", AccessToken: "at-1", AccessIssuedAt: tokens.IssuedAt, AccessExpiresAt: tokens.AccessExpiresAt,
-		RefreshExpiresAt: tokens.RefreshExpiresAt,
+		RefreshExpiresAt: tokens.RefreshExpiresAt, Rotates: broker.RotationUnknown,
 	}, got, cmpopts.IgnoreFields(broker.Connection{}, "ConnectedAt"))
 	if since := time.Since(got.ConnectedAt); since < -time.Minute || since > time.Minute {
 		t.Errorf("connected %s ago", since)
@@ -124,92 +132,11 @@ func grantComesBack(t *testing.T, s Store) {
 	want(t, "another user", err, broker.ErrNotConnected)
 }
 
-func refreshSwaps(t *testing.T, s Store) {
-	alice := connect(t, s, grantOf("alice", tokensOf("rt-1", "at-1")))
-	first := read(t, s, alice, "main")
-	if err := s.Refreshed(t.Context(), first, tokensOf("rt-2", "at-2")); err != nil {
-		t.Fatal(err)
-	}
-	second := read(t, s, alice, "main")
-	equal(t, "rotated", []broker.Secret{"rt-2", "at-2"}, []broker.Secret{second.RefreshToken, second.AccessToken})
-	if second.Version <= first.Version {
-		t.Errorf("the version went from %d to %d", first.Version, second.Version)
-	}
-	want(t, "a successor of a token that is no longer stored", s.Refreshed(t.Context(), first, tokensOf("rt-x", "at-x")), broker.ErrSuperseded)
-
-	if err := s.Refreshed(t.Context(), second, tokensOf("", "at-3")); err != nil {
-		t.Fatal(err)
-	}
-	third := read(t, s, alice, "main")
-	equal(t, "not rotated: the old one is kept", []broker.Secret{"rt-2", "at-3"}, []broker.Secret{third.RefreshToken, third.AccessToken})
-}
-
-func oneRefreshWins(t *testing.T, s Store) {
-	alice := connect(t, s, grantOf("alice", tokensOf("rt-1", "at-1")))
-	presented := read(t, s, alice, "main")
-	results := make([]error, 8)
-	var all sync.WaitGroup
-	for i := range results {
-		all.Go(func() {
-			results[i] = s.Refreshed(context.Background(), presented, tokensOf(broker.Secret(fmt.Sprint("rt-new-", i)), "at"))
-		})
-	}
-	all.Wait()
-	won := 0
-	for _, err := range results {
-		if err == nil {
-			won++
-		} else {
-			want(t, "a loser", err, broker.ErrSuperseded)
-		}
-	}
-	if won != 1 {
-		t.Errorf("%d won, want 1", won)
-	}
-}
-
-func verdicts(t *testing.T, s Store) {
-	alice := connect(t, s, grantOf("alice", tokensOf("rt-1", "at-1")))
-	first := read(t, s, alice, "main")
-	if err := s.Broken(t.Context(), first, "revoked"); err != nil {
-		t.Fatal(err)
-	}
-	broken := read(t, s, alice, "main")
-	equal(t, "broken, and its tokens are kept", []any{broker.Broken, "revoked", broker.Secret("rt-1")}, []any{broken.Phase, broken.Reason, broken.RefreshToken})
-
-	// Somebody who was paused comes back with the successor of the very token that was judged.
-	if err := s.Refreshed(t.Context(), first, tokensOf("rt-2", "at-2")); err != nil {
-		t.Fatal(err)
-	}
-	revived := read(t, s, alice, "main")
-	equal(t, "revived", []any{broker.Ready, "", broker.Secret("rt-2")}, []any{revived.Phase, revived.Reason, revived.RefreshToken})
-	want(t, "a late verdict on the old token", s.Broken(t.Context(), first, "revoked"), broker.ErrSuperseded)
-}
-
-func tombstone(t *testing.T, s Store) {
-	alice := connect(t, s, grantOf("alice", tokensOf("rt-1", "at-1")))
-	before := read(t, s, alice, "main")
-	if err := s.Disconnect(t.Context(), alice, "main"); err != nil {
-		t.Fatal(err)
-	}
-	grave := read(t, s, alice, "main")
-	equal(t, "the tombstone", []any{broker.Disconnected, broker.Secret(""), broker.Secret("")}, []any{grave.Phase, grave.RefreshToken, grave.AccessToken})
-	want(t, "a refresh that comes back late", s.Refreshed(t.Context(), before, tokensOf("rt-2", "at-2")), broker.ErrSuperseded)
-	want(t, "twice", s.Disconnect(t.Context(), alice, "main"), broker.ErrNotConnected)
-	want(t, "what never was", s.Disconnect(t.Context(), alice, "other"), broker.ErrNotConnected)
-	connect(t, s, grantOf("alice", tokensOf("rt-9", "at-9")))
-	if again := read(t, s, alice, "main"); again.Version <= grave.Version || again.Phase != broker.Ready {
-		t.Errorf("connected again: version %d after %d, phase %s", again.Version, grave.Version, again.Phase)
-	}
-}
-
 func keepsRefreshToken(t *testing.T, s Store) {
 	bob := connect(t, s, grantOf("bob", tokensOf("rt-old", "at-1")))
 	ended := tokensOf("rt-ended", "at-2")
 	ended.RefreshExpiresAt = now().Add(-time.Minute)
-	if err := s.Refreshed(t.Context(), read(t, s, bob, "main"), ended); err != nil {
-		t.Fatal(err)
-	}
+	refresh(t, s, bob, ended)
 	connect(t, s, grantOf("bob", tokensOf("", "at-3")))
 	equal(t, "one that has come to its end is not kept", broker.Secret(""), read(t, s, bob, "main").RefreshToken)
 

@@ -161,7 +161,8 @@ const (
 	writeTimeout      = 90 * time.Second
 	idleTimeout       = 2 * time.Minute
 	maxHeaderBytes    = 256 << 10
-	drainTime         = 8 * time.Second // less than the 10 s that deployed pods are given
+	// Together less than the 10 s that deployed pods are given: for requests, and for tokens on their way.
+	drainTime, landTime = 6 * time.Second, 3 * time.Second
 )
 
 // run serves until the context ends, then lets the requests under way finish.
@@ -241,7 +242,9 @@ func (s *service) drain(servers []*http.Server) (err error) {
 			err = errors.Join(err, fmt.Errorf("requests were cut off: %w", failed), one.Close())
 		}
 	}
-	s.broker.Drain(ctx)
+	landing, cancelLanding := context.WithTimeout(context.Background(), landTime)
+	defer cancelLanding()
+	s.broker.Drain(landing)
 	return err
 }
 

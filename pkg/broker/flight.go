@@ -24,7 +24,12 @@ type Flight struct {
 	// First: nobody has presented this token before.
 	First bool
 
-	epoch int64 // of this replica's lease, before the claim was sent
+	// Presented is how long before the claim this token was first presented; zero where it was not.
+	Presented time.Duration
+
+	epoch   int64     // of this replica's lease, before the claim was sent
+	claimed time.Time // before that, on this process' clock
+	over    bool      // it was taken over: its former owner may yet come back with a successor
 }
 
 // Claim asks for a flight over a row as it was read.
@@ -54,6 +59,8 @@ type Orphan struct {
 	Flight, Replica string
 	// Since the replica was last heard, the claim was made, this token was first presented.
 	Silent, Claimed, Presented time.Duration
+	// First: the claim was the first one on this token.
+	First bool
 	// ProviderRotates: some connection of the provider's has got a new refresh token at a refresh.
 	ProviderRotates bool
 }
@@ -70,8 +77,9 @@ type Flights interface {
 	Settle(ctx context.Context, flight Flight, verdict Verdict) error
 	// Beat says that a replica lives.
 	Beat(ctx context.Context, replica string) error
-	// Orphans finds what the sweeper has to judge.
-	Orphans(ctx context.Context) ([]Orphan, error)
+	// Orphans finds what this replica's sweeper has to judge: flights of replicas that are silent, or known
+	// to be gone, flights that last too long, its own, and doubts that are due.
+	Orphans(ctx context.Context, replica string, gone []string) ([]Orphan, error)
 }
 
 // Outbox keeps tokens that are to be revoked at their providers.

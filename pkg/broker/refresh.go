@@ -57,7 +57,9 @@ func (b *Broker) obtain(ctx context.Context, key cacheKey, life time.Duration) (
 		if hold(connection).enough(life, b.now()) && (life != resolving || connection.Phase == Ready) || connection.RefreshToken == "" {
 			return b.remember(key, connection, readAt), nil
 		}
-		if err := up.ready(b.now()); err != nil {
+		// A doubt is resolved within the provider's grace, whatever it has asked of others: after it, it is
+		// too late.
+		if err := up.ready(b.now()); err != nil && (connection.Phase != Suspect || up.config.ReuseGrace == 0) {
 			return b.orLiving(key, connection, readAt, err)
 		}
 		flight, err := b.claim(ctx, connection, "")
@@ -109,19 +111,23 @@ func (b *Broker) readWithin(ctx context.Context, key cacheKey) (Connection, erro
 // claim asks for a flight. Nothing is claimed while this replica's lease does not hold: others would
 // take it for dead.
 func (b *Broker) claim(ctx context.Context, of Connection, over string) (Flight, error) {
-	epoch, holds := b.lease.now(time.Now())
+	before := time.Now()
+	epoch, holds := b.lease.now(before)
 	if !holds {
 		return Flight{}, errLapsed
 	}
 	ctx, cancel := context.WithTimeout(ctx, statementTimeout)
 	defer cancel()
 	id := crand.Text()
-	b.aloft.add(id)
+	if !b.aloft.add(id) {
+		return Flight{}, errLapsed // this process is about to end
+	}
 	flight, err := b.engine.Claim(ctx, Claim{UserID: of.UserID, Provider: of.Provider, Version: of.Version, ID: id, Replica: b.replica, Over: over})
 	if err != nil {
 		b.aloft.remove(id) // where it was made all the same, the sweeper finds it and lets it go
 	}
-	flight.epoch = epoch // not that of now: the process may have hung since, and another have taken over
+	// Not those of now: the process may have hung since, and another have taken over.
+	flight.epoch, flight.claimed, flight.over = epoch, before, over != ""
 	return flight, err
 }
 
@@ -139,17 +145,24 @@ func (b *Broker) fly(ctx context.Context, up *upstream, flight Flight) (*held, e
 	ctx, cancel := context.WithTimeout(ctx, up.config.RefreshTimeout)
 	defer cancel()
 	if err := up.rate.Wait(ctx); err != nil {
-		return nil, b.settle(ctx, up, flight, &provider.Error{Provider: flight.Provider, Doing: "refresh", Outcome: provider.Unsent, Reason: "too many refreshes at once"})
+		failure := &provider.Error{Provider: flight.Provider, Doing: "refresh", Outcome: provider.Unsent, Reason: "too many refreshes at once"}
+		err, kept := b.settleKept(context.WithoutCancel(ctx), up, flight, failure)
+		settled = !kept
+		return nil, err
 	}
 	began := b.now()
 	gate := func() bool {
 		now, holds := b.lease.now(time.Now())
-		return holds && now == flight.epoch
+		return holds && now == flight.epoch && !b.tooLate(up, flight)
 	}
 	tokens, err := up.Refresh(ctx, flight.RefreshToken, gate)
 	b.observer.Refreshed(flight.Provider, outcome(err), b.now().Sub(began))
 	if err != nil {
-		return nil, b.settle(context.WithoutCancel(ctx), up, flight, err)
+		var kept bool
+		if err, kept = b.settleKept(context.WithoutCancel(ctx), up, flight, err); kept {
+			settled = false
+		}
+		return nil, err
 	}
 	up.note(nil, b.now())
 	if tokens.RefreshToken != "" && tokens.RefreshToken == flight.RefreshToken {
@@ -187,8 +200,45 @@ func (b *Broker) commitWithin(ctx context.Context, flight Flight, tokens provide
 	return b.engine.Commit(ctx, flight, tokens)
 }
 
-// settle ends a flight that brought nothing, by what the failure means (refresh-engine.md step 8).
-func (b *Broker) settle(ctx context.Context, up *upstream, flight Flight, failure error) error {
+// tooLate tells that a flight was taken over because that was safe within the provider's grace, and the
+// grace is over: its former owner may yet come back.
+func (b *Broker) tooLate(up *upstream, flight Flight) bool {
+	return flight.over && !b.exclusive && up.config.ReuseGrace > 0 && flight.Presented < up.config.ReuseGrace &&
+		flight.Presented+time.Since(flight.claimed)+graceSlack > up.config.ReuseGrace
+}
+
+// graceSlack is what has to be left of a grace when a token is presented within it.
+const graceSlack = time.Second
+
+// settleKept ends a flight that brought nothing. Where the database does not take the verdict, it is
+// offered until it does, and the flight is kept aloft: nobody is to take it for one that was never sent.
+func (b *Broker) settleKept(ctx context.Context, up *upstream, flight Flight, failure error) (answer error, kept bool) {
+	unsaid, answer := b.settle(ctx, up, flight, failure)
+	if unsaid == nil {
+		return answer, false
+	}
+	b.background(func(ctx context.Context) {
+		defer b.aloft.remove(flight.ID)
+		for wait := 100 * time.Millisecond; ; wait = min(wait*2, 2*time.Second) {
+			select {
+			case <-ctx.Done():
+				return
+			case <-time.After(wait):
+			}
+			if err := b.settleWithin(ctx, flight, *unsaid); err == nil || errors.Is(err, ErrSuperseded) {
+				if unsaid.Phase == Suspect {
+					b.resolve(cacheKey{flight.UserID, flight.Provider}, unsaid.After)
+				}
+				return
+			}
+		}
+	})
+	return answer, true
+}
+
+// settle ends a flight by what its failure means (refresh-engine.md step 8). unsaid is the verdict that
+// could not be stored, nil where it was.
+func (b *Broker) settle(ctx context.Context, up *upstream, flight Flight, failure error) (unsaid *Verdict, answer error) {
 	var of *provider.Error
 	if !errors.As(failure, &of) {
 		of = &provider.Error{Provider: flight.Provider, Doing: "refresh", Outcome: provider.Unknown}
@@ -212,20 +262,30 @@ func (b *Broker) settle(ctx context.Context, up *upstream, flight Flight, failur
 	case provider.Refused:
 		return b.breakGrant(ctx, flight)
 	case provider.Misconfigured, provider.Throttled:
-		verdict.After = 0 // it is the provider that rests
+		if !flight.Doubtful {
+			verdict.After = 0 // it is the provider that rests
+		}
 	case provider.Unexpected, provider.Untrusted:
 	}
-	if err := b.settleWithin(ctx, flight, verdict); errors.Is(err, ErrSuperseded) {
-		return errAgain
+	if flight.over && !b.exclusive && !up.config.NeverRotates() && flight.Presented+time.Since(flight.claimed)+verdict.After+graceSlack > up.config.ReuseGrace {
+		// No longer within a grace: the former owner has its time to come back, as if nobody had tried.
+		verdict.After = max(verdict.After, b.config.SpoolWait)
+	}
+	err := b.settleWithin(ctx, flight, verdict)
+	if errors.Is(err, ErrSuperseded) {
+		return nil, errAgain
+	}
+	if err != nil {
+		unsaid = &verdict
 	}
 	unavailable := &Unavailable{RetryAfter: max(rest, time.Second), Cause: fmt.Errorf("refreshing: %w", failure)}
 	if of.RetryAfter > 0 {
 		unavailable.RetryAfter = of.RetryAfter
 	}
-	if of.Outcome == provider.Unknown {
-		b.resolve(cacheKey{flight.UserID, flight.Provider}, rest)
+	if of.Outcome == provider.Unknown && unsaid == nil {
+		b.resolve(cacheKey{flight.UserID, flight.Provider}, verdict.After)
 	}
-	return unavailable
+	return unsaid, unavailable
 }
 
 func (b *Broker) settleWithin(ctx context.Context, flight Flight, verdict Verdict) error {
@@ -235,25 +295,26 @@ func (b *Broker) settleWithin(ctx context.Context, flight Flight, verdict Verdic
 }
 
 // breakGrant takes the provider's verdict, and only for the token that it judged.
-func (b *Broker) breakGrant(ctx context.Context, flight Flight) error {
+func (b *Broker) breakGrant(ctx context.Context, flight Flight) (unsaid *Verdict, answer error) {
 	cause := "revoked"
 	if flight.Doubtful {
 		cause = "lost_in_rotation"
 	}
-	err := b.settleWithin(ctx, flight, Verdict{Phase: Broken, Reason: cause})
+	verdict := Verdict{Phase: Broken, Reason: cause}
+	err := b.settleWithin(ctx, flight, verdict)
 	switch {
 	case errors.Is(err, ErrSuperseded):
-		return errAgain
+		return nil, errAgain
 	case err != nil:
-		return outage(err)
+		return &verdict, outage(err)
 	}
 	b.observer.GrantLost(flight.Provider, cause)
 	b.Forget(flight.UserID, flight.Provider)
 	// Another grant may stand in its place by now: Gen3's table may hold one that a Python pod was given.
 	if _, err := b.readWithin(ctx, cacheKey{flight.UserID, flight.Provider}); err == nil {
-		return errAgain
+		return nil, errAgain
 	}
-	return ErrGrantBroken
+	return nil, ErrGrantBroken
 }
 
 // resolve presents a token again whose last presentation has no known outcome: nobody else can come

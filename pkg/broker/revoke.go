@@ -31,11 +31,12 @@ func (b *Broker) revokeOne(ctx context.Context) (more bool) {
 		return false
 	}
 	up, configured := b.upstreams[due.Provider]
-	if configured {
-		if err := up.Revoke(ctx, due.Token); err != nil {
-			b.observer.Revoked(due.Provider, "failed")
-			return true // it is due again later
-		}
+	if !configured {
+		return true // another replica may know it, or this one later
+	}
+	if err := up.Revoke(ctx, due.Token); err != nil {
+		b.observer.Revoked(due.Provider, "failed")
+		return true // it is due again later
 	}
 	b.observer.Revoked(due.Provider, "revoked")
 	return b.outbox.Revoked(ctx, due.ID) == nil

@@ -237,7 +237,7 @@ func (p *process) claimRow(claim Claim) (Flight, error) {
 	if doubtful {
 		p.row.Reason = string(Suspect)
 	}
-	return Flight{ID: claim.ID, Connection: p.row, Digest: []byte(p.digest), Doubtful: doubtful, First: !doubtful && p.first.Equal(p.claimed)}, nil
+	return Flight{ID: claim.ID, Connection: p.row, Digest: []byte(p.digest), Doubtful: doubtful, First: !doubtful && p.first.Equal(p.claimed), Presented: time.Since(p.first)}, nil
 }
 
 // Commit implements Flights.
@@ -327,7 +327,7 @@ func (p *process) Beat(_ context.Context, replica string) error {
 }
 
 // Orphans implements Flights.
-func (p *process) Orphans(context.Context) ([]Orphan, error) {
+func (p *process) Orphans(context.Context, string, []string) ([]Orphan, error) {
 	if err := p.step(); err != nil {
 		return nil, err
 	}
@@ -340,7 +340,7 @@ func (p *process) Orphans(context.Context) ([]Orphan, error) {
 	}
 	one := Orphan{
 		Connection: p.row, Digest: []byte(p.digest), Flight: p.flight, Replica: p.replica, ProviderRotates: p.rotates,
-		Silent: now.Sub(p.beats[p.replica]), Claimed: now.Sub(p.claimed), Presented: now.Sub(p.first),
+		Silent: now.Sub(p.beats[p.replica]), Claimed: now.Sub(p.claimed), Presented: now.Sub(p.first), First: p.first.Equal(p.claimed) && p.row.Reason != string(Suspect),
 	}
 	if p.plant == "orphan" {
 		one.Silent = time.Hour

@@ -35,9 +35,11 @@ type spool struct {
 	path string
 	lock *flock.Flock
 
-	mu   sync.Mutex
-	file *os.File
-	open int // records that are not stored yet
+	mu     sync.Mutex
+	file   *os.File
+	size   int64 // of what was written whole
+	open   int   // records that are not stored yet
+	closed bool
 }
 
 const (
@@ -58,18 +60,24 @@ func newSpool(dir, replica string) (*spool, error) {
 		return &spool{}, fmt.Errorf("spool_dir: %w", err)
 	}
 	path := filepath.Join(dir, replica+spoolSuffix)
-	s := &spool{dir: dir, path: path, lock: flock.New(path)}
-	locked, err := s.lock.TryLock()
-	if err == nil && !locked {
-		err = errors.New("the file is another process'")
+	for range 10 {
+		s := &spool{dir: dir, path: path, lock: flock.New(path, flock.SetFlag(os.O_CREATE|os.O_RDWR), flock.SetPermissions(0o600))}
+		locked, err := s.lock.TryLock()
+		if err == nil && locked {
+			s.file, err = os.OpenFile(path, os.O_WRONLY|os.O_APPEND, 0o600)
+		}
+		if err != nil && !errors.Is(err, os.ErrNotExist) {
+			return &spool{}, fmt.Errorf("spool_dir: %w", err)
+		}
+		if s.file != nil {
+			return s, nil
+		}
+		// Between the making of the file and the lock on it another process took it for one left behind, and
+		// it is gone from the folder.
+		_ = s.lock.Unlock()
+		time.Sleep(10 * time.Millisecond)
 	}
-	if err != nil {
-		return &spool{}, fmt.Errorf("spool_dir: %w", err)
-	}
-	if s.file, err = os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600); err != nil {
-		return &spool{}, errors.Join(fmt.Errorf("spool_dir: %w", err), s.lock.Unlock())
-	}
-	return s, nil
+	return &spool{}, errors.New("spool_dir: the file is taken away by another process")
 }
 
 // spooled is a record, as it stands in the file.
@@ -111,6 +119,9 @@ func (s *spool) add(keys *keyring.Keyring, record spooled) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.open++
+	if s.closed {
+		return errors.New("spooling: this process has given its spool up")
+	}
 	if s.file == nil {
 		return nil
 	}
@@ -119,12 +130,14 @@ func (s *spool) add(keys *keyring.Keyring, record spooled) error {
 		return errors.New("spooling: a token of more than a mebibyte")
 	}
 	framed := append(binary.BigEndian.AppendUint32(nil, uint32(len(sealed))), sealed...) //nolint:gosec // at most maxSpooled
-	if _, err := s.file.Write(framed); err != nil {
-		return fmt.Errorf("spooling: %w", err)
+	_, err = s.file.Write(framed)
+	if err == nil {
+		err = s.file.Sync()
 	}
-	if err := s.file.Sync(); err != nil {
-		return fmt.Errorf("spooling: %w", err)
+	if err != nil { // what was written in part would swallow the next one
+		return errors.Join(fmt.Errorf("spooling: %w", err), s.file.Truncate(s.size))
 	}
+	s.size += int64(len(framed))
 	return nil
 }
 
@@ -133,7 +146,9 @@ func (s *spool) done() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.open--; s.open == 0 && s.file != nil {
-		_ = s.file.Truncate(0) // a record too much is offered again, and found stored
+		if s.file.Truncate(0) == nil { // else a record too much is offered again, and found stored
+			s.size = 0
+		}
 	}
 }
 
@@ -141,6 +156,7 @@ func (s *spool) done() {
 func (s *spool) close() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.closed = true
 	if s.file == nil {
 		return
 	}
@@ -186,6 +202,9 @@ func replayFile(path string, keys *keyring.Keyring, commit func(Flight, spooled)
 		record, err := nextRecord(file, keys)
 		if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
 			break
+		}
+		if errors.Is(err, keyring.ErrTampered) {
+			continue // a frame that is damaged says nothing of the next
 		}
 		if err != nil {
 			return false

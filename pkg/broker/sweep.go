@@ -3,6 +3,8 @@ package broker
 import (
 	"context"
 	"errors"
+	"maps"
+	"slices"
 	"time"
 )
 
@@ -10,7 +12,7 @@ const (
 	sweepEvery = time.Second
 	// flightSlack is how much longer than its provider's timeout a flight may take to end.
 	flightSlack = 5 * time.Second
-	// maxTakeovers bounds the orphans that one replica presents at once.
+	// maxTakeovers bounds the orphans that one replica presents to one provider at once.
 	maxTakeovers = 32
 )
 
@@ -19,16 +21,15 @@ const (
 func (b *Broker) sweep(ctx context.Context) {
 	tick := time.NewTicker(sweepEvery)
 	defer tick.Stop()
-	takeovers := make(chan struct{}, maxTakeovers)
-	var reached time.Time         // since when the database answers without a break
-	gone := map[string]struct{}{} // replicas that are known to be, whatever they last said
+	var reached time.Time          // since when the database answers without a break
+	gone := map[string]time.Time{} // replicas that are known to be, and since when
 	for {
 		for _, one := range b.spool.replay(ctx, b.keys, func(flight Flight, record spooled) error {
 			return b.commitWithin(ctx, flight, record.tokens())
 		}) {
-			gone[one] = struct{}{}
+			gone[one] = b.now()
 		}
-		orphans, err := b.orphans(ctx)
+		orphans, err := b.orphans(ctx, slices.Collect(maps.Keys(gone)))
 		switch {
 		case err != nil:
 			reached = time.Time{}
@@ -36,8 +37,11 @@ func (b *Broker) sweep(ctx context.Context) {
 			reached = b.now()
 		}
 		for _, one := range orphans {
-			_, dead := gone[one.Replica]
-			b.judge(ctx, one, dead, b.now().Sub(reached), takeovers)
+			since, dead := gone[one.Replica]
+			// Who was heard since is not gone, whatever its lock says. And who had taken over another's flight
+			// leaves that other, who may come back.
+			dead = dead && one.Silent+500*time.Millisecond >= b.now().Sub(since) && one.Reason != string(Suspect)
+			b.judge(ctx, one, dead, b.now().Sub(reached))
 		}
 		select {
 		case <-ctx.Done():
@@ -47,39 +51,39 @@ func (b *Broker) sweep(ctx context.Context) {
 	}
 }
 
-func (b *Broker) orphans(ctx context.Context) ([]Orphan, error) {
+func (b *Broker) orphans(ctx context.Context, gone []string) ([]Orphan, error) {
 	ctx, cancel := context.WithTimeout(ctx, statementTimeout)
 	defer cancel()
-	return b.engine.Orphans(ctx)
+	return b.engine.Orphans(ctx, b.replica, gone)
 }
 
 // judge decides about one orphan. Others are judged only one lease after the database was reached:
 // just after an outage of it everybody looks silent. Of one that is dead nothing more will come: its spool
 // has been read.
-func (b *Broker) judge(ctx context.Context, one Orphan, dead bool, reachable time.Duration, takeovers chan struct{}) {
+func (b *Broker) judge(ctx context.Context, one Orphan, dead bool, reachable time.Duration) {
 	up, configured := b.upstreams[one.Provider]
 	switch {
 	case !configured, one.RefreshToken == "":
 		return
 	case one.Flight != "" && one.Replica == b.replica:
 		if !b.aloft.has(one.Flight) { // its claim was made, and the word of it was lost
-			_ = b.settleWithin(ctx, Flight{ID: one.Flight, Connection: one.Connection, Digest: one.Digest}, Verdict{Phase: phaseOf(one), Reason: one.Reason, Unsent: true})
+			_ = b.settleWithin(ctx, Flight{ID: one.Flight, Connection: one.Connection, Digest: one.Digest, First: one.First}, Verdict{Phase: phaseOf(one), Reason: one.Reason, Unsent: true})
 		}
 		return
 	case one.Flight != "" && !dead && !b.orphaned(one, up, reachable):
 		return
 	case one.Flight != "" && !dead && !b.safe(one, up) && min(one.Silent, reachable) < b.config.SpoolWait:
 		return // its owner may come back with the successor
-	case up.ready(b.now()) != nil:
+	case up.ready(b.now()) != nil && one.Presented+graceSlack >= up.config.ReuseGrace:
 		return
 	}
 	select {
-	case takeovers <- struct{}{}:
+	case up.takeovers <- struct{}{}:
 	default:
 		return
 	}
 	b.background(func(ctx context.Context) {
-		defer func() { <-takeovers }()
+		defer func() { <-up.takeovers }()
 		ctx = context.WithoutCancel(ctx)
 		flight, err := b.claim(ctx, one.Connection, one.Flight)
 		if err != nil {
@@ -124,6 +128,6 @@ func (b *Broker) safe(one Orphan, up *upstream) bool {
 	case up.config.NeverRotates(), one.Rotates == RotationNo && !one.ProviderRotates:
 		return true
 	default:
-		return up.config.ReuseGrace > 0 && one.Presented+time.Second < up.config.ReuseGrace
+		return up.config.ReuseGrace > 0 && one.Presented+graceSlack < up.config.ReuseGrace
 	}
 }

@@ -25,6 +25,8 @@ type upstream struct {
 	config provider.Config
 	rate   *rate.Limiter
 	served func(left time.Duration)
+	// takeovers are the orphans that are being presented.
+	takeovers chan struct{}
 
 	mu        sync.Mutex
 	heldUntil time.Time // it asked for patience, or does not take us for its client
@@ -34,7 +36,7 @@ type upstream struct {
 
 func newUpstream(id string, refresher Refresher, config provider.Config) *upstream {
 	config = config.WithDefaults(id)
-	return &upstream{Refresher: refresher, id: id, config: config, rate: rate.NewLimiter(rate.Limit(config.RefreshRate), max(1, int(config.RefreshRate)))}
+	return &upstream{takeovers: make(chan struct{}, maxTakeovers), Refresher: refresher, id: id, config: config, rate: rate.NewLimiter(rate.Limit(config.RefreshRate), max(1, int(config.RefreshRate)))}
 }
 
 // ready tells whether the provider may be asked now; else why not, and for how long.

@@ -35,14 +35,18 @@ func (l *landings) land(key cacheKey) {
 
 // aloft are the flights of this process that have not ended.
 type aloft struct {
-	mu  sync.Mutex
-	ids map[string]struct{}
+	mu      sync.Mutex
+	ids     map[string]struct{}
+	closing bool // none is begun any more
 }
 
-func (a *aloft) add(id string) {
+func (a *aloft) add(id string) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.ids[id] = struct{}{}
+	if !a.closing {
+		a.ids[id] = struct{}{}
+	}
+	return !a.closing
 }
 
 func (a *aloft) remove(id string) {
@@ -59,7 +63,12 @@ func (a *aloft) has(id string) bool {
 }
 
 // Landed tells those who wait for a connection's flight to read the row again. The store's feed calls it.
-func (b *Broker) Landed(userID, providerID string) { b.landings.land(cacheKey{userID, providerID}) }
+func (b *Broker) Landed(userID, providerID string) {
+	if up := b.upstreams[providerID]; up != nil && up.config.RevokesAccess {
+		b.Forget(userID, providerID) // what is held died with the refresh
+	}
+	b.landings.land(cacheKey{userID, providerID})
+}
 
 // tasks are what runs beside the callers, for as long as the broker does.
 type tasks struct {
@@ -79,9 +88,12 @@ func (b *Broker) background(task func(ctx context.Context)) {
 	b.tasks.running.Go(func() { task(ctx) })
 }
 
-// Drain waits until every flight of this process has ended, or the context has: a token that is on its
-// way when the process dies may be lost.
+// Drain begins no flight any more, and waits until every one of this process has ended, or the context
+// has: a token that is on its way when the process dies may be lost.
 func (b *Broker) Drain(ctx context.Context) {
+	b.aloft.mu.Lock()
+	b.aloft.closing = true
+	b.aloft.mu.Unlock()
 	for tick := time.NewTicker(20 * time.Millisecond); ; {
 		b.aloft.mu.Lock()
 		left := len(b.aloft.ids)

@@ -64,9 +64,14 @@ func (s *Store) Claim(ctx context.Context, claim broker.Claim) (broker.Flight, e
 	case err != nil:
 		return broker.Flight{}, err
 	case row.Flight == claim.ID:
+		presented := time.Duration(0)
+		if row.PresentedAt != nil {
+			presented = time.Duration(now-*row.PresentedAt) * time.Millisecond
+		}
 		return broker.Flight{
-			ID: claim.ID, Connection: s.open(&row), Digest: row.RefreshDigest, Doubtful: row.Reason == string(broker.Suspect),
-			First: row.Reason != string(broker.Suspect) && row.PresentedAt != nil && row.ClaimedAt != nil && *row.PresentedAt == *row.ClaimedAt,
+			Presented: presented,
+			ID:        claim.ID, Connection: s.open(&row), Digest: row.RefreshDigest, Doubtful: row.Reason == string(broker.Suspect),
+			First: firstOf(&row),
 		}, nil
 	case row.Flight != "":
 		return broker.Flight{}, broker.ErrClaimed
@@ -84,6 +89,8 @@ func (s *Store) Commit(ctx context.Context, flight broker.Flight, tokens provide
 		rotated := tokens.RefreshToken != "" && tokens.RefreshToken != flight.RefreshToken
 		successor := s.keys.Digest(string(tokens.RefreshToken))
 		switch same := string(row.RefreshDigest); {
+		case !rotated && (row.Phase == string(broker.Broken) || flight.Version <= row.StoredVersion):
+			return broker.ErrSuperseded // it says nothing that a later flight has not
 		case row.Phase == string(broker.Disconnected):
 			if err := s.unwanted(tx, row, tokens.RefreshToken, now); err != nil {
 				return err
@@ -134,7 +141,7 @@ func (s *Store) Settle(ctx context.Context, flight broker.Flight, verdict broker
 		row.Flight, row.Replica, row.ClaimedAt = "", "", nil
 		row.Phase, row.Reason = string(verdict.Phase), verdict.Reason
 		row.NextAttemptAt = nil
-		if verdict.After > 0 {
+		if verdict.After > 0 || verdict.Phase == broker.Suspect { // doubts are found by it
 			at := now + verdict.After.Milliseconds()
 			row.NextAttemptAt = &at
 		}
@@ -189,24 +196,33 @@ func (s *Store) settle(ctx context.Context, flight broker.Flight, change func(tx
 	return err
 }
 
-// orphanQuery finds flights, and rows of which an earlier presentation's outcome is not known.
-const orphanQuery = `SELECT c.*, @now AS now, r.beat_at,
+// orphanQuery finds flights that are somebody's to judge, and rows of which an earlier presentation's
+// outcome is not known. Each half has an index of its own.
+const (
+	orphanColumns = `SELECT c.*, @now AS now, r.beat_at,
 	EXISTS (SELECT 1 FROM connections o WHERE o.provider = c.provider AND o.rotates = 'yes') AS provider_rotates
-	FROM connections c LEFT JOIN replicas r ON r.id = c.replica
-	WHERE c.flight <> '' AND c.claimed_at <= @now - 1000 OR c.phase = 'suspect' AND c.flight = '' AND coalesce(c.next_attempt_at, 0) <= @now - 1000
-	ORDER BY c.access_expires_at LIMIT 500`
+	FROM connections c LEFT JOIN replicas r ON r.id = c.replica WHERE `
+	orphanFlights = orphanColumns + `c.flight <> '' AND c.claimed_at <= @now - 1000
+	AND (r.beat_at IS NULL OR r.beat_at <= @now - 3000 OR c.claimed_at <= @now - 6000 OR c.replica = @replica OR c.replica IN @gone)
+	ORDER BY c.claimed_at LIMIT 500`
+	orphanDoubts = orphanColumns + `c.phase = 'suspect' AND c.flight = '' AND c.next_attempt_at <= @now - 1000 ORDER BY c.next_attempt_at LIMIT 500`
+)
 
 // Orphans implements broker.Flights.
-func (s *Store) Orphans(ctx context.Context) ([]broker.Orphan, error) {
-	var rows []struct {
+func (s *Store) Orphans(ctx context.Context, replica string, gone []string) ([]broker.Orphan, error) {
+	type found struct {
 		Row             connection `gorm:"embedded"`
 		Now             int64
 		BeatAt          *int64
 		ProviderRotates bool
 	}
+	var rows []found
 	err := s.read(ctx, func(tx *gorm.DB) error {
-		rows = nil
-		return tx.Raw(orphanQuery, map[string]any{"now": s.clock()}).Scan(&rows).Error
+		var flights, doubts []found
+		arguments := map[string]any{"now": s.clock(), "replica": replica, "gone": append(gone, "")}
+		err := errors.Join(tx.Raw(orphanFlights, arguments).Scan(&flights).Error, tx.Raw(orphanDoubts, arguments).Scan(&doubts).Error)
+		rows = append(flights, doubts...)
+		return err
 	})
 	if err != nil {
 		return nil, err
@@ -223,10 +239,15 @@ func (s *Store) Orphans(ctx context.Context) ([]broker.Orphan, error) {
 		orphans = append(orphans, broker.Orphan{
 			Connection: s.open(&row.Row), Flight: row.Row.Flight, Replica: row.Row.Replica,
 			Silent: since(row.BeatAt), Claimed: since(row.Row.ClaimedAt), Presented: since(row.Row.PresentedAt), ProviderRotates: row.ProviderRotates,
-			Digest: row.Row.RefreshDigest,
+			Digest: row.Row.RefreshDigest, First: firstOf(&row.Row),
 		})
 	}
 	return orphans, nil
+}
+
+// firstOf tells that a row's flight is the first that its token is claimed for.
+func firstOf(row *connection) bool {
+	return row.Reason != string(broker.Suspect) && row.PresentedAt != nil && row.ClaimedAt != nil && *row.PresentedAt == *row.ClaimedAt
 }
 
 // never is how long ago something was that is not known to have been.

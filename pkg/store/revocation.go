@@ -76,10 +76,12 @@ func (s *Store) TakeRevocation(ctx context.Context) (taken broker.Revocation, er
 		wait := min(revocationLease<<min(row.Attempts-1, 9), 24*time.Hour)
 		row.NextAttemptAt = now + wait.Milliseconds()
 		text, err := s.keys.Open(row.Token, row.place())
-		taken = broker.Revocation{ID: row.ID, Provider: row.Provider, Token: broker.Secret(text)}
-		if err != nil && !errors.Is(err, keyring.ErrUnknownKey) || row.Attempts > maxRevocations {
-			taken = broker.Revocation{}
+		taken = broker.Revocation{}
+		switch {
+		case err != nil && !errors.Is(err, keyring.ErrUnknownKey), row.Attempts > maxRevocations:
 			return tx.Delete(&row).Error
+		case err == nil: // else it is for a replica whose keyring opens it
+			taken = broker.Revocation{ID: row.ID, Provider: row.Provider, Token: broker.Secret(text)}
 		}
 		return tx.Save(&row).Error
 	})

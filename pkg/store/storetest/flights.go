@@ -130,6 +130,13 @@ func verdicts(t *testing.T, s Store) {
 	}
 	revived := read(t, s, alice, "main")
 	equal(t, "revived", []any{broker.Ready, "", broker.Secret("rt-2")}, []any{revived.Phase, revived.Reason, revived.RefreshToken})
+	bob := connect(t, s, grantOf("bob", tokensOf("rt-b", "at-b")))
+	late := fly(t, s, bob)
+	if err := s.Settle(t.Context(), late, broker.Verdict{Phase: broker.Broken, Reason: "revoked"}); err != nil {
+		t.Fatal(err)
+	}
+	want(t, "an access token without a successor revives nothing", s.Commit(t.Context(), late, tokensOf("", "at-late")), broker.ErrSuperseded)
+	equal(t, "broken still", broker.Broken, read(t, s, bob, "main").Phase)
 	want(t, "a late verdict on the old token", s.Settle(t.Context(), flight, broker.Verdict{Phase: broker.Broken, Reason: "revoked"}), broker.ErrSuperseded)
 }
 
@@ -238,7 +245,7 @@ func orphans(t *testing.T, s Store) {
 	if err := s.Beat(t.Context(), "r1"); err != nil {
 		t.Fatal(err)
 	}
-	found, err := s.Orphans(t.Context())
+	found, err := s.Orphans(t.Context(), "r1", nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -13,6 +13,8 @@ ALTER TABLE connections
     ADD COLUMN next_attempt_at bigint,
     ADD COLUMN stored_version  bigint NOT NULL DEFAULT 0;         -- the version of the claim that stored this token
 CREATE INDEX connections_in_flight ON connections (claimed_at) WHERE flight <> '';
+CREATE INDEX connections_in_doubt ON connections (next_attempt_at) WHERE phase = 'suspect';
+CREATE INDEX connections_rotating ON connections (provider) WHERE rotates = 'yes';
 
 CREATE TABLE replicas (
     id      text PRIMARY KEY,

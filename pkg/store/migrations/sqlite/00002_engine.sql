@@ -10,6 +10,8 @@ ALTER TABLE connections ADD COLUMN presented_at integer;
 ALTER TABLE connections ADD COLUMN next_attempt_at integer;
 ALTER TABLE connections ADD COLUMN stored_version integer NOT NULL DEFAULT 0;
 CREATE INDEX connections_in_flight ON connections (claimed_at) WHERE flight <> '';
+CREATE INDEX connections_in_doubt ON connections (next_attempt_at) WHERE phase = 'suspect';
+CREATE INDEX connections_rotating ON connections (provider) WHERE rotates = 'yes';
 
 CREATE TABLE replicas (
     id      text PRIMARY KEY,

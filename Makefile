@@ -29,8 +29,8 @@ test: ready-test build ## Test everything on SQLite and PostgreSQL, with the rac
 	CGO_ENABLED=1 $(GO) run ./test/pgtest/withpostgres $(GO) test -race -tags $(TAGS) ./...
 	$(MAKE) test-exact test-chart test-torture
 
-test-exact: ## Test what has to be exact and the race detector would disturb: allocations
-	CGO_ENABLED=0 $(GO) test -tags $(TAGS) -count=1 -run '^TestExact' ./...
+test-exact: ## Test what the race detector would disturb: allocations, and the engine on virtual time
+	CGO_ENABLED=0 $(GO) test -tags $(TAGS) -count=1 -run '^(TestExact|TestSimulation)' ./...
 
 e2e: build ready-e2e ## Log in at a provider that is not ours, and verify with a client that is not ours
 	$(GO) test -tags '$(TAGS) e2e' -count=1 -v ./test/e2e

@@ -226,8 +226,12 @@ func (b *Broker) settleKept(ctx context.Context, up *upstream, flight Flight, fa
 			case <-time.After(wait):
 			}
 			if err := b.settleWithin(ctx, flight, *unsaid); err == nil || errors.Is(err, ErrSuperseded) {
-				if unsaid.Phase == Suspect {
+				switch {
+				case unsaid.Phase == Suspect:
 					b.resolve(cacheKey{flight.UserID, flight.Provider}, unsaid.After)
+				case unsaid.Phase == Broken && err == nil:
+					b.observer.GrantLost(flight.Provider, unsaid.Reason)
+					b.Forget(flight.UserID, flight.Provider)
 				}
 				return
 			}

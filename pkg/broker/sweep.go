@@ -12,6 +12,8 @@ const (
 	sweepEvery = time.Second
 	// flightSlack is how much longer than its provider's timeout a flight may take to end.
 	flightSlack = 5 * time.Second
+	// goneKept is how long a replica is remembered as gone: by then its flights have long been judged.
+	goneKept = time.Hour
 	// maxTakeovers bounds the orphans that one replica presents to one provider at once.
 	maxTakeovers = 32
 )
@@ -29,6 +31,7 @@ func (b *Broker) sweep(ctx context.Context) {
 		}) {
 			gone[one] = b.now()
 		}
+		maps.DeleteFunc(gone, func(_ string, since time.Time) bool { return b.now().Sub(since) > goneKept })
 		orphans, err := b.orphans(ctx, slices.Collect(maps.Keys(gone)))
 		switch {
 		case err != nil:

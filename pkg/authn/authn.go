@@ -76,7 +76,8 @@ type Config struct {
 }
 
 // BearerConfig is off while Audiences is empty: without an audience to check, any client of the
-// same provider could pose as its users.
+// same provider could pose as its users. Gen3's Fence is the exception, whose tokens are always taken
+// as its own services take them (Gen3 contract 1.3).
 type BearerConfig struct {
 	Audiences []string `koanf:"audiences"`
 }

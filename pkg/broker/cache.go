@@ -31,7 +31,7 @@ type Token struct {
 	SHA256    string
 	ExpiresAt time.Time // zero: it does not expire
 	// Degraded: it lives, though not for as long as was asked, because the provider or the database is
-	// away.
+	// away, or others are waited for whose tokens are dead.
 	Degraded bool
 }
 

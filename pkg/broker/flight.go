@@ -29,7 +29,7 @@ type Flight struct {
 
 	epoch   int64     // of this replica's lease, before the claim was sent
 	claimed time.Time // before that, on this process' clock
-	over    bool      // it was taken over: its former owner may yet come back with a successor
+	over    bool      // it was taken over, and its former owner may yet come back with a successor
 }
 
 // Claim asks for a flight over a row as it was read.
@@ -75,8 +75,8 @@ type Flights interface {
 	Commit(ctx context.Context, flight Flight, tokens provider.Tokens) error
 	// Settle ends a flight that brought nothing, under the same condition.
 	Settle(ctx context.Context, flight Flight, verdict Verdict) error
-	// Beat says that a replica lives.
-	Beat(ctx context.Context, replica string) error
+	// Beat says that a replica lives, and returns how many do, with it.
+	Beat(ctx context.Context, replica string) (living int, err error)
 	// Orphans finds what this replica's sweeper has to judge: flights of replicas that are silent, or known
 	// to be gone, flights that last too long, its own, and doubts that are due.
 	Orphans(ctx context.Context, replica string, gone []string) ([]Orphan, error)

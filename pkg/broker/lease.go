@@ -2,6 +2,7 @@ package broker
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"time"
 )
@@ -43,11 +44,17 @@ func (l *lease) now(at time.Time) (epoch int64, holds bool) {
 func (b *Broker) beat(ctx context.Context) {
 	tick := time.NewTicker(beatEvery)
 	defer tick.Stop()
-	for {
+	var living [5]int // the last counts: just after an outage of the database everybody else looks silent
+	for at := 0; ; {
 		sent := time.Now()
 		within, cancel := context.WithTimeout(ctx, leaseLife)
-		if err := b.engine.Beat(within, b.replica); err == nil {
+		if replicas, err := b.engine.Beat(within, b.replica); err == nil {
 			b.lease.renewed(sent, time.Now())
+			living[at%len(living)] = replicas
+			at++
+			for _, up := range b.upstreams {
+				up.share(slices.Max(living[:]))
+			}
 		}
 		cancel()
 		select {

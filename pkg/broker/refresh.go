@@ -62,6 +62,10 @@ func (b *Broker) obtain(ctx context.Context, key cacheKey, life time.Duration) (
 		if err := up.ready(b.now()); err != nil && (connection.Phase != Suspect || up.config.ReuseGrace == 0) {
 			return b.orLiving(key, connection, readAt, err)
 		}
+		// Dead tokens come first, and nobody claims what would not be sent in time.
+		if queue := up.queue(); queue > up.config.RefreshTimeout || queue > 0 && connection.Phase == Ready && hold(connection).living(b.now()) {
+			return b.orLiving(key, connection, readAt, &Unavailable{RetryAfter: queue, Cause: errTooMany})
+		}
 		flight, err := b.claim(ctx, connection, "")
 		var notYet *NotYet
 		switch {
@@ -127,7 +131,7 @@ func (b *Broker) claim(ctx context.Context, of Connection, over string) (Flight,
 		b.aloft.remove(id) // where it was made all the same, the sweeper finds it and lets it go
 	}
 	// Not those of now: the process may have hung since, and another have taken over.
-	flight.epoch, flight.claimed, flight.over = epoch, before, over != ""
+	flight.epoch, flight.claimed = epoch, before
 	return flight, err
 }
 
@@ -145,8 +149,7 @@ func (b *Broker) fly(ctx context.Context, up *upstream, flight Flight) (*held, e
 	ctx, cancel := context.WithTimeout(ctx, up.config.RefreshTimeout)
 	defer cancel()
 	if err := up.rate.Wait(ctx); err != nil {
-		failure := &provider.Error{Provider: flight.Provider, Doing: "refresh", Outcome: provider.Unsent, Reason: "too many refreshes at once"}
-		err, kept := b.settleKept(context.WithoutCancel(ctx), up, flight, failure)
+		err, kept := b.settleKept(context.WithoutCancel(ctx), up, flight, errTooMany)
 		settled = !kept
 		return nil, err
 	}

@@ -317,16 +317,16 @@ func (p *process) Settle(_ context.Context, flight Flight, verdict Verdict) erro
 }
 
 // Beat implements Flights.
-func (p *process) Beat(_ context.Context, replica string) error {
+func (p *process) Beat(_ context.Context, replica string) (int, error) {
 	if err := p.step(); err != nil {
-		return err
+		return 0, err
 	}
 	p.mu.Lock()
 	if p.plant != "beat" {
 		p.beats[replica] = time.Now()
 	}
 	p.mu.Unlock()
-	return p.after()
+	return 1, p.after()
 }
 
 // Orphans implements Flights.

@@ -92,6 +92,7 @@ func (b *Broker) judge(ctx context.Context, one Orphan, dead bool, reachable tim
 		if err != nil {
 			return
 		}
+		flight.over = one.Flight != "" && !dead
 		_, err = b.fly(ctx, up, flight)
 		b.observer.Resolved(one.Provider, resolution(err))
 	})

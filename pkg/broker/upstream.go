@@ -31,13 +31,33 @@ type upstream struct {
 	mu        sync.Mutex
 	heldUntil time.Time // it asked for patience, or does not take us for its client
 	held      error
-	failures  int // in a row
+	failures  int       // in a row
+	failing   time.Time // since when
 }
 
 func newUpstream(id string, refresher Refresher, config provider.Config) *upstream {
 	config = config.WithDefaults(id)
-	return &upstream{takeovers: make(chan struct{}, maxTakeovers), Refresher: refresher, id: id, config: config, rate: rate.NewLimiter(rate.Limit(config.RefreshRate), max(1, int(config.RefreshRate)))}
+	u := &upstream{takeovers: make(chan struct{}, maxTakeovers), Refresher: refresher, id: id, config: config, rate: rate.NewLimiter(0, 1)}
+	u.share(1)
+	return u
 }
+
+// share gives this replica its part of the provider's rate: what may come at once, and what comes in the
+// second after, together are no more than it in any second.
+func (u *upstream) share(replicas int) {
+	part := u.config.RefreshRate / float64(max(replicas, 1))
+	u.rate.SetBurst(max(1, int(part/5)))
+	u.rate.SetLimit(rate.Limit(part * 4 / 5))
+}
+
+// queue is how long a refresh that is asked for now would wait for its turn.
+func (u *upstream) queue() time.Duration {
+	missing := 1 - u.rate.Tokens()
+	return max(0, time.Duration(missing/float64(u.rate.Limit())*float64(time.Second)))
+}
+
+// errTooMany: the provider's configured rate is used up.
+var errTooMany = &provider.Error{Doing: "refresh", Outcome: provider.Unsent, Reason: "the provider's configured rate is used up"}
 
 // ready tells whether the provider may be asked now; else why not, and for how long.
 func (u *upstream) ready(now time.Time) error {
@@ -58,7 +78,8 @@ func (u *upstream) troubled() bool {
 
 const (
 	misconfiguredFor = 15 * time.Second
-	maxBackOff       = time.Minute
+	minBackOff       = time.Second
+	maxBackOff       = 30 * time.Second
 )
 
 // note takes account of an answer, and returns how long the connection that it was about should rest.
@@ -70,8 +91,14 @@ func (u *upstream) note(err error, now time.Time) (rest time.Duration) {
 		u.failures = 0
 		return 0
 	}
-	u.failures++
-	rest = min(time.Second<<min(u.failures-1, 6), maxBackOff)
+	if errors.Is(err, errTooMany) {
+		return time.Second + rand.N(time.Second)
+	}
+	if u.failures++; u.failures == 1 {
+		u.failing = now
+	}
+	// Half as long again as it has failed so far, however many users found out: a short outage is over soon.
+	rest = min(max(now.Sub(u.failing)/2, minBackOff), maxBackOff)
 	rest += rand.N(rest/2 + time.Millisecond)
 	if of == nil {
 		return rest

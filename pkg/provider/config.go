@@ -62,7 +62,8 @@ type Config struct {
 	ReuseGrace time.Duration `koanf:"reuse_grace"`
 	// RevokesAccess says that a refresh ends the access token before: nothing is refreshed ahead of need.
 	RevokesAccess bool `koanf:"revokes_access"`
-	// RefreshRate bounds the refreshes of one replica, a second. Default 50.
+	// RefreshRate bounds the refreshes of all replicas together in any second; four fifths of it can be
+	// kept up. Default 50.
 	RefreshRate float64 `koanf:"refresh_rate"`
 	// Quirks names one of the known ways in which providers differ (quirks.go): github, gitea, hydra, entra.
 	Quirks string `koanf:"quirks"`

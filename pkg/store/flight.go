@@ -26,10 +26,14 @@ func (s *Store) clock() any {
 }
 
 // Beat implements broker.Flights.
-func (s *Store) Beat(ctx context.Context, id string) error {
-	return s.read(ctx, func(tx *gorm.DB) error {
-		return tx.Exec("INSERT INTO replicas (id, beat_at) VALUES (?, ?) ON CONFLICT (id) DO UPDATE SET beat_at = excluded.beat_at", id, s.clock()).Error
+func (s *Store) Beat(ctx context.Context, id string) (living int, err error) {
+	err = s.read(ctx, func(tx *gorm.DB) error {
+		if err := tx.Exec("INSERT INTO replicas (id, beat_at) VALUES (?, ?) ON CONFLICT (id) DO UPDATE SET beat_at = excluded.beat_at", id, s.clock()).Error; err != nil {
+			return err
+		}
+		return tx.Raw("SELECT count(*) FROM replicas WHERE beat_at > ? - 3000", s.clock()).Scan(&living).Error
 	})
+	return living, err
 }
 
 const claimStatement = `UPDATE connections SET flight = @flight, replica = @replica, version = version + 1, claimed_at = @now, updated_at = @now,

@@ -1,8 +1,10 @@
 package providertest
 
 import (
+	"context"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -64,6 +66,7 @@ func (f *faults) around(ledger *ledger, next http.Handler) http.Handler {
 		atTokenEndpoint := strings.HasSuffix(r.URL.Path, "/oauth/token") || strings.HasSuffix(r.URL.Path, "/oauth2/token")
 		if atTokenEndpoint {
 			ledger.count(func(l *Ledger) { l.TokenPosts++ })
+			ledger.write(Event{What: Posted})
 		} else {
 			ledger.count(func(l *Ledger) { l.OtherRequests++ })
 		}
@@ -79,7 +82,7 @@ func (f *faults) around(ledger *ledger, next http.Handler) http.Handler {
 			w.WriteHeader(fault.Status)
 			_, _ = w.Write([]byte(fault.Body))
 		case fault.LoseAnswer:
-			next.ServeHTTP(httptest.NewRecorder(), r)
+			next.ServeHTTP(httptest.NewRecorder(), r.WithContext(context.WithValue(r.Context(), answerLost{}, true)))
 			panic(http.ErrAbortHandler)
 		default:
 			next.ServeHTTP(w, r)
@@ -99,9 +102,45 @@ type Ledger struct {
 	Revocations   int // refresh tokens that the client revoked
 }
 
+// What an event was.
+const (
+	Posted  = "posted"  // a request at the token endpoint
+	Rotated = "rotated" // a refresh token was spent, and another given
+	Reused  = "reused"  // a spent token came back, and the family ended
+)
+
+// Event is one line of the ledger.
+type Event struct {
+	What    string
+	At      time.Time
+	Subject string // whose token it was; empty for a post
+	// SpentAt is when the token that was presented had been spent before; zero where it had not.
+	SpentAt time.Time
+	// AnswerLost: the fault of that name befell the request.
+	AnswerLost bool
+}
+
+// answerLost marks the context of a request whose answer is thrown away.
+type answerLost struct{}
+
 type ledger struct {
 	mu sync.Mutex
 	Ledger
+	events []Event
+}
+
+func (l *ledger) write(event Event) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	event.At = time.Now()
+	l.events = append(l.events, event)
+}
+
+// Events are the ledger's lines so far, in order.
+func (s *Server) Events() []Event {
+	s.store.ledger.mu.Lock()
+	defer s.store.ledger.mu.Unlock()
+	return slices.Clone(s.store.ledger.events)
 }
 
 func (l *ledger) count(change func(*Ledger)) {

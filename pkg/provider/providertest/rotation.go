@@ -40,7 +40,7 @@ func (s *storage) CreateAccessToken(context.Context, op.TokenRequest) (string, t
 
 // CreateAccessAndRefreshTokens is both the first grant and every rotation; a rotation is decided
 // and done under one lock, so that two that come together cannot both win.
-func (s *storage) CreateAccessAndRefreshTokens(_ context.Context, of op.TokenRequest, current string) (string, string, time.Time, error) {
+func (s *storage) CreateAccessAndRefreshTokens(ctx context.Context, of op.TokenRequest, current string) (string, string, time.Time, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if current == "" {
@@ -49,6 +49,10 @@ func (s *storage) CreateAccessAndRefreshTokens(_ context.Context, of op.TokenReq
 		return rand.Text(), s.issue(begun), s.expiry(), nil
 	}
 	presented, ok := s.tokens[current]
+	event := Event{What: Rotated, Subject: of.GetSubject(), AnswerLost: ctx.Value(answerLost{}) != nil}
+	if ok {
+		event.SpentAt = presented.spentAt
+	}
 	switch {
 	case !ok || presented.revoked:
 		s.ledger.count(func(l *Ledger) { l.Refused++ })
@@ -61,9 +65,12 @@ func (s *storage) CreateAccessAndRefreshTokens(_ context.Context, of op.TokenReq
 	case time.Since(presented.spentAt) > s.options.Grace:
 		presented.revoked = true
 		s.ledger.count(func(l *Ledger) { l.Reused++ })
+		event.What = Reused
+		s.ledger.write(event)
 		return "", "", time.Time{}, oidc.ErrInvalidGrant()
 	}
 	s.ledger.count(func(l *Ledger) { l.Refreshes++; l.Rotations++ })
+	s.ledger.write(event)
 	return rand.Text(), s.issue(presented.family), s.expiry(), nil
 }
 

@@ -234,16 +234,19 @@ func orphans(t *testing.T, s Store) {
 	alice := connect(t, s, grantOf("alice", tokensOf("rt-1", "at-1")))
 	bob := connect(t, s, grantOf("bob", tokensOf("rt-2", "at-2")))
 	connect(t, s, grantOf("carol", tokensOf("rt-3", "at-3")))
-	if err := s.Beat(t.Context(), "r1"); err != nil {
-		t.Fatal(err)
+	if living, err := s.Beat(t.Context(), "r1"); err != nil || living != 1 {
+		t.Fatalf("%d replicas live, %v", living, err)
 	}
 	flight := fly(t, s, alice)
 	if err := s.Settle(t.Context(), fly(t, s, bob), broker.Verdict{Phase: broker.Suspect, Reason: "suspect"}); err != nil {
 		t.Fatal(err)
 	}
 	time.Sleep(1100 * time.Millisecond)
-	if err := s.Beat(t.Context(), "r1"); err != nil {
+	if _, err := s.Beat(t.Context(), "r1"); err != nil {
 		t.Fatal(err)
+	}
+	if living, err := s.Beat(t.Context(), "r2"); err != nil || living != 2 {
+		t.Fatalf("%d replicas live, %v", living, err)
 	}
 	found, err := s.Orphans(t.Context(), "r1", nil)
 	if err != nil {

@@ -3,7 +3,6 @@
 package instance
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"net"
@@ -92,7 +91,7 @@ type Instance struct {
 	args    []string // that name the configuration
 	env     []string // nil for that of the tests
 	binary  string
-	log     *logBuffer
+	log     *os.File
 	process *exec.Cmd
 	done    chan struct{}
 }
@@ -116,12 +115,18 @@ func StartDeployed(t testing.TB, port int, env []string) *Instance {
 
 func start(t testing.TB, port int, env []string, args ...string) *Instance {
 	t.Helper()
-	i := &Instance{Address: net.JoinHostPort("127.0.0.1", strconv.Itoa(port)), args: args, env: env, binary: Binary(t), log: &logBuffer{}}
+	i := &Instance{Address: net.JoinHostPort("127.0.0.1", strconv.Itoa(port)), args: args, env: env, binary: Binary(t)}
+	var err error
+	if i.log, err = os.Create(filepath.Join(t.TempDir(), "log")); err != nil {
+		t.Fatal(err)
+	}
 	i.Restart(t)
 	t.Cleanup(func() {
 		i.Kill()
+		_ = i.log.Close()
 		if t.Failed() {
-			t.Logf("the log of %s:\n%s", i.Address, i.Log())
+			log := i.Log()
+			t.Logf("the end of the log of %s:\n%s", i.Address, log[max(0, len(log)-20_000):])
 		}
 	})
 	return i
@@ -206,21 +211,13 @@ func (i *Instance) Kill() {
 }
 
 // Log is what it wrote so far.
-func (i *Instance) Log() string { return i.log.String() }
-
-type logBuffer struct {
-	mu   sync.Mutex
-	text bytes.Buffer
+func (i *Instance) Log() string {
+	text, err := os.ReadFile(i.log.Name())
+	if err != nil {
+		return err.Error()
+	}
+	return string(text)
 }
 
-func (b *logBuffer) Write(line []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.text.Write(line)
-}
-
-func (b *logBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.text.String()
-}
+// PID is its process' id.
+func (i *Instance) PID() int { return i.process.Process.Pid }

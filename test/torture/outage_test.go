@@ -13,16 +13,17 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/workspace-token-service/wts/pkg/provider/providertest"
+	"github.com/workspace-token-service/wts/test/rack"
 )
 
 var outage = flag.Duration("torture.outage", 3*time.Second, "how long the provider, and then the database, is away")
 
 // sealed is what must not change while somebody is away: every sealed token and every end.
-func (r *rack) sealed(t *testing.T) (rows []string) {
+func (r victim) sealed(t *testing.T) (rows []string) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
-	connection, err := pgx.Connect(ctx, r.database.URL)
+	connection, err := pgx.Connect(ctx, r.Database.URL)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -39,10 +40,10 @@ func (r *rack) sealed(t *testing.T) (rows []string) {
 	return rows
 }
 
-func (r *rack) providerAway() { r.provider.Fail(&providertest.Fault{Down: true}) }
+func (r victim) providerAway() { r.Provider.Fail(&providertest.Fault{Down: true}) }
 
 // renewAll lets every connection begin a new life, so that all of them are due at once.
-func (r *rack) renewAll(t *testing.T) {
+func (r victim) renewAll(t *testing.T) {
 	t.Helper()
 	r.exec(t, "UPDATE connections SET access_expires_at = access_issued_at + 1")
 	if lost := r.lost(t); len(lost) > 0 {
@@ -51,20 +52,20 @@ func (r *rack) renewAll(t *testing.T) {
 }
 
 // shorten leaves the tokens of these people that long to live.
-func (r *rack) shorten(t *testing.T, people []int, left time.Duration) {
+func (r victim) shorten(t *testing.T, people []int, left time.Duration) {
 	t.Helper()
 	for _, at := range people {
-		r.exec(t, "UPDATE connections SET access_expires_at = (extract(epoch FROM clock_timestamp()) * 1000)::bigint + $1 WHERE user_id = (SELECT id FROM users WHERE username = $2)", left.Milliseconds(), r.names[at])
+		r.exec(t, "UPDATE connections SET access_expires_at = (extract(epoch FROM clock_timestamp()) * 1000)::bigint + $1 WHERE user_id = (SELECT id FROM users WHERE username = $2)", left.Milliseconds(), r.Names[at])
 	}
 	time.Sleep(time.Second) // for the replicas to hear of it
 }
 
 // exec changes connections, of which the replicas hear.
-func (r *rack) exec(t *testing.T, statement string, arguments ...any) {
+func (r victim) exec(t *testing.T, statement string, arguments ...any) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
-	connection, err := pgx.Connect(ctx, r.database.URL)
+	connection, err := pgx.Connect(ctx, r.Database.URL)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -85,18 +86,18 @@ func TestOutages(t *testing.T) {
 	const rate = 20
 	const working, idle = 20, 30
 	life := *outage * 10 / 3
-	r := newRack(t, setup{people: working + idle, replicas: 2, life: life, rate: rate})
+	r := newVictim(t, rack.Setup{People: working + idle, Replicas: 2, Life: life, Rate: rate})
 	for _, turn := range []struct {
 		name      string
 		away, end func()
 	}{
-		{"the provider", r.providerAway, func() { r.provider.Fail(nil) }},
+		{"the provider", r.providerAway, func() { r.Provider.Fail(nil) }},
 		{"the database", func() {
-			if err := r.database.Stop(); err != nil {
+			if err := r.Database.Stop(); err != nil {
 				t.Fatal(err)
 			}
 		}, func() {
-			if err := r.database.Start(); err != nil {
+			if err := r.Database.Start(); err != nil {
 				t.Fatal(err)
 			}
 		}},
@@ -107,7 +108,7 @@ func TestOutages(t *testing.T) {
 			seen, stop := &tally{}, make(chan struct{})
 			atWork := r.work(t, seen, r.everybody()[:working], stop)
 			time.Sleep(life * 6 / 10)
-			before, rotations := r.sealed(t), r.provider.Ledger().Rotations
+			before, rotations := r.sealed(t), r.Provider.Ledger().Rotations
 			calls, served := seen.calls.Load(), seen.served.Load()
 			turn.away()
 			time.Sleep(*outage)
@@ -117,7 +118,7 @@ func TestOutages(t *testing.T) {
 					t.Errorf("something that is kept has changed: %s", diff)
 				}
 			}
-			if now := r.provider.Ledger().Rotations; now != rotations {
+			if now := r.Provider.Ledger().Rotations; now != rotations {
 				t.Errorf("%d tokens were spent meanwhile", now-rotations)
 			}
 			if missed := calls - served; missed*1000 > calls || calls == 0 {
@@ -133,7 +134,7 @@ func TestOutages(t *testing.T) {
 			close(stop)
 			atWork.Wait()
 			after.Wait()
-			most, living := r.recovery(recovered, r.names[working:])
+			most, living := r.recovery(recovered, r.Names[working:])
 			t.Logf("%d calls while %s was away for %s, %d of them not served; then at most %d posts in a second (the rate is %d), and %d tokens that lived were refreshed before the last dead one",
 				calls, turn.name, *outage, calls-served, most, rate, living)
 			// Each replica has its own queue: one whose dead are done goes on while another still has some.
@@ -146,10 +147,10 @@ func TestOutages(t *testing.T) {
 
 // recovery is how many posts there were in the busiest second since then, and how many living tokens
 // were refreshed before the last of the dead.
-func (r *rack) recovery(since time.Time, dead []string) (most, living int) {
+func (r victim) recovery(since time.Time, dead []string) (most, living int) {
 	var posts []time.Time
 	before, seen := 0, map[string]bool{}
-	for _, event := range r.provider.Events() {
+	for _, event := range r.Provider.Events() {
 		switch {
 		case event.At.Before(since):
 		case event.What == providertest.Posted:

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/workspace-token-service/wts/test/instance"
+	"github.com/workspace-token-service/wts/test/rack"
 )
 
 var (
@@ -20,16 +21,16 @@ var (
 // Tokens that do not live for what is asked are refreshed once in half a life, however many ask.
 func TestPostsForShortLives(t *testing.T) {
 	const connections, callers = 10, 50 // of each
-	r := newRack(t, setup{people: connections, replicas: 3, life: *life, rate: 1000})
-	before := r.provider.Ledger()
+	r := newVictim(t, rack.Setup{People: connections, Replicas: 3, Life: *life, Rate: 1000})
+	before := r.Provider.Ledger()
 	stop := time.Now().Add(*life * 195 / 100)
 	var all sync.WaitGroup
 	for at := range connections {
 		for caller := range callers {
 			all.Go(func() {
-				worker := instance.WorkerAt(addressOf(at))
+				worker := instance.WorkerAt(rack.AddressOf(at))
 				for time.Now().Before(stop) {
-					if got := r.wts[caller%len(r.wts)].Token(t, worker, "?expires=600"); got.Status != http.StatusOK {
+					if got := r.WTS[caller%len(r.WTS)].Token(t, worker, "?expires=600"); got.Status != http.StatusOK {
 						t.Errorf("%d", got.Status)
 					}
 					time.Sleep(100 * time.Millisecond)
@@ -38,7 +39,7 @@ func TestPostsForShortLives(t *testing.T) {
 		}
 	}
 	all.Wait()
-	posts := r.provider.Ledger().TokenPosts - before.TokenPosts
+	posts := r.Provider.Ledger().TokenPosts - before.TokenPosts
 	t.Logf("%d connections, %d callers, tokens of %s, in 1.95 lives: %d posts; the caps allow %d", connections, connections*callers, *life, posts, 4*connections)
 	if posts > 4*connections || posts < 3*connections {
 		t.Errorf("%d posts", posts)
@@ -49,14 +50,14 @@ func TestPostsForShortLives(t *testing.T) {
 func TestOnePostForEachExpiry(t *testing.T) {
 	const connections, callers = 20, 500
 	const life = 4 * time.Second // so that a token is enough for two of them: what is asked is capped at half
-	r := newRack(t, setup{people: connections, replicas: 3, life: life, rate: 1000, revokes: true})
-	began, before := time.Now(), r.provider.Ledger()
+	r := newVictim(t, rack.Setup{People: connections, Replicas: 3, Life: life, Rate: 1000, Revokes: true})
+	began, before := time.Now(), r.Provider.Ledger()
 	workers := make([][]*http.Client, connections)
 	last, renewed := make([]string, connections), make([]time.Time, connections)
 	for at := range connections {
 		renewed[at] = time.Now()
-		for range r.wts {
-			worker := instance.WorkerAt(addressOf(at))
+		for range r.WTS {
+			worker := instance.WorkerAt(rack.AddressOf(at))
 			worker.Transport.(*http.Transport).MaxIdleConnsPerHost = callers
 			workers[at] = append(workers[at], worker)
 		}
@@ -64,15 +65,15 @@ func TestOnePostForEachExpiry(t *testing.T) {
 	for pair := range *pairs {
 		at := pair % connections
 		time.Sleep(time.Until(renewed[at].Add(life/2 + 50*time.Millisecond)))
-		posts := r.provider.Ledger().TokenPosts
+		posts := r.Provider.Ledger().TokenPosts
 		var all sync.WaitGroup
 		var mu sync.Mutex
 		answers, begin := map[string]int{}, make(chan struct{})
 		for caller := range callers {
 			all.Go(func() {
 				<-begin
-				replica := caller % len(r.wts)
-				got := r.wts[replica].Token(t, workers[at][replica], "?expires=600")
+				replica := caller % len(r.WTS)
+				got := r.WTS[replica].Token(t, workers[at][replica], "?expires=600")
 				mu.Lock()
 				answers[got.Token]++
 				mu.Unlock()
@@ -81,17 +82,17 @@ func TestOnePostForEachExpiry(t *testing.T) {
 		close(begin)
 		all.Wait()
 		renewed[at] = time.Now()
-		if posts := r.provider.Ledger().TokenPosts - posts; posts != 1 || len(answers) != 1 || answers[""]+answers[last[at]] != 0 {
+		if posts := r.Provider.Ledger().TokenPosts - posts; posts != 1 || len(answers) != 1 || answers[""]+answers[last[at]] != 0 {
 			t.Fatalf("pair %d: %d posts, %d different answers to %d callers", pair, posts, len(answers), callers)
 		}
 		for token := range answers {
 			last[at] = token
 		}
 	}
-	ledger := r.provider.Ledger()
+	ledger := r.Provider.Ledger()
 	posts := ledger.TokenPosts - before.TokenPosts
 	t.Logf("%d pairs of connection and expiry, %d callers at each, on %d replicas, in %s: %d posts, %.2f for each expiry",
-		*pairs, callers, len(r.wts), time.Since(began).Round(time.Second), posts, float64(posts)/float64(*pairs))
+		*pairs, callers, len(r.WTS), time.Since(began).Round(time.Second), posts, float64(posts)/float64(*pairs))
 	if posts != *pairs || ledger.Reused+ledger.Refused != 0 {
 		t.Errorf("%d posts for %d expiries; the ledger: %+v", posts, *pairs, ledger)
 	}

@@ -16,6 +16,7 @@ import (
 
 	"github.com/workspace-token-service/wts/pkg/provider/providertest"
 	"github.com/workspace-token-service/wts/test/instance"
+	"github.com/workspace-token-service/wts/test/rack"
 )
 
 var (
@@ -51,14 +52,14 @@ const (
 
 // hurt follows the schedule that the seed gives, one fault after the other, each over before the next:
 // two at once are another question. A database is away for less than the grace less 5 s.
-func (r *rack) hurt(t *testing.T, until time.Time) (done []fault) {
+func (r victim) hurt(t *testing.T, until time.Time) (done []fault) {
 	t.Helper()
 	chance := rand.New(rand.NewPCG(*seed, 1<<40))
 	between := func(low, high time.Duration) time.Duration {
 		return low + time.Duration(chance.Int64N(int64(high-low)))
 	}
 	for time.Now().Before(until) {
-		one := r.wts[chance.IntN(len(r.wts))]
+		one := r.WTS[chance.IntN(len(r.WTS))]
 		now := fault{began: time.Now()}
 		switch roll := chance.IntN(40); {
 		case roll < 20:
@@ -71,36 +72,36 @@ func (r *rack) hurt(t *testing.T, until time.Time) (done []fault) {
 			one.Pause(between(500*time.Millisecond, 5*time.Second))
 		case roll < 28:
 			now.what = restart
-			if err := r.database.Stop(); err != nil {
+			if err := r.Database.Stop(); err != nil {
 				t.Fatal(err)
 			}
 			time.Sleep(between(200*time.Millisecond, 2500*time.Millisecond))
-			if err := r.database.Start(); err != nil {
+			if err := r.Database.Start(); err != nil {
 				t.Fatal(err)
 			}
 		case roll < 33: // the provider rotates, and its answer is lost
 			now.what = cut
-			r.provider.Fail(&providertest.Fault{Times: 1 + chance.IntN(3), LoseAnswer: true})
+			r.Provider.Fail(&providertest.Fault{Times: 1 + chance.IntN(3), LoseAnswer: true})
 			time.Sleep(between(200*time.Millisecond, time.Second))
 		case roll < 35:
 			now.what = slow
-			r.provider.Fail(&providertest.Fault{Times: 5, Delay: between(200*time.Millisecond, 2*time.Second)})
+			r.Provider.Fail(&providertest.Fault{Times: 5, Delay: between(200*time.Millisecond, 2*time.Second)})
 			time.Sleep(between(500*time.Millisecond, 2*time.Second))
 		case roll < 37:
 			now.what = failing
-			r.provider.Fail(&providertest.Fault{Times: 5, Status: http.StatusServiceUnavailable})
+			r.Provider.Fail(&providertest.Fault{Times: 5, Status: http.StatusServiceUnavailable})
 			time.Sleep(between(500*time.Millisecond, time.Second))
 		default:
 			now.what = notThere
-			r.provider.Fail(&providertest.Fault{Down: true})
+			r.Provider.Fail(&providertest.Fault{Down: true})
 			time.Sleep(between(200*time.Millisecond, 2*time.Second))
-			r.provider.Fail(nil)
+			r.Provider.Fail(nil)
 		}
 		now.ended = time.Now()
 		done = append(done, now)
 		time.Sleep(between(200*time.Millisecond, 900*time.Millisecond))
 	}
-	r.provider.Fail(nil)
+	r.Provider.Fail(nil)
 	return done
 }
 
@@ -175,8 +176,8 @@ func doubts(events []providertest.Event, faults []fault) (again, double int) {
 // The same seed gives the same schedule of faults.
 func TestTorture(t *testing.T) {
 	// The tokens live for a short time, so that every connection is refreshed again and again.
-	r := newRack(t, setup{people: *people, replicas: *replicas, grace: *grace, life: 3 * time.Second, rate: 1000})
-	before := r.provider.Ledger()
+	r := newVictim(t, rack.Setup{People: *people, Replicas: *replicas, Grace: *grace, Life: 3 * time.Second, Rate: 1000})
+	before := r.Provider.Ledger()
 	seen, stop := &tally{}, make(chan struct{})
 	working := r.work(t, seen, r.everybody(), stop)
 	began := time.Now()
@@ -185,7 +186,7 @@ func TestTorture(t *testing.T) {
 	close(stop)
 	working.Wait()
 	lost := r.lost(t)
-	ledger, events := r.provider.Ledger(), r.provider.Events()
+	ledger, events := r.Provider.Ledger(), r.Provider.Events()
 	ended, unexplained := causes(events, faults)
 	again, double := doubts(events, faults)
 	rotations, refused := ledger.Rotations-before.Rotations, int(seen.refused.Load())
@@ -193,7 +194,7 @@ func TestTorture(t *testing.T) {
 	line := func(what string, is any) { fmt.Fprintf(table, "| %-56s | %20v |\n", what, is) }
 	line("seed", *seed)
 	line("time", time.Since(began).Round(time.Second))
-	line("replicas, connections", fmt.Sprintf("%d, %d", len(r.wts), len(r.names)))
+	line("replicas, connections", fmt.Sprintf("%d, %d", len(r.WTS), len(r.Names)))
 	line("grace of the provider", *grace)
 	for _, what := range []string{kill, pause, restart, cut, slow, failing, notThere} {
 		line(what, count(faults, what))

@@ -1,0 +1,165 @@
+package bench
+
+import (
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/gin-gonic/gin"
+
+	"github.com/workspace-token-service/wts/test/instance"
+	"github.com/workspace-token-service/wts/test/paired"
+)
+
+const (
+	envBareGin = "WTS_BENCH_BARE_GIN" // the address that a child of this process serves
+	envMemory  = "WTS_BENCH_MEMORY"   // how many tokens a child of this process holds
+)
+
+func TestMain(m *testing.M) {
+	switch {
+	case os.Getenv(envBareGin) != "":
+		serveBareGin(os.Getenv(envBareGin))
+	case os.Getenv(envMemory) != "":
+		holdTokens(os.Getenv(envMemory))
+	default:
+		os.Exit(instance.Main(m))
+	}
+}
+
+// serveBareGin answers as many bytes as a token of ours has, from memory, and does nothing else.
+func serveBareGin(address string) {
+	gin.SetMode(gin.ReleaseMode)
+	engine, body := gin.New(), []byte(`{"token":"`+strings.Repeat("a", 900)+"\"}\n")
+	engine.GET("/token/", func(c *gin.Context) { c.Data(http.StatusOK, "application/json", body) })
+	fmt.Fprintln(os.Stderr, http.ListenAndServe(address, engine)) //nolint:gosec // a baseline of a benchmark
+	os.Exit(1)
+}
+
+// child runs this program once more, as something else.
+func child(b *testing.B, environment string) *exec.Cmd {
+	b.Helper()
+	command := exec.Command(os.Args[0])
+	command.Env = append(os.Environ(), environment)
+	command.Stderr = os.Stderr
+	b.Cleanup(func() {
+		if command.Process != nil {
+			_ = command.Process.Kill()
+			_ = command.Wait()
+		}
+	})
+	return command
+}
+
+// target is a process that is asked.
+type target struct {
+	address string
+	pid     int
+	load    *load
+}
+
+func newBareGin(b *testing.B) *target {
+	b.Helper()
+	address := net.JoinHostPort("127.0.0.1", strconv.Itoa(instance.FreePort(b)))
+	command := child(b, envBareGin+"="+address)
+	if err := command.Start(); err != nil {
+		b.Fatal(err)
+	}
+	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
+		if connection, err := net.Dial("tcp", address); err == nil {
+			_ = connection.Close()
+			break
+		}
+	}
+	return &target{address: address, pid: command.Process.Pid}
+}
+
+// ticks is the processor time, in hundredths of a second, of a process; of the whole machine for 0.
+func ticks(b *testing.B, pid int) (used float64) {
+	b.Helper()
+	path := "/proc/stat"
+	if pid > 0 {
+		path = fmt.Sprintf("/proc/%d/stat", pid)
+	}
+	text, err := os.ReadFile(path)
+	if err != nil {
+		b.Fatal(err)
+	}
+	line, _, _ := strings.Cut(string(text), "\n")
+	fields := strings.Fields(line[max(0, strings.LastIndexByte(line, ')')):])
+	from, to := 12, 14 // utime and stime, after the name
+	if pid == 0 {
+		fields = append(fields[:4], fields[6:9]...) // user, nice, system, irq, softirq, steal, without idle and waiting
+		from, to = 1, len(fields)
+	}
+	for _, field := range fields[from:to] {
+		value, err := strconv.ParseFloat(field, 64)
+		if err != nil {
+			b.Fatal(err)
+		}
+		used += value
+	}
+	return used
+}
+
+// window is what a target did in a second.
+type window struct {
+	rate, cpu float64 // requests a second, ticks a request
+	latencies []time.Duration
+	foreign   bool // something else used more than a tenth of the machine
+}
+
+// measure asks a target for a second. What other processes of ours use is not foreign.
+func measure(b *testing.B, of *target, ours ...int) window {
+	b.Helper()
+	ours = append(ours, of.pid, os.Getpid())
+	sum := func() (used float64) {
+		for _, pid := range ours {
+			used += ticks(b, pid)
+		}
+		return used
+	}
+	machine, mine, its, began := ticks(b, 0), sum(), ticks(b, of.pid), time.Now()
+	latencies := of.load.run(b, time.Second)
+	took := time.Since(began).Seconds()
+	machine, mine, its = ticks(b, 0)-machine, sum()-mine, ticks(b, of.pid)-its
+	return window{
+		rate: float64(len(latencies)) / took, cpu: its / float64(max(1, len(latencies))), latencies: latencies,
+		foreign: machine-mine > 0.1*took*100*float64(cores()),
+	}
+}
+
+// rounds measures the targets in turn, the order rotated, until each has seven undisturbed rounds, and
+// returns the medians over rounds of what compare makes of one.
+func rounds(b *testing.B, targets []*target, compare func(round []window) []float64) (medians []float64) {
+	b.Helper()
+	var all [][]float64
+	for turn := 0; len(all) < 7; turn++ {
+		if turn == 40 {
+			b.Fatalf("the machine is busy with something else: %d of %d rounds were undisturbed", len(all), turn)
+		}
+		round, disturbed := make([]window, len(targets)), false
+		for step := range targets {
+			at := (turn + step) % len(targets)
+			round[at] = measure(b, targets[at])
+			disturbed = disturbed || round[at].foreign
+		}
+		if !disturbed {
+			all = append(all, compare(round))
+		}
+	}
+	for column := range all[0] {
+		var values []float64
+		for _, row := range all {
+			values = append(values, row[column])
+		}
+		medians = append(medians, paired.Median(values))
+	}
+	return medians
+}

@@ -1,0 +1,180 @@
+// Package rack runs a whole deployment for tests that hurt or measure it: replicas of wts on a
+// PostgreSQL of their own, providers with a ledger, and people whose workers are known by their
+// address.
+package rack
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"os"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/workspace-token-service/wts/pkg/broker"
+	"github.com/workspace-token-service/wts/pkg/keyring"
+	"github.com/workspace-token-service/wts/pkg/provider"
+	"github.com/workspace-token-service/wts/pkg/provider/providertest"
+	"github.com/workspace-token-service/wts/pkg/store"
+	"github.com/workspace-token-service/wts/test/instance"
+	"github.com/workspace-token-service/wts/test/pgtest"
+)
+
+// Setup is what a rack is made of.
+type Setup struct {
+	People, Replicas int
+	// Grace is the provider's, Life that of its access tokens; Timeout is how long an answer of it is
+	// waited for, default 4 s.
+	Grace, Life, Timeout time.Duration
+	// Rate is refresh_rate, a second.
+	Rate int
+	// Revokes: a refresh ends the access token before.
+	Revokes bool
+	// Log is the level that the replicas log at, default warn.
+	Log string
+}
+
+// Rack is a deployment.
+type Rack struct {
+	Database *pgtest.Cluster
+	// Provider is "main", the default one; Second is "second".
+	Provider, Second *providertest.Server
+	WTS              []*instance.Instance
+	// Names are the people's.
+	Names []string
+
+	login string // where people begin to log in
+	store func() (*store.Store, error)
+}
+
+// New runs a deployment, in which nobody has logged in yet, until the test ends.
+func New(t testing.TB, of Setup) *Rack {
+	t.Helper()
+	r := &Rack{}
+	var err error
+	if r.Database, err = pgtest.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = r.Database.Remove() })
+	var users []providertest.User
+	workers := ""
+	for at := range of.People {
+		name := fmt.Sprintf("user%d", at)
+		r.Names = append(r.Names, name)
+		users = append(users, providertest.User{Name: name, Password: "p"})
+		workers += fmt.Sprintf("%s: %s\n", AddressOf(at), name)
+	}
+	first := instance.FreePort(t)
+	for _, one := range []**providertest.Server{&r.Provider, &r.Second} {
+		server, err := providertest.Start(providertest.Options{Users: users, AccessLife: of.Life, Grace: of.Grace})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = server.Close() })
+		server.Register(providertest.Client{ID: "wts", Secret: "s", RedirectURI: fmt.Sprintf("http://localhost:%d/oauth2/authorize", first)})
+		*one = server
+	}
+	dir := t.TempDir()
+	if err := os.WriteFile(dir+"/workers.yaml", []byte(workers), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	keyFile := instance.NewKeyring(t)
+	options := fmt.Sprintf("client_id: wts, client_secret: s, username_claim: preferred_username, timeout: 5s, refresh_timeout: %s, refresh_rate: %d, reuse_grace: %s, revokes_access: %t",
+		cmp.Or(of.Timeout, 4*time.Second), of.Rate, of.Grace, of.Revokes)
+	for at := range of.Replicas {
+		port := first
+		if at > 0 {
+			port = instance.FreePort(t)
+		}
+		r.WTS = append(r.WTS, instance.Start(t, port, fmt.Sprintf(`
+url: http://localhost:%d
+listen: ["127.0.0.1:%d"]
+metrics_listen: "off"
+database: {url: "%s"}
+keyring_file: %s
+workers_file: %s/workers.yaml
+spool_dir: %s/spool
+spool_wait: 20s
+log: {level: %s}
+default_provider: main
+providers:
+  main: {issuer: "%s", %s}
+  second: {issuer: "%s", %s}
+`, first, port, r.Database.URL, keyFile, dir, dir, cmp.Or(of.Log, "warn"), r.Provider.Issuer, options, r.Second.Issuer, options)))
+	}
+	for _, one := range r.WTS {
+		one.AwaitReady(t)
+	}
+	r.login = fmt.Sprintf("http://localhost:%d/oauth2/authorization_url", first)
+	r.store = sync.OnceValues(func() (*store.Store, error) {
+		text, err := os.ReadFile(keyFile)
+		if err != nil {
+			return nil, err
+		}
+		keys, err := keyring.Parse(string(text))
+		if err != nil {
+			return nil, err
+		}
+		opened, err := store.Open(store.Config{URL: broker.Secret(r.Database.URL)}, keys, slog.New(slog.DiscardHandler))
+		if err == nil {
+			t.Cleanup(func() { _ = opened.Close() })
+		}
+		return opened, err
+	})
+	return r
+}
+
+// AddressOf is where a person's worker calls from.
+func AddressOf(at int) string { return fmt.Sprintf("127.1.%d.%d", at/250, at%250+1) }
+
+// LogIn logs a person in with a browser.
+func (r *Rack) LogIn(ctx context.Context, name string) error {
+	page, err := providertest.LogIn(ctx, providertest.Browser(), r.login, name, "p")
+	if err != nil || page.Status != http.StatusOK {
+		return fmt.Errorf("logging in %s: %d, %w", name, page.Status, err)
+	}
+	return nil
+}
+
+// LogInAll logs everybody in.
+func (r *Rack) LogInAll(t testing.TB) {
+	t.Helper()
+	for _, name := range r.Names {
+		if err := r.LogIn(t.Context(), name); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// Connect stores a grant of a person's as a login does, without one: at the provider, or at the second
+// one too. The access token is 900 bytes, and lives that long; a dead one is refreshed at its first use.
+func (r *Rack) Connect(t testing.TB, name string, life time.Duration, second bool) (userID string) {
+	t.Helper()
+	opened, err := r.store()
+	if err != nil {
+		t.Fatal(err)
+	}
+	grant := func(server *providertest.Server, id string) broker.Grant {
+		token, now := make([]byte, 900), time.Now()
+		for at := range token {
+			token[at] = 'a' + byte(at%26)
+		}
+		return broker.Grant{
+			UserID: userID, Provider: id, Identity: provider.Identity{Issuer: server.Issuer, Subject: name, Username: name},
+			Tokens: provider.Tokens{
+				RefreshToken: provider.Secret(server.Grant("wts", name)), AccessToken: provider.Secret(token),
+				IssuedAt: now.Add(-time.Second), AccessExpiresAt: now.Add(life),
+			},
+		}
+	}
+	if userID, _, err = opened.Connect(t.Context(), grant(r.Provider, "main")); err == nil && second {
+		_, _, err = opened.Connect(t.Context(), grant(r.Second, "second"))
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return userID
+}

@@ -1,0 +1,127 @@
+//go:build torture
+
+package torture
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"net/http"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/workspace-token-service/wts/test/instance"
+	"github.com/workspace-token-service/wts/test/rack"
+)
+
+// refreshTimeout is how long an answer of the provider is waited for.
+const refreshTimeout = 4 * time.Second
+
+// victim is a deployment that is hurt.
+type victim struct{ *rack.Rack }
+
+func newVictim(t *testing.T, of rack.Setup) victim {
+	t.Helper()
+	of.Timeout = refreshTimeout
+	r := rack.New(t, of)
+	r.LogInAll(t)
+	return victim{r}
+}
+
+// tally is what the workers saw.
+type tally struct {
+	calls, served, unavailable, refused, unreachable atomic.Int64
+
+	mu    sync.Mutex
+	waits []time.Duration
+}
+
+// work lets the workers of these people, by number, ask all the time, each at a replica of its choice,
+// until stop closes. Who is refused logs in again, as a person would.
+func (r victim) work(t *testing.T, seen *tally, people []int, stop <-chan struct{}) *sync.WaitGroup {
+	working := &sync.WaitGroup{}
+	for _, at := range people {
+		working.Go(func() {
+			client, chance := instance.WorkerAt(rack.AddressOf(at)), rand.New(rand.NewPCG(*seed, uint64(at)))
+			client.Timeout = 10 * time.Second
+			for {
+				select {
+				case <-stop:
+					return
+				case <-time.After(20*time.Millisecond + time.Duration(chance.IntN(200))*time.Millisecond):
+				}
+				began := time.Now()
+				status := ask(client, r.WTS[chance.IntN(len(r.WTS))].Address)
+				seen.note(status, time.Since(began))
+				if status == http.StatusForbidden || status == http.StatusUnauthorized {
+					for r.LogIn(t.Context(), r.Names[at]) != nil && t.Context().Err() == nil {
+						time.Sleep(300 * time.Millisecond)
+					}
+				}
+			}
+		})
+	}
+	return working
+}
+
+// everybody are the numbers of all.
+func (r victim) everybody() (people []int) {
+	for at := range r.Names {
+		people = append(people, at)
+	}
+	return people
+}
+
+func ask(client *http.Client, address string) (status int) {
+	response, err := client.Get("http://" + address + "/token/?expires=600")
+	if err != nil {
+		return 0
+	}
+	_ = response.Body.Close()
+	return response.StatusCode
+}
+
+func (s *tally) note(status int, took time.Duration) {
+	s.calls.Add(1)
+	switch status {
+	case http.StatusOK:
+		s.served.Add(1)
+		s.mu.Lock()
+		s.waits = append(s.waits, took)
+		s.mu.Unlock()
+	case 0:
+		s.unreachable.Add(1)
+	case http.StatusForbidden, http.StatusUnauthorized:
+		s.refused.Add(1)
+	default:
+		s.unavailable.Add(1)
+	}
+}
+
+func (s *tally) percentile(share float64) time.Duration {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.waits) == 0 {
+		return 0
+	}
+	slices.Sort(s.waits)
+	return s.waits[min(int(share*float64(len(s.waits))), len(s.waits)-1)]
+}
+
+// lost asks for everybody once more, when all is well, and returns who has to log in again.
+func (r victim) lost(t *testing.T) (names []string) {
+	t.Helper()
+	for at, name := range r.Names {
+		client := instance.WorkerAt(rack.AddressOf(at))
+		status := 0
+		for deadline := time.Now().Add(90 * time.Second); status != http.StatusOK && status != http.StatusForbidden && time.Now().Before(deadline); time.Sleep(100 * time.Millisecond) {
+			status = ask(client, r.WTS[at%len(r.WTS)].Address)
+		}
+		if status != http.StatusOK {
+			names = append(names, fmt.Sprintf("%s (%d)", name, status))
+		}
+	}
+	return names
+}

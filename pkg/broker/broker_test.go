@@ -29,6 +29,7 @@ const callback = "https://wts.example.org/oauth2/authorize"
 type house struct {
 	*broker.Broker
 	store  *faulty
+	path   string // of the database
 	main   *providertest.Server
 	second *providertest.Server
 	clock  atomic.Int64 // nanoseconds added to the time
@@ -67,13 +68,14 @@ func (h *house) Revoked(string, string)                  {}
 func (h *house) SpoolFailed(error)                       {}
 func (h *house) Serving(string) func(time.Duration)      { return func(time.Duration) {} }
 
-func newHouse(t *testing.T) *house {
+func newHouse(t *testing.T, change ...func(*provider.Config)) *house {
 	t.Helper()
 	keys, err := keyring.Parse(keyring.Generate(time.Now()))
 	if err != nil {
 		t.Fatal(err)
 	}
-	db, err := store.Open(store.Config{URL: broker.Secret("sqlite:" + filepath.Join(t.TempDir(), "wts.db"))}, keys, slog.New(slog.DiscardHandler))
+	path := filepath.Join(t.TempDir(), "wts.db")
+	db, err := store.Open(store.Config{URL: broker.Secret("sqlite:" + path)}, keys, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -81,7 +83,7 @@ func newHouse(t *testing.T) *house {
 	if _, err := db.Migrate(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	h := &house{store: &faulty{Store: db}}
+	h := &house{store: &faulty{Store: db}, path: path}
 	options := providertest.Options{Users: []providertest.User{{Name: "alice", Password: "a", Email: "alice@example.org"}, {Name: "bob", Password: "b"}}}
 	var providers []*provider.Provider
 	start := func(id string) *providertest.Server {
@@ -91,9 +93,11 @@ func newHouse(t *testing.T) *house {
 		}
 		t.Cleanup(func() { _ = server.Close() })
 		server.Register(providertest.Client{ID: "wts", Secret: "s", RedirectURI: callback})
-		providers = append(providers, provider.New(id, provider.Config{
-			Issuer: server.Issuer, ClientID: "wts", ClientSecret: "s", UsernameClaim: "preferred_username", RefreshTimeout: 2 * time.Second,
-		}, callback))
+		config := provider.Config{Issuer: server.Issuer, ClientID: "wts", ClientSecret: "s", UsernameClaim: "preferred_username", RefreshTimeout: 2 * time.Second}
+		for _, one := range change {
+			one(&config)
+		}
+		providers = append(providers, provider.New(id, config, callback))
 		return server
 	}
 	h.main, h.second = start("main"), start("second")

@@ -2,8 +2,8 @@ package broker
 
 import (
 	"crypto/sha256"
-	"encoding/hex"
 	"math/rand/v2"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -12,23 +12,27 @@ import (
 
 type cacheKey struct{ userID, provider string }
 
-// held is what memory holds of a connection that was good when it was read.
+// held is what memory holds of a connection that was good when it was read. There may be hundreds of
+// thousands: the token is held once, as a part of the answer, and times are unix nanoseconds.
 type held struct {
-	token             Token
-	issuedAt, expires time.Time // zero: it does not expire
-	grantEnds         time.Time // zero: unknown
-	// renewAt is when a caller's next use lets the token be renewed beside it; zero: never.
-	renewAt  atomic.Int64 // unix nanoseconds
+	value Secret
+	body  string
+	sum   [sha256.Size]byte
+	// Of the token, and of the grant behind it; 0: it does not expire, or that is not known.
+	issued, expires, grantEnds int64
+	// renewAt is when a caller's next use lets the token be renewed beside it; 0: never.
+	renewAt  atomic.Int64
 	renewing atomic.Bool
+	degraded bool // it is handed out because no better one can be had
 }
 
 // Token is an upstream access token, ready to be handed on.
 type Token struct {
 	Value Secret
 	// Body is the whole JSON answer, {"token": "..."}, rendered once for all who ask.
-	Body []byte
-	// SHA256 of the value in hex, which is what the audit may know of it.
-	SHA256    string
+	Body string
+	// SHA256 of the value, which is what the audit may know of it.
+	SHA256    [sha256.Size]byte
 	ExpiresAt time.Time // zero: it does not expire
 	// Degraded: it lives, though not for as long as was asked, because the provider or the database is
 	// away, or others are waited for whose tokens are dead.
@@ -36,39 +40,54 @@ type Token struct {
 }
 
 func hold(of Connection) *held {
-	sum := sha256.Sum256([]byte(of.AccessToken))
 	fresh := &held{
-		token: Token{
-			Value: of.AccessToken, Body: render(of.AccessToken), SHA256: hex.EncodeToString(sum[:]), ExpiresAt: of.AccessExpiresAt,
-		},
-		issuedAt: of.AccessIssuedAt, expires: of.AccessExpiresAt, grantEnds: of.ends(),
+		value: of.AccessToken, body: render(of.AccessToken), sum: sha256.Sum256([]byte(of.AccessToken)),
+		issued: instant(of.AccessIssuedAt), expires: instant(of.AccessExpiresAt), grantEnds: instant(of.ends()),
+	}
+	if plain := fresh.body[len(bodyBefore) : len(fresh.body)-len(bodyAfter)]; plain == string(of.AccessToken) {
+		fresh.value = Secret(plain)
 	}
 	if whole := of.AccessExpiresAt.Sub(of.AccessIssuedAt); of.RefreshToken != "" && of.AccessToken != "" && !of.AccessIssuedAt.IsZero() && whole > 0 {
-		fresh.renewAt.Store(of.AccessIssuedAt.Add(whole*7/10 + rand.N(whole/10+1)).UnixNano())
+		fresh.renewAt.Store(instant(of.AccessIssuedAt.Add(whole*7/10 + rand.N(whole/10+1))))
 	}
 	return fresh
+}
+
+func instant(at time.Time) int64 {
+	if at.IsZero() {
+		return 0
+	}
+	return at.UnixNano()
+}
+
+func (h *held) token() Token {
+	token := Token{Value: h.value, Body: h.body, SHA256: h.sum, Degraded: h.degraded}
+	if h.expires != 0 {
+		token.ExpiresAt = time.Unix(0, h.expires)
+	}
+	return token
 }
 
 // enough tells whether the token lives long enough for what was asked. What is asked is capped at
 // half of the token's whole life, and a token younger than a quarter of its life always is enough:
 // else a provider of 60 s tokens would be refreshed at every call of `expires=600`.
 func (h *held) enough(life time.Duration, now time.Time) bool {
-	if h.expires.IsZero() || h.token.Value == "" {
-		return h.token.Value != ""
+	if h.expires == 0 || h.value == "" {
+		return h.value != ""
 	}
-	whole := h.expires.Sub(h.issuedAt)
-	left := h.expires.Sub(now)
-	return left > 0 && (left >= min(life, whole/2) || now.Sub(h.issuedAt) < whole/4)
+	at := now.UnixNano()
+	whole, left, age := time.Duration(h.expires-h.issued), time.Duration(h.expires-at), time.Duration(at-h.issued)
+	return left > 0 && (left >= min(life, whole/2) || age < whole/4)
 }
 
 // living tells whether the token is good at all.
 func (h *held) living(now time.Time) bool {
-	return h.token.Value != "" && (h.expires.IsZero() || now.Before(h.expires))
+	return h.value != "" && (h.expires == 0 || now.UnixNano() < h.expires)
 }
 
 // ended tells whether the grant behind it has run out: an end that the provider stated is kept to
 // even where the provider itself would not.
-func (h *held) ended(now time.Time) bool { return !h.grantEnds.IsZero() && !now.Before(h.grantEnds) }
+func (h *held) ended(now time.Time) bool { return h.grantEnds != 0 && now.UnixNano() >= h.grantEnds }
 
 // Forget drops what is held of a connection. The change feed calls it, on every replica.
 func (b *Broker) Forget(userID, providerID string) {
@@ -94,21 +113,29 @@ func (b *Broker) remember(key cacheKey, of Connection, readAt uint64) *held {
 	return fresh
 }
 
+// What stands before and after a token in an answer.
+const bodyBefore, bodyAfter = `{"token":"`, "\"}\n"
+
 // render makes {"token": "..."} of a token. Tokens are printable ASCII (RFC 6749 A.12); anything
 // that JSON or a terminal could take for something else is escaped.
-func render(token provider.Secret) []byte {
+func render(token provider.Secret) string {
 	const digits = "0123456789abcdef"
-	body := make([]byte, 0, len(token)+16)
-	body = append(body, `{"token":"`...)
+	var body strings.Builder
+	body.Grow(len(bodyBefore) + len(token) + len(bodyAfter))
+	body.WriteString(bodyBefore)
 	for at := range len(token) {
 		switch char := token[at]; {
 		case char == '"' || char == '\\':
-			body = append(body, '\\', char)
+			body.WriteByte('\\')
+			body.WriteByte(char)
 		case char < 0x20 || char > 0x7e || char == '<' || char == '>' || char == '&':
-			body = append(body, '\\', 'u', '0', '0', digits[char>>4], digits[char&15])
+			body.WriteString(`\u00`)
+			body.WriteByte(digits[char>>4])
+			body.WriteByte(digits[char&15])
 		default:
-			body = append(body, char)
+			body.WriteByte(char)
 		}
 	}
-	return append(body, "\"}\n"...)
+	body.WriteString(bodyAfter)
+	return body.String()
 }

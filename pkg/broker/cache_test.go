@@ -45,12 +45,12 @@ func TestRenderedTokensAreJSON(t *testing.T) {
 	check := func(raw []byte) bool {
 		ascii := strings.Map(func(r rune) rune { return r & 0x7f }, string(raw))
 		var answer struct{ Token string }
-		return json.Unmarshal(render(provider.Secret(ascii)), &answer) == nil && answer.Token == ascii
+		return json.Unmarshal([]byte(render(provider.Secret(ascii))), &answer) == nil && answer.Token == ascii
 	}
 	if err := quick.Check(check, nil); err != nil {
 		t.Error(err)
 	}
-	if got := string(render(`ey.J"\<x>`)); got != `{"token":"ey.J\"\\\u003cx\u003e"}`+"\n" {
+	if got := render(`ey.J"\<x>`); got != `{"token":"ey.J\"\\\u003cx\u003e"}`+"\n" {
 		t.Errorf("got %s", got)
 	}
 }

@@ -344,8 +344,8 @@ func (b *Broker) orLiving(key cacheKey, of Connection, readAt uint64, otherwise 
 	}
 	known := b.remember(key, of, readAt)
 	known.renewAt.Store(b.now().Add(renewAgain).UnixNano())
-	degraded := &held{token: known.token, issuedAt: known.issuedAt, expires: known.expires, grantEnds: known.grantEnds}
-	degraded.token.Degraded = true
+	degraded := &held{value: known.value, body: known.body, sum: known.sum, issued: known.issued, expires: known.expires, grantEnds: known.grantEnds}
+	degraded.degraded = true
 	return degraded, nil
 }
 

@@ -24,7 +24,7 @@ func (b *Broker) Token(ctx context.Context, userID, providerID string, life time
 	known, ok := b.cache.GetIfPresent(key)
 	if ok && known.enough(life, now) && !known.ended(now) {
 		b.renewBeside(key, known, now)
-		return b.served(key, known.token, now), nil
+		return b.served(key, known.token(), now), nil
 	}
 	patience := b.config.Wait
 	if ok && known.living(now) && !known.ended(now) {
@@ -37,13 +37,13 @@ func (b *Broker) Token(ctx context.Context, userID, providerID string, life time
 	began := time.Now()
 	fresh, err := b.fresh(ctx, key, life, patience)
 	now = b.now()
-	if err == nil && !fresh.token.Degraded && !fresh.enough(life, now) && fresh.issuedAt.Before(began) {
+	if err == nil && !fresh.degraded && !fresh.enough(life, now) && fresh.issued < began.UnixNano() {
 		// It joined the flight of somebody who asked for less, and to whom an older token was enough.
 		fresh, err = b.fresh(ctx, key, life, patience)
 		now = b.now()
 	}
 	if err == nil {
-		return b.served(key, fresh.token, now), nil
+		return b.served(key, fresh.token(), now), nil
 	}
 	// The provider or the database is away: a token that still lives is better than none. It is asked
 	// for again, since the wait may have been long and a disconnect may have come.
@@ -68,7 +68,7 @@ func (b *Broker) served(key cacheKey, token Token, now time.Time) Token {
 }
 
 func (b *Broker) degraded(key cacheKey, known *held, now time.Time) Token {
-	token := b.served(key, known.token, now)
+	token := b.served(key, known.token(), now)
 	token.Degraded = true
 	return token
 }

@@ -37,17 +37,22 @@ type upstream struct {
 
 func newUpstream(id string, refresher Refresher, config provider.Config) *upstream {
 	config = config.WithDefaults(id)
-	u := &upstream{takeovers: make(chan struct{}, maxTakeovers), Refresher: refresher, id: id, config: config, rate: rate.NewLimiter(0, 1)}
-	u.share(1)
-	return u
+	limit, burst := shareOf(config, 1)
+	return &upstream{takeovers: make(chan struct{}, maxTakeovers), Refresher: refresher, id: id, config: config, rate: rate.NewLimiter(limit, burst)}
 }
 
-// share gives this replica its part of the provider's rate: what may come at once, and what comes in the
-// second after, together are no more than it in any second.
+// share gives this replica its part of the provider's rate.
 func (u *upstream) share(replicas int) {
-	part := u.config.RefreshRate / float64(max(replicas, 1))
-	u.rate.SetBurst(max(1, int(part/5)))
-	u.rate.SetLimit(rate.Limit(part * 4 / 5))
+	limit, burst := shareOf(u.config, replicas)
+	u.rate.SetLimit(limit)
+	u.rate.SetBurst(burst)
+}
+
+// shareOf is a part of the rate such that what may come at once, and what comes in the second after, are
+// no more than it together.
+func shareOf(config provider.Config, replicas int) (rate.Limit, int) {
+	part := config.RefreshRate / float64(max(replicas, 1))
+	return rate.Limit(part * 4 / 5), max(1, int(part/5))
 }
 
 // queue is how long a refresh that is asked for now would wait for its turn.

@@ -156,6 +156,10 @@ type plainWriter struct {
 func (p *plainWriter) Header() http.Header            { return p.again.Header() }
 func (p *plainWriter) WriteHeader(status int)         { p.again.WriteHeader(status) }
 func (p *plainWriter) Write(body []byte) (int, error) { return p.again.Write(body) }
+func (p *plainWriter) WriteString(body string) (int, error) {
+	p.bytes = len(body)
+	return len(body), nil
+}
 
 // recorded is what answers a request and writes to a new recorder, as a connection is written to.
 func recorded(handler http.Handler) func() {

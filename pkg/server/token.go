@@ -1,6 +1,7 @@
 package server
 
 import (
+	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"net/http"
@@ -69,13 +70,13 @@ func (s *Server) token(x *exchange) error {
 	if err != nil {
 		return err
 	}
-	x.event.Token = token.SHA256
+	x.event.Token = hex.EncodeToString(token.SHA256[:])
 	if token.Degraded {
 		x.Header("Wts-Degraded", "the token lives, and no better one can be had at the moment")
 	}
 	x.Writer.Header()["Content-Type"] = jsonType
 	x.Writer.WriteHeader(http.StatusOK)
-	_, err = x.Writer.Write(token.Body)
+	_, err = x.Writer.WriteString(token.Body)
 	return ignoreGone(err)
 }
 

@@ -3,7 +3,6 @@
 package paired
 
 import (
-	"fmt"
 	"math"
 	"runtime"
 	"slices"
@@ -82,5 +81,8 @@ func Percentile(of []time.Duration, share float64) time.Duration {
 // Report makes a benchmark say what it found beside what performance.md wants, and nothing else.
 func Report(b *testing.B, found float64, unit, target string) {
 	b.ReportMetric(0, "ns/op") // it would be the time of the whole comparison
-	b.ReportMetric(found, fmt.Sprintf("%s(%s)", unit, target))
+	if target != "" {
+		unit += "(" + target + ")"
+	}
+	b.ReportMetric(found, unit)
 }

@@ -14,6 +14,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
+
 	"github.com/workspace-token-service/wts/pkg/broker"
 	"github.com/workspace-token-service/wts/pkg/keyring"
 	"github.com/workspace-token-service/wts/pkg/provider"
@@ -69,7 +71,7 @@ func New(t testing.TB, of Setup) *Rack {
 	}
 	first := instance.FreePort(t)
 	for _, one := range []**providertest.Server{&r.Provider, &r.Second} {
-		server, err := providertest.Start(providertest.Options{Users: users, AccessLife: of.Life, Grace: of.Grace})
+		server, err := providertest.Start(providertest.Options{Users: users, AccessLife: of.Life, Grace: of.Grace, OpaqueAccessTokens: true})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -177,4 +179,34 @@ func (r *Rack) Connect(t testing.TB, name string, life time.Duration, second boo
 		t.Fatal(err)
 	}
 	return userID
+}
+
+// Expire ends the life of everybody's access token at a provider, of which the replicas hear.
+func (r *Rack) Expire(t testing.TB, providerID string) {
+	t.Helper()
+	r.Exec(t, "UPDATE connections SET access_expires_at = access_issued_at + 1 WHERE provider = $1", providerID)
+	time.Sleep(time.Second)
+}
+
+// Exec runs a statement on the connections, of which the replicas hear.
+func (r *Rack) Exec(t testing.TB, statement string, arguments ...any) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
+	defer cancel()
+	connection, err := pgx.Connect(ctx, r.Database.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer connection.Close(ctx)
+	for _, each := range []struct {
+		statement string
+		arguments []any
+	}{
+		{statement, arguments},
+		{"INSERT INTO changes (at, kind, object) SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint, 'connection', user_id || '/' || provider FROM connections LIMIT 10000", nil},
+	} {
+		if _, err := connection.Exec(ctx, each.statement, each.arguments...); err != nil {
+			t.Fatal(err)
+		}
+	}
 }

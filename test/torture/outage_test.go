@@ -45,7 +45,7 @@ func (r victim) providerAway() { r.Provider.Fail(&providertest.Fault{Down: true}
 // renewAll lets every connection begin a new life, so that all of them are due at once.
 func (r victim) renewAll(t *testing.T) {
 	t.Helper()
-	r.exec(t, "UPDATE connections SET access_expires_at = access_issued_at + 1")
+	r.Exec(t, "UPDATE connections SET access_expires_at = access_issued_at + 1")
 	if lost := r.lost(t); len(lost) > 0 {
 		t.Fatalf("lost: %v", lost)
 	}
@@ -55,27 +55,9 @@ func (r victim) renewAll(t *testing.T) {
 func (r victim) shorten(t *testing.T, people []int, left time.Duration) {
 	t.Helper()
 	for _, at := range people {
-		r.exec(t, "UPDATE connections SET access_expires_at = (extract(epoch FROM clock_timestamp()) * 1000)::bigint + $1 WHERE user_id = (SELECT id FROM users WHERE username = $2)", left.Milliseconds(), r.Names[at])
+		r.Exec(t, "UPDATE connections SET access_expires_at = (extract(epoch FROM clock_timestamp()) * 1000)::bigint + $1 WHERE user_id = (SELECT id FROM users WHERE username = $2)", left.Milliseconds(), r.Names[at])
 	}
 	time.Sleep(time.Second) // for the replicas to hear of it
-}
-
-// exec changes connections, of which the replicas hear.
-func (r victim) exec(t *testing.T, statement string, arguments ...any) {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
-	defer cancel()
-	connection, err := pgx.Connect(ctx, r.Database.URL)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer connection.Close(ctx)
-	if _, err := connection.Exec(ctx, statement, arguments...); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := connection.Exec(ctx, "INSERT INTO changes (at, kind, object) SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint, 'connection', user_id || '/' || provider FROM connections"); err != nil {
-		t.Fatal(err)
-	}
 }
 
 // The provider away, then the database: workers whose token lives are served, and nothing that is kept

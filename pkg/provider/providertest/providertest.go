@@ -107,11 +107,12 @@ func (s *Server) Close() error { return s.http.Close() }
 // Register makes a client known.
 func (s *Server) Register(client Client) { s.store.register(client) }
 
-// Grant gives a client a grant of a subject's, as a login would, and returns its refresh token.
+// Grant gives a client a grant of a subject's, as a login without openid would, and returns its refresh
+// token.
 func (s *Server) Grant(client, subject string) string {
 	s.store.mu.Lock()
 	defer s.store.mu.Unlock()
-	return s.store.issue(&family{client: client, subject: subject, scopes: []string{"openid", "offline_access"}, at: time.Now()})
+	return s.store.issue(&family{client: client, subject: subject, scopes: []string{"offline_access"}, at: time.Now()})
 }
 
 // Revoke ends every grant of a subject, as an administrator would.

@@ -50,7 +50,8 @@ func holdTokens(users string) {
 		Config: broker.Config{DefaultProvider: "main"}, Providers: []*provider.Provider{provider.New("main", provider.Config{}, "")},
 		Store: everyone{}, Observer: quiet{}, Now: time.Now,
 	})
-	debug.SetGCPercent(50) // as wts serve does
+	debug.SetGCPercent(50) // as wts serve does, with its ballast
+	ballast := make([]byte, 16<<20)
 	before := heap()
 	for user := range many {
 		if _, err := b.Token(context.Background(), fmt.Sprintf("user-%021d", user), "main", time.Minute); err != nil {
@@ -60,6 +61,7 @@ func holdTokens(users string) {
 	found := footprint{Resident: resident("self", "RssAnon"), Heap: heap() - before}
 	_ = json.NewEncoder(os.Stdout).Encode(found)
 	runtime.KeepAlive(b)
+	runtime.KeepAlive(ballast)
 }
 
 func heap() float64 {

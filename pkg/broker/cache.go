@@ -2,6 +2,7 @@ package broker
 
 import (
 	"crypto/sha256"
+	"math"
 	"math/rand/v2"
 	"strings"
 	"sync/atomic"
@@ -53,9 +54,13 @@ func hold(of Connection) *held {
 	return fresh
 }
 
+// instant is a time in unix nanoseconds, which end in 2262: what lies after is the last of them.
 func instant(at time.Time) int64 {
-	if at.IsZero() {
+	switch {
+	case at.IsZero():
 		return 0
+	case at.Unix() >= math.MaxInt64/int64(time.Second):
+		return math.MaxInt64
 	}
 	return at.UnixNano()
 }

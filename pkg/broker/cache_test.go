@@ -40,6 +40,15 @@ func TestWhatIsEnough(t *testing.T) {
 	}
 }
 
+// A JWT may say that it ends in the year 9999, which unix nanoseconds do not reach.
+func TestFarEnds(t *testing.T) {
+	now := time.Now()
+	far := hold(Connection{AccessToken: "at", RefreshToken: "rt", AccessIssuedAt: now, AccessExpiresAt: time.Unix(253402300799, 0), RefreshExpiresAt: time.Unix(1<<40, 0)})
+	if far.ended(now) || !far.living(now) || !far.enough(time.Hour, now) || far.token().ExpiresAt.Before(now) {
+		t.Errorf("%+v", far.token())
+	}
+}
+
 // An answer is always JSON, whatever a provider calls a token.
 func TestRenderedTokensAreJSON(t *testing.T) {
 	check := func(raw []byte) bool {

@@ -49,12 +49,13 @@ func (b *Broker) beat(ctx context.Context) {
 		sent := time.Now()
 		within, cancel := context.WithTimeout(ctx, leaseLife)
 		if replicas, err := b.engine.Beat(within, b.replica); err == nil {
-			b.lease.renewed(sent, time.Now())
+			acknowledged := time.Now()
 			living[at%len(living)] = replicas
 			at++
 			for _, up := range b.upstreams {
 				up.share(slices.Max(living[:]))
 			}
+			b.lease.renewed(sent, acknowledged)
 		}
 		cancel()
 		select {

@@ -62,9 +62,8 @@ func (b *Broker) obtain(ctx context.Context, key cacheKey, life time.Duration) (
 		if err := up.ready(b.now()); err != nil && (connection.Phase != Suspect || up.config.ReuseGrace == 0) {
 			return b.orLiving(key, connection, readAt, err)
 		}
-		// Dead tokens come first, and nobody claims what would not be sent in time.
-		if queue := up.queue(); queue > up.config.RefreshTimeout || queue > 0 && connection.Phase == Ready && hold(connection).living(b.now()) {
-			return b.orLiving(key, connection, readAt, &Unavailable{RetryAfter: queue, Cause: errTooMany})
+		if err := b.turnedAway(up, connection); err != nil {
+			return b.orLiving(key, connection, readAt, err)
 		}
 		flight, err := b.claim(ctx, connection, "")
 		var notYet *NotYet
@@ -100,6 +99,40 @@ func (b *Broker) asOutage(key cacheKey, of Connection, readAt uint64, err error)
 		b.remember(key, of, readAt)
 	}
 	return err
+}
+
+// maxQueue is how long a refresh may wait for its turn, so that the provider has half of the timeout left
+// to answer in: what is cut off after it was sent may be lost.
+func (b *Broker) maxQueue(up *upstream) time.Duration {
+	return min(b.config.Wait, up.config.RefreshTimeout/2)
+}
+
+// turnedAway says why a connection is not to be claimed now: nobody claims what would not get its turn in
+// time, and who has a token that lives makes room for those whose token is dead. A doubt within a grace
+// is never turned away, and who waits for another's flight needs no turn.
+func (b *Broker) turnedAway(up *upstream, connection Connection) error {
+	queue, bound := up.queue(), b.maxQueue(up)
+	switch {
+	case connection.Phase == Refreshing, connection.Phase == Suspect && up.config.ReuseGrace > 0:
+		return nil
+	case queue > bound:
+		return &Unavailable{RetryAfter: max(queue-bound, time.Second) + rand.N(time.Second), Cause: up.tooMany}
+	case queue > 0 && connection.Phase == Ready && hold(connection).living(b.now()):
+		return &Unavailable{RetryAfter: time.Second, Cause: up.tooMany}
+	}
+	return nil
+}
+
+// turn waits until the provider's rate allows one more, and tells whether it did in time. What is in doubt
+// within the provider's grace does not wait, for the grace does not: those who come after it do.
+func (b *Broker) turn(ctx context.Context, up *upstream, flight Flight) bool {
+	if flight.Doubtful && flight.Presented+time.Since(flight.claimed) < up.config.ReuseGrace {
+		up.rate.Reserve()
+		return true
+	}
+	ctx, cancel := context.WithTimeout(ctx, b.maxQueue(up))
+	defer cancel()
+	return up.rate.Wait(ctx) == nil
 }
 
 func (b *Broker) readWithin(ctx context.Context, key cacheKey) (Connection, error) {
@@ -148,8 +181,8 @@ func (b *Broker) fly(ctx context.Context, up *upstream, flight Flight) (*held, e
 	}()
 	ctx, cancel := context.WithTimeout(ctx, up.config.RefreshTimeout)
 	defer cancel()
-	if err := up.rate.Wait(ctx); err != nil {
-		err, kept := b.settleKept(context.WithoutCancel(ctx), up, flight, errTooMany)
+	if !b.turn(ctx, up, flight) {
+		err, kept := b.settleKept(context.WithoutCancel(ctx), up, flight, up.tooMany)
 		settled = !kept
 		return nil, err
 	}

@@ -453,16 +453,6 @@ func (m memory) replay(_ context.Context, _ *keyring.Keyring, commit func(Flight
 	return nil
 }
 
-type quiet struct{}
-
-func (quiet) Refreshed(string, string, time.Duration) {}
-func (quiet) GrantLost(string, string)                {}
-func (quiet) Doubted(string)                          {}
-func (quiet) Resolved(string, string)                 {}
-func (quiet) Revoked(string, string)                  {}
-func (quiet) SpoolFailed(error)                       {}
-func (quiet) Serving(string) func(time.Duration)      { return func(time.Duration) {} }
-
 // begin starts a replica.
 func (w *world) begin() *process {
 	p := &process{world: w}

@@ -77,7 +77,7 @@ func (b *Broker) judge(ctx context.Context, one Orphan, dead bool, reachable tim
 		return
 	case one.Flight != "" && !dead && !b.safe(one, up) && min(one.Silent, reachable) < b.config.SpoolWait:
 		return // its owner may come back with the successor
-	case up.ready(b.now()) != nil && one.Presented+graceSlack >= up.config.ReuseGrace:
+	case (up.ready(b.now()) != nil || up.queue() > b.maxQueue(up)) && one.Presented+graceSlack >= up.config.ReuseGrace:
 		return
 	}
 	select {

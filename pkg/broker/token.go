@@ -73,10 +73,11 @@ func (b *Broker) degraded(key cacheKey, known *held, now time.Time) Token {
 	return token
 }
 
-// troubled tells that the provider or the database did not answer a moment ago.
+// troubled tells that the provider or the database did not answer a moment ago, or that others wait for
+// their turn there.
 func (b *Broker) troubled(providerID string, now time.Time) bool {
 	up := b.upstreams[providerID]
-	return now.UnixNano() < b.databaseAway.Load() || up != nil && up.troubled()
+	return now.UnixNano() < b.databaseAway.Load() || up != nil && (up.troubled() || up.queue() > 0)
 }
 
 // renewAgain is how long after a renewal that failed the next one is tried.

@@ -27,18 +27,23 @@ type upstream struct {
 	served func(left time.Duration)
 	// takeovers are the orphans that are being presented.
 	takeovers chan struct{}
+	tooMany   *provider.Error // the configured rate is used up
 
 	mu        sync.Mutex
 	heldUntil time.Time // it asked for patience, or does not take us for its client
 	held      error
 	failures  int       // in a row
 	failing   time.Time // since when
+	failed    time.Time // last
 }
 
 func newUpstream(id string, refresher Refresher, config provider.Config) *upstream {
 	config = config.WithDefaults(id)
 	limit, burst := shareOf(config, 1)
-	return &upstream{takeovers: make(chan struct{}, maxTakeovers), Refresher: refresher, id: id, config: config, rate: rate.NewLimiter(limit, burst)}
+	return &upstream{
+		takeovers: make(chan struct{}, maxTakeovers), Refresher: refresher, id: id, config: config, rate: rate.NewLimiter(limit, burst),
+		tooMany: &provider.Error{Provider: id, Doing: "refresh", Outcome: provider.Unsent, Reason: "refresh_rate is used up"},
+	}
 }
 
 // share gives this replica its part of the provider's rate.
@@ -49,10 +54,14 @@ func (u *upstream) share(replicas int) {
 }
 
 // shareOf is a part of the rate such that what may come at once, and what comes in the second after, are
-// no more than it together.
+// no more than it together. A replica whose part is less than two a second sends one at a time.
 func shareOf(config provider.Config, replicas int) (rate.Limit, int) {
 	part := config.RefreshRate / float64(max(replicas, 1))
-	return rate.Limit(part * 4 / 5), max(1, int(part/5))
+	if part < 2 {
+		return rate.Limit(part / 2), 1
+	}
+	burst := max(1, int(part/5))
+	return rate.Limit(part - float64(burst)), burst
 }
 
 // queue is how long a refresh that is asked for now would wait for its turn.
@@ -60,9 +69,6 @@ func (u *upstream) queue() time.Duration {
 	missing := 1 - u.rate.Tokens()
 	return max(0, time.Duration(missing/float64(u.rate.Limit())*float64(time.Second)))
 }
-
-// errTooMany: the provider's configured rate is used up.
-var errTooMany = &provider.Error{Doing: "refresh", Outcome: provider.Unsent, Reason: "the provider's configured rate is used up"}
 
 // ready tells whether the provider may be asked now; else why not, and for how long.
 func (u *upstream) ready(now time.Time) error {
@@ -96,12 +102,13 @@ func (u *upstream) note(err error, now time.Time) (rest time.Duration) {
 		u.failures = 0
 		return 0
 	}
-	if errors.Is(err, errTooMany) {
+	if errors.Is(err, u.tooMany) {
 		return time.Second + rand.N(time.Second)
 	}
-	if u.failures++; u.failures == 1 {
+	if u.failures++; u.failures == 1 || now.Sub(u.failed) > 2*maxBackOff { // what nobody tried did not fail
 		u.failing = now
 	}
+	u.failed = now
 	// Half as long again as it has failed so far, however many users found out: a short outage is over soon.
 	rest = min(max(now.Sub(u.failing)/2, minBackOff), maxBackOff)
 	rest += rand.N(rest/2 + time.Millisecond)

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math"
 	"net/netip"
 	"net/url"
 	"slices"
@@ -63,7 +64,7 @@ type Config struct {
 	// RevokesAccess says that a refresh ends the access token before: nothing is refreshed ahead of need.
 	RevokesAccess bool `koanf:"revokes_access"`
 	// RefreshRate bounds the refreshes of all replicas together in any second; four fifths of it can be
-	// kept up. Default 50.
+	// kept up. A replica sends one at a time where its part is less than that. Default 50.
 	RefreshRate float64 `koanf:"refresh_rate"`
 	// Quirks names one of the known ways in which providers differ (quirks.go): github, gitea, hydra, entra.
 	Quirks string `koanf:"quirks"`
@@ -168,7 +169,7 @@ func (c Config) Validate() error {
 			fault("login_params.%s: is for wts to set", name)
 		}
 	}
-	if c.Timeout < 0 || c.RefreshTimeout < 0 || c.ReuseGrace < 0 || c.RefreshRate < 0 {
+	if c.Timeout < 0 || c.RefreshTimeout < 0 || c.ReuseGrace < 0 || c.RefreshRate < 0 || math.IsNaN(c.RefreshRate) || math.IsInf(c.RefreshRate, 0) {
 		fault("timeout, refresh_timeout, reuse_grace, refresh_rate: must not be negative")
 	}
 	if c.ReuseGrace > 0 && c.RefreshTimeout > c.ReuseGrace-graceMargin {

@@ -43,7 +43,7 @@ const (
 	simLife  = 8 * time.Second // of access tokens
 	simWait  = 6 * time.Second // spool_wait
 	simEnd   = 35 * time.Second
-	simQuiet = 25 * time.Second // without faults, at the end
+	simQuiet = 60 * time.Second // without faults, at the end: longer than the longest back-off and what hangs before it
 )
 
 // world is one schedule.

@@ -49,7 +49,7 @@ func hold(of Connection) *held {
 		fresh.value = Secret(plain)
 	}
 	if whole := of.AccessExpiresAt.Sub(of.AccessIssuedAt); of.RefreshToken != "" && of.AccessToken != "" && !of.AccessIssuedAt.IsZero() && whole > 0 {
-		fresh.renewAt.Store(instant(of.AccessIssuedAt.Add(whole*7/10 + rand.N(whole/10+1))))
+		fresh.renewAt.Store(instant(of.AccessIssuedAt.Add(whole/10*7 + rand.N(whole/10+1))))
 	}
 	return fresh
 }

@@ -47,6 +47,10 @@ func TestFarEnds(t *testing.T) {
 	if far.ended(now) || !far.living(now) || !far.enough(time.Hour, now) || far.token().ExpiresAt.Before(now) {
 		t.Errorf("%+v", far.token())
 	}
+	long := hold(Connection{AccessToken: "at", RefreshToken: "rt", AccessIssuedAt: now, AccessExpiresAt: now.AddDate(60, 0, 0)})
+	if renew := time.Unix(0, long.renewAt.Load()); renew.Before(now.AddDate(40, 0, 0)) {
+		t.Errorf("a token of sixty years is renewed at %s", renew)
+	}
 }
 
 // An answer is always JSON, whatever a provider calls a token.

@@ -64,7 +64,7 @@ type Config struct {
 	// RevokesAccess says that a refresh ends the access token before: nothing is refreshed ahead of need.
 	RevokesAccess bool `koanf:"revokes_access"`
 	// RefreshRate bounds the refreshes of all replicas together in any second; four fifths of it can be
-	// kept up. A replica sends one at a time where its part is less than that. Default 50.
+	// kept up. A replica whose part is less than two sends one at a time. Default 50.
 	RefreshRate float64 `koanf:"refresh_rate"`
 	// Quirks names one of the known ways in which providers differ (quirks.go): github, gitea, hydra, entra.
 	Quirks string `koanf:"quirks"`
@@ -170,7 +170,7 @@ func (c Config) Validate() error {
 		}
 	}
 	if c.Timeout < 0 || c.RefreshTimeout < 0 || c.ReuseGrace < 0 || c.RefreshRate < 0 || math.IsNaN(c.RefreshRate) || math.IsInf(c.RefreshRate, 0) {
-		fault("timeout, refresh_timeout, reuse_grace, refresh_rate: must not be negative")
+		fault("timeout, refresh_timeout, reuse_grace, refresh_rate: must be numbers, and not negative")
 	}
 	if c.ReuseGrace > 0 && c.RefreshTimeout > c.ReuseGrace-graceMargin {
 		fault("refresh_timeout: is %s, want at most reuse_grace less %s: a refresh that is given up has to be tried again within the grace", c.RefreshTimeout, graceMargin)

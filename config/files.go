@@ -9,8 +9,8 @@ import (
 
 	"go.yaml.in/yaml/v3"
 
-	"github.com/workspace-token-service/wts/pkg/broker"
 	"github.com/workspace-token-service/wts/pkg/keyring"
+	"github.com/workspace-token-service/wts/pkg/secret"
 )
 
 // reader reads the files that a configuration names, and gathers what is wrong with them.
@@ -41,19 +41,19 @@ func (r *reader) read(setting, name string) (string, bool) {
 }
 
 // secret reads a secret from a file, without the line break that editors leave at its end.
-func (r *reader) secret(setting, name string, into *broker.Secret) {
+func (r *reader) secret(setting, name string, into *secret.Text) {
 	if name == "" {
 		return
 	}
 	if text, ok := r.read(setting, name); ok {
-		*into = broker.Secret(strings.TrimRight(text, "\r\n"))
+		*into = secret.Text(strings.TrimRight(text, "\r\n"))
 		if *into == "" {
 			r.faults = append(r.faults, fmt.Errorf("%s: %s is empty", setting, name))
 		}
 	}
 }
 
-func (r *reader) keyring(name string, gen3 broker.Secret) *keyring.Keyring {
+func (r *reader) keyring(name string, gen3 secret.Text) *keyring.Keyring {
 	if name == "" && gen3 != "" {
 		return r.derived(gen3)
 	}
@@ -73,7 +73,7 @@ func (r *reader) keyring(name string, gen3 broker.Secret) *keyring.Keyring {
 }
 
 // derived are the keys of a deployment that has one secret for everything.
-func (r *reader) derived(gen3 broker.Secret) *keyring.Keyring {
+func (r *reader) derived(gen3 secret.Text) *keyring.Keyring {
 	fernet, err := keyring.NewFernet(string(gen3))
 	if err != nil {
 		return nil // the database's part of the configuration says so
@@ -106,12 +106,12 @@ func (r *reader) workers(name string) map[string]string {
 }
 
 // relative makes the path of an SQLite file relative to the configuration's folder.
-func relative(dir string, url broker.Secret) broker.Secret {
+func relative(dir string, url secret.Text) secret.Text {
 	path, ok := strings.CutPrefix(string(url), "sqlite:")
 	if !ok || path == "" || filepath.IsAbs(path) {
 		return url
 	}
-	return broker.Secret("sqlite:" + filepath.Join(dir, path))
+	return secret.Text("sqlite:" + filepath.Join(dir, path))
 }
 
 // plain words what mapstructure found, a line for each fault.

@@ -21,6 +21,7 @@ import (
 	"github.com/workspace-token-service/wts/pkg/keyring"
 	"github.com/workspace-token-service/wts/pkg/provider"
 	"github.com/workspace-token-service/wts/pkg/provider/providertest"
+	"github.com/workspace-token-service/wts/pkg/secret"
 	"github.com/workspace-token-service/wts/pkg/server"
 	"github.com/workspace-token-service/wts/pkg/store"
 	"github.com/workspace-token-service/wts/pkg/telemetry"
@@ -181,7 +182,7 @@ func (d *demo) startService(ctx context.Context, options demoOptions, port int) 
 			URL: d.url, Listen: []string{net.JoinHostPort(demoLoopback, strconv.Itoa(port))}, MetricsListen: "off", DefaultAudience: demoAudience,
 		},
 		Broker:   broker.Config{DefaultProvider: "university"},
-		Database: store.Config{URL: broker.Secret("sqlite:" + filepath.Join(options.dir, "wts.db"))},
+		Database: store.Config{URL: secret.Text("sqlite:" + filepath.Join(options.dir, "wts.db"))},
 		Providers: map[string]provider.Config{
 			"university": upstream("Example University", d.first.Issuer),
 			"commons":    upstream("Example Data Commons", d.second.Issuer),

@@ -15,6 +15,7 @@ import (
 	"github.com/workspace-token-service/wts/pkg/broker"
 	"github.com/workspace-token-service/wts/pkg/provider"
 	"github.com/workspace-token-service/wts/pkg/provider/providertest"
+	"github.com/workspace-token-service/wts/pkg/secret"
 	"github.com/workspace-token-service/wts/test/pgtest"
 )
 
@@ -23,7 +24,7 @@ import (
 func TestASlowProviderHoldsNothing(t *testing.T) {
 	database := pgtest.Database(t)
 	r := startReplica(t, func(c *config.Config) {
-		c.Database.URL, c.Database.MaxConnections = broker.Secret(database), 10
+		c.Database.URL, c.Database.MaxConnections = secret.Text(database), 10
 		second := c.Providers["second"]
 		second.RefreshRate = 1000
 		c.Providers["second"] = second
@@ -40,7 +41,7 @@ func TestASlowProviderHoldsNothing(t *testing.T) {
 		past := time.Now().Add(-time.Hour)
 		ids[at], _, err = r.store.Connect(t.Context(), broker.Grant{
 			Provider: "second", Identity: provider.Identity{Issuer: "i", Subject: name, Username: name},
-			Tokens: provider.Tokens{RefreshToken: broker.Secret("rt-" + name), AccessToken: "spent", IssuedAt: past, AccessExpiresAt: past.Add(time.Minute)},
+			Tokens: provider.Tokens{RefreshToken: secret.Text("rt-" + name), AccessToken: "spent", IssuedAt: past, AccessExpiresAt: past.Add(time.Minute)},
 		})
 		if err != nil {
 			t.Fatal(err)

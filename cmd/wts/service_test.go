@@ -24,6 +24,7 @@ import (
 	"github.com/workspace-token-service/wts/pkg/keyring"
 	"github.com/workspace-token-service/wts/pkg/provider"
 	"github.com/workspace-token-service/wts/pkg/provider/providertest"
+	"github.com/workspace-token-service/wts/pkg/secret"
 	"github.com/workspace-token-service/wts/pkg/telemetry"
 	"github.com/workspace-token-service/wts/test/pgtest"
 )
@@ -70,7 +71,7 @@ func startReplica(t *testing.T, change ...func(*config.Config)) *replica {
 	settings.Server.Listen = []string{fmt.Sprintf("127.0.0.1:%d", port)}
 	settings.Server.MetricsListen = "off"
 	settings.Broker.DefaultProvider = "first"
-	settings.Database.URL = broker.Secret("sqlite:" + filepath.Join(t.TempDir(), "wts.db"))
+	settings.Database.URL = secret.Text("sqlite:" + filepath.Join(t.TempDir(), "wts.db"))
 	settings.Issuer = issuer.Config{URL: r.url, Audiences: map[string]issuer.Audience{"storage": {Scopes: []string{"read"}}}}
 	settings.Authn.Workers = map[string]string{"127.0.0.2": "alice"}
 	settings.Providers = map[string]provider.Config{}

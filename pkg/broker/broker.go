@@ -21,6 +21,7 @@ import (
 
 	"github.com/workspace-token-service/wts/pkg/keyring"
 	"github.com/workspace-token-service/wts/pkg/provider"
+	"github.com/workspace-token-service/wts/pkg/secret"
 )
 
 var (
@@ -49,9 +50,6 @@ func (u *Unavailable) Error() string { return fmt.Sprintf("%v: %v", ErrUnavailab
 // Unwrap gives ErrUnavailable, and the cause.
 func (u *Unavailable) Unwrap() []error { return []error{ErrUnavailable, u.Cause} }
 
-// Secret is a token; see provider.Secret.
-type Secret = provider.Secret
-
 // Phase is where in its life a connection stands (refresh-engine.md).
 type Phase string
 
@@ -69,10 +67,10 @@ type Connection struct {
 	UserID, Provider string
 	Subject          string // who the user is there
 	Phase            Phase
-	Reason           string // why it is broken, in our own words
-	Version          int64  // grows with every change, over disconnects and logins too
-	RefreshToken     Secret // empty where the provider gives none: the access token is the grant
-	AccessToken      Secret
+	Reason           string      // why it is broken, in our own words
+	Version          int64       // grows with every change, over disconnects and logins too
+	RefreshToken     secret.Text // empty where the provider gives none: the access token is the grant
+	AccessToken      secret.Text
 	// Zero times are unknown.
 	AccessIssuedAt, AccessExpiresAt, RefreshExpiresAt time.Time
 	ConnectedAt                                       time.Time

@@ -20,6 +20,7 @@ import (
 	"github.com/workspace-token-service/wts/pkg/keyring"
 	"github.com/workspace-token-service/wts/pkg/provider"
 	"github.com/workspace-token-service/wts/pkg/provider/providertest"
+	"github.com/workspace-token-service/wts/pkg/secret"
 	"github.com/workspace-token-service/wts/pkg/store"
 )
 
@@ -75,7 +76,7 @@ func newHouse(t *testing.T, change ...func(*provider.Config)) *house {
 		t.Fatal(err)
 	}
 	path := filepath.Join(t.TempDir(), "wts.db")
-	db, err := store.Open(store.Config{URL: broker.Secret("sqlite:" + path)}, keys, slog.New(slog.DiscardHandler))
+	db, err := store.Open(store.Config{URL: secret.Text("sqlite:" + path)}, keys, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -223,7 +224,7 @@ func TestOneRefreshForManyCallers(t *testing.T) {
 	}
 	distinct := 0
 	values.Range(func(any, any) bool { distinct++; return true })
-	if _, old := values.Load(broker.Secret("old")); distinct != 1 || old {
+	if _, old := values.Load(secret.Text("old")); distinct != 1 || old {
 		t.Errorf("%d different tokens, the old one among them: %t", distinct, old)
 	}
 }
@@ -231,7 +232,7 @@ func TestOneRefreshForManyCallers(t *testing.T) {
 func TestRotatedTokensAreStored(t *testing.T) {
 	h := newHouse(t)
 	alice := h.connect(t, "main", "", "alice", "a").UserID
-	seen := map[broker.Secret]bool{}
+	seen := map[secret.Text]bool{}
 	for range 5 {
 		seen[h.row(t, alice).RefreshToken] = true
 		h.advance(45 * time.Second)
@@ -311,7 +312,7 @@ func TestAnOutageOfTheProviderLosesNothing(t *testing.T) {
 				t.Errorf("got %v, want an outage with a time to try again", err)
 			}
 			// Claim, version and phase may move; tokens and their ends may not.
-			if diff := cmp.Diff(before, h.row(t, alice), cmp.Comparer(func(a, b broker.Secret) bool { return string(a) == string(b) }),
+			if diff := cmp.Diff(before, h.row(t, alice), cmp.Comparer(func(a, b secret.Text) bool { return string(a) == string(b) }),
 				cmpopts.IgnoreFields(broker.Connection{}, "Version", "Phase", "Reason")); diff != "" {
 				t.Errorf("the row changed (-before +after):\n%s", diff)
 			}

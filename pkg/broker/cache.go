@@ -8,7 +8,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/workspace-token-service/wts/pkg/provider"
+	"github.com/workspace-token-service/wts/pkg/secret"
 )
 
 type cacheKey struct{ userID, provider string }
@@ -16,7 +16,7 @@ type cacheKey struct{ userID, provider string }
 // held is what memory holds of a connection that was good when it was read. There may be hundreds of
 // thousands: the token is held once, as a part of the answer, and times are unix nanoseconds.
 type held struct {
-	value Secret
+	value secret.Text
 	body  string
 	sum   [sha256.Size]byte
 	// Of the token, and of the grant behind it; 0: it does not expire, or that is not known.
@@ -29,7 +29,7 @@ type held struct {
 
 // Token is an upstream access token, ready to be handed on.
 type Token struct {
-	Value Secret
+	Value secret.Text
 	// Body is the whole JSON answer, {"token": "..."}, rendered once for all who ask.
 	Body string
 	// SHA256 of the value, which is what the audit may know of it.
@@ -46,7 +46,7 @@ func hold(of Connection) *held {
 		issued: instant(of.AccessIssuedAt), expires: instant(of.AccessExpiresAt), grantEnds: instant(of.ends()),
 	}
 	if plain := fresh.body[len(bodyBefore) : len(fresh.body)-len(bodyAfter)]; plain == string(of.AccessToken) {
-		fresh.value = Secret(plain)
+		fresh.value = secret.Text(plain)
 	}
 	if whole := of.AccessExpiresAt.Sub(of.AccessIssuedAt); of.RefreshToken != "" && of.AccessToken != "" && !of.AccessIssuedAt.IsZero() && whole > 0 {
 		fresh.renewAt.Store(instant(of.AccessIssuedAt.Add(whole/10*7 + rand.N(whole/10+1))))
@@ -123,7 +123,7 @@ const bodyBefore, bodyAfter = `{"token":"`, "\"}\n"
 
 // render makes {"token": "..."} of a token. Tokens are printable ASCII (RFC 6749 A.12); anything
 // that JSON or a terminal could take for something else is escaped.
-func render(token provider.Secret) string {
+func render(token secret.Text) string {
 	const digits = "0123456789abcdef"
 	var body strings.Builder
 	body.Grow(len(bodyBefore) + len(token) + len(bodyAfter))

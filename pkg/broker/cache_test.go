@@ -7,7 +7,7 @@ import (
 	"testing/quick"
 	"time"
 
-	"github.com/workspace-token-service/wts/pkg/provider"
+	"github.com/workspace-token-service/wts/pkg/secret"
 )
 
 // Refresh-engine.md step 1.
@@ -58,7 +58,7 @@ func TestRenderedTokensAreJSON(t *testing.T) {
 	check := func(raw []byte) bool {
 		ascii := strings.Map(func(r rune) rune { return r & 0x7f }, string(raw))
 		var answer struct{ Token string }
-		return json.Unmarshal([]byte(render(provider.Secret(ascii))), &answer) == nil && answer.Token == ascii
+		return json.Unmarshal([]byte(render(secret.Text(ascii))), &answer) == nil && answer.Token == ascii
 	}
 	if err := quick.Check(check, nil); err != nil {
 		t.Error(err)

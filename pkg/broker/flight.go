@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/workspace-token-service/wts/pkg/provider"
+	"github.com/workspace-token-service/wts/pkg/secret"
 )
 
 // A flight is one claim on a connection: the right to present its refresh token, once. Whoever has
@@ -93,7 +94,7 @@ type Outbox interface {
 // Revocation is a token to be revoked.
 type Revocation struct {
 	ID, Provider string
-	Token        Secret
+	Token        secret.Text
 }
 
 var (

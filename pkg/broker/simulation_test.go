@@ -17,6 +17,7 @@ import (
 
 	"github.com/workspace-token-service/wts/pkg/keyring"
 	"github.com/workspace-token-service/wts/pkg/provider"
+	"github.com/workspace-token-service/wts/pkg/secret"
 )
 
 // The simulation runs the engine alone: several replicas, their store and their provider in memory, on
@@ -179,7 +180,7 @@ func (w *world) login() {
 	value, now := fmt.Sprint("refresh-", w.generation), time.Now()
 	w.tokens[value] = &simToken{family: &simFamily{}}
 	w.digest, w.parent, w.flight, w.replica, w.first, w.next = value, "", "", "", time.Time{}, time.Time{}
-	w.row.RefreshToken, w.row.AccessToken, w.row.Phase, w.row.Reason = Secret(value), "access", Ready, ""
+	w.row.RefreshToken, w.row.AccessToken, w.row.Phase, w.row.Reason = secret.Text(value), "access", Ready, ""
 	w.row.AccessIssuedAt, w.row.AccessExpiresAt = now, now.Add(simLife)
 	w.row.Version++
 	w.storedAt = w.row.Version
@@ -285,7 +286,7 @@ func (w *world) commitRow(flight Flight, tokens provider.Tokens) error {
 		w.parent = string(flight.Digest)
 		w.row.Rotates = RotationYes
 	}
-	w.digest, w.row.RefreshToken = next, Secret(next)
+	w.digest, w.row.RefreshToken = next, secret.Text(next)
 	w.row.AccessToken, w.row.AccessIssuedAt, w.row.AccessExpiresAt = tokens.AccessToken, tokens.IssuedAt, tokens.AccessExpiresAt
 	if rotated || w.flight == flight.ID || w.flight == "" {
 		w.flight, w.replica, w.first = "", "", time.Time{}
@@ -358,7 +359,7 @@ func (p *process) TakeRevocation(context.Context) (Revocation, error) { return R
 func (p *process) Revoked(context.Context, string) error { return nil }
 
 // Refresh implements Refresher: the provider, strict, with or without a grace.
-func (p *process) Refresh(ctx context.Context, refreshToken Secret, gate provider.Gate) (provider.Tokens, error) {
+func (p *process) Refresh(ctx context.Context, refreshToken secret.Text, gate provider.Gate) (provider.Tokens, error) {
 	if err := p.step(); err != nil || !gate() {
 		return provider.Tokens{}, &provider.Error{Outcome: provider.Unsent}
 	}
@@ -411,18 +412,18 @@ func (p *process) present(value string) (provider.Tokens, provider.Outcome) {
 		token.family.revoked = true
 		return provider.Tokens{}, provider.Refused
 	}
-	answer := provider.Tokens{AccessToken: Secret(fmt.Sprint("access-", now.UnixNano())), IssuedAt: now, AccessExpiresAt: now.Add(simLife)}
+	answer := provider.Tokens{AccessToken: secret.Text(fmt.Sprint("access-", now.UnixNano())), IssuedAt: now, AccessExpiresAt: now.Add(simLife)}
 	if p.rotates {
 		p.generation++
 		successor := fmt.Sprint("refresh-", p.generation)
 		p.tokens[successor] = &simToken{family: token.family, generation: token.generation + 1}
-		answer.RefreshToken = Secret(successor)
+		answer.RefreshToken = secret.Text(successor)
 	}
 	return answer, ""
 }
 
 // Revoke implements Refresher.
-func (p *process) Revoke(context.Context, Secret) error { return nil }
+func (p *process) Revoke(context.Context, secret.Text) error { return nil }
 
 // memory is a spool that outlives its process.
 type memory struct{ *process }

@@ -17,6 +17,7 @@ import (
 
 	"github.com/workspace-token-service/wts/pkg/keyring"
 	"github.com/workspace-token-service/wts/pkg/provider"
+	"github.com/workspace-token-service/wts/pkg/secret"
 )
 
 // spooler keeps successors that the database did not take.
@@ -103,11 +104,11 @@ func recordOf(flight Flight, tokens provider.Tokens) spooled {
 }
 
 func (r spooled) flight() Flight {
-	return Flight{ID: r.Flight, Digest: r.Digest, Connection: Connection{UserID: r.UserID, Provider: r.Provider, Version: r.Version, RefreshToken: Secret(r.Parent)}}
+	return Flight{ID: r.Flight, Digest: r.Digest, Connection: Connection{UserID: r.UserID, Provider: r.Provider, Version: r.Version, RefreshToken: secret.Text(r.Parent)}}
 }
 
 func (r spooled) tokens() provider.Tokens {
-	return provider.Tokens{RefreshToken: Secret(r.Refresh), AccessToken: Secret(r.Access), IssuedAt: r.Issued, AccessExpiresAt: r.Expires, RefreshExpiresAt: r.Ends}
+	return provider.Tokens{RefreshToken: secret.Text(r.Refresh), AccessToken: secret.Text(r.Access), IssuedAt: r.Issued, AccessExpiresAt: r.Expires, RefreshExpiresAt: r.Ends}
 }
 
 // add writes a record down. It is durable when this returns nil.

@@ -10,12 +10,13 @@ import (
 	"golang.org/x/time/rate"
 
 	"github.com/workspace-token-service/wts/pkg/provider"
+	"github.com/workspace-token-service/wts/pkg/secret"
 )
 
 // Refresher is what the engine asks of a provider.
 type Refresher interface {
-	Refresh(ctx context.Context, refreshToken Secret, gate provider.Gate) (provider.Tokens, error)
-	Revoke(ctx context.Context, refreshToken Secret) error
+	Refresh(ctx context.Context, refreshToken secret.Text, gate provider.Gate) (provider.Tokens, error)
+	Revoke(ctx context.Context, refreshToken secret.Text) error
 }
 
 // upstream is a provider and how it has been of late, as this replica saw it.

@@ -9,6 +9,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/workspace-token-service/wts/pkg/provider"
+	"github.com/workspace-token-service/wts/pkg/secret"
 )
 
 // However many replicas there are, and however many ask after a quiet time, no second has more refreshes
@@ -117,7 +118,7 @@ type busyEngine struct {
 	asked, settled int
 }
 
-func (e *busyEngine) Refresh(context.Context, Secret, provider.Gate) (provider.Tokens, error) {
+func (e *busyEngine) Refresh(context.Context, secret.Text, provider.Gate) (provider.Tokens, error) {
 	e.asked++
 	return provider.Tokens{}, &provider.Error{Outcome: provider.Unexpected}
 }

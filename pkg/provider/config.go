@@ -10,21 +10,9 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/workspace-token-service/wts/pkg/secret"
 )
-
-// Secret is a value that must never be seen: however it is printed, it prints as [redacted].
-// Convert it to a string to use it.
-type Secret string
-
-const redacted = "[redacted]"
-
-func (Secret) String() string { return redacted }
-
-// GoString keeps the secret out of %#v.
-func (Secret) GoString() string { return redacted }
-
-// MarshalText keeps the secret out of JSON, YAML and slog alike.
-func (Secret) MarshalText() ([]byte, error) { return []byte(redacted), nil }
 
 // How the client proves itself at the token endpoint (OIDC Core 9). It is pinned, never detected:
 // detecting means to send the same code or refresh token twice.
@@ -69,14 +57,14 @@ type Config struct {
 	// Quirks names one of the known ways in which providers differ (quirks.go): github, gitea, hydra, entra.
 	Quirks string `koanf:"quirks"`
 	// NextClientSecret is tried where the provider does not take ClientSecret: for a change-over.
-	NextClientSecret Secret `koanf:"next_client_secret"`
+	NextClientSecret secret.Text `koanf:"next_client_secret"`
 	// Rotates says whether a refresh gives a new refresh token; nil where that is not known.
 	Rotates *bool `koanf:"rotates"`
 	// Position orders the providers where a person sees them; those of the same by name.
 	Position int `koanf:"position"`
 
-	ClientID     string `koanf:"client_id"`
-	ClientSecret Secret `koanf:"client_secret"`
+	ClientID     string      `koanf:"client_id"`
+	ClientSecret secret.Text `koanf:"client_secret"`
 	// ClientSecretFile names a file that holds the secret; it wins over ClientSecret.
 	ClientSecretFile string `koanf:"client_secret_file"`
 	// ClientAuth is AuthBasic (the default) or AuthPost.

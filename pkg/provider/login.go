@@ -14,6 +14,8 @@ import (
 
 	"github.com/coreos/go-oidc/v3/oidc"
 	"golang.org/x/oauth2"
+
+	"github.com/workspace-token-service/wts/pkg/secret"
 )
 
 // Login is the secret half of one authorization request; all of it belongs to one browser.
@@ -42,8 +44,8 @@ func sharedPrefix(redirectURI, own string) string {
 
 // Tokens is what a token endpoint gave.
 type Tokens struct {
-	AccessToken  Secret
-	RefreshToken Secret // empty where none came
+	AccessToken  secret.Text
+	RefreshToken secret.Text // empty where none came
 	// Zero times are unknown: an access token without expires_in, a refresh token that states no end.
 	IssuedAt, AccessExpiresAt, RefreshExpiresAt time.Time
 }
@@ -171,8 +173,8 @@ const unknownLife = 5 * time.Minute
 // read takes what is of use out of a token endpoint's answer.
 func (p *Provider) read(answer *oauth2.Token, issuedAt time.Time) Tokens {
 	tokens := Tokens{
-		AccessToken:     Secret(answer.AccessToken),
-		RefreshToken:    Secret(answer.RefreshToken),
+		AccessToken:     secret.Text(answer.AccessToken),
+		RefreshToken:    secret.Text(answer.RefreshToken),
 		IssuedAt:        issuedAt,
 		AccessExpiresAt: answer.Expiry,
 	}

@@ -19,6 +19,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/workspace-token-service/wts/pkg/provider"
+	"github.com/workspace-token-service/wts/pkg/secret"
 )
 
 // rogue is a provider that does what the test tells it to.
@@ -166,11 +167,11 @@ func TestACodeBecomesAGrant(t *testing.T) {
 	r := newRogue(t)
 	for name, row := range map[string]struct {
 		body    claims
-		refresh provider.Secret
+		refresh secret.Text
 		ends    time.Duration // of the refresh token; 0 unknown
 	}{
 		"an opaque refresh token":    {claims{"refresh_token": "opaque"}, "opaque", 0},
-		"of eight kilobytes":         {claims{"refresh_token": strings.Repeat("x", 8<<10)}, provider.Secret(strings.Repeat("x", 8<<10)), 0},
+		"of eight kilobytes":         {claims{"refresh_token": strings.Repeat("x", 8<<10)}, secret.Text(strings.Repeat("x", 8<<10)), 0},
 		"none":                       {claims{}, "", 0},
 		"one that states its end":    {claims{"refresh_token": "r", "refresh_expires_in": 1800}, "r", 30 * time.Minute},
 		"Keycloak's that never ends": {claims{"refresh_token": "r", "refresh_expires_in": 0}, "r", 0},
@@ -405,7 +406,7 @@ func TestRetryAfterIsReadAndBounded(t *testing.T) {
 
 func TestARefreshWithAndWithoutASuccessor(t *testing.T) {
 	r := newRogue(t)
-	for answered, want := range map[string]provider.Secret{"rt-2": "rt-2", "": "", "rt-1": ""} {
+	for answered, want := range map[string]secret.Text{"rt-2": "rt-2", "": "", "rt-1": ""} {
 		body := claims{"access_token": "at", "expires_in": 60}
 		if answered != "" {
 			body["refresh_token"] = answered
@@ -495,7 +496,7 @@ func TestADocumentThatHangsSlowsNobody(t *testing.T) {
 }
 
 func TestSecretsDoNotPrint(t *testing.T) {
-	secret := provider.Secret("canary")
+	secret := secret.Text("canary")
 	var log strings.Builder
 	slog.New(slog.NewJSONHandler(&log, nil)).Info("x", "secret", secret, "config", provider.Config{ClientSecret: secret})
 	encoded, _ := json.Marshal(map[string]any{"s": secret, "c": provider.Config{ClientSecret: secret}, "t": provider.Tokens{RefreshToken: secret}})

@@ -11,6 +11,8 @@ import (
 
 	"github.com/coreos/go-oidc/v3/oidc"
 	"golang.org/x/oauth2"
+
+	"github.com/workspace-token-service/wts/pkg/secret"
 )
 
 // ErrGate is what a Gate says that lets nothing through any more.
@@ -24,7 +26,7 @@ type Gate func() bool
 // where the provider keeps the old one. Errors are *Error, whose Outcome says what became of the
 // grant. The caller's context must be detached from any request: giving up in the middle of a
 // rotation loses the successor.
-func (p *Provider) Refresh(ctx context.Context, refreshToken Secret, gate Gate) (Tokens, error) {
+func (p *Provider) Refresh(ctx context.Context, refreshToken secret.Text, gate Gate) (Tokens, error) {
 	ends, err := p.discover(ctx)
 	if err != nil {
 		return Tokens{}, err
@@ -43,7 +45,7 @@ func (p *Provider) Refresh(ctx context.Context, refreshToken Secret, gate Gate) 
 	return tokens, nil
 }
 
-func (p *Provider) present(ctx context.Context, client oauth2.Config, refreshToken Secret, gate Gate) (Tokens, *Error) {
+func (p *Provider) present(ctx context.Context, client oauth2.Config, refreshToken secret.Text, gate Gate) (Tokens, *Error) {
 	post := &gatedPost{next: p.client.Transport, gate: gate}
 	if quirks[p.Config.Quirks].scopeOnRefresh {
 		post.scope = strings.Join(p.Config.Scopes, " ")

@@ -5,11 +5,13 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+
+	"github.com/workspace-token-service/wts/pkg/secret"
 )
 
 // Revoke tells the provider that a refresh token is no longer wanted (RFC 7009). A provider without a
 // revocation endpoint is told nothing, which is no error. Errors are *Error.
-func (p *Provider) Revoke(ctx context.Context, refreshToken Secret) error {
+func (p *Provider) Revoke(ctx context.Context, refreshToken secret.Text) error {
 	ends, err := p.discover(ctx)
 	if err != nil {
 		return err

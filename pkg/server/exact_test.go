@@ -18,6 +18,7 @@ import (
 	"github.com/workspace-token-service/wts/pkg/broker"
 	"github.com/workspace-token-service/wts/pkg/issuer"
 	"github.com/workspace-token-service/wts/pkg/provider"
+	"github.com/workspace-token-service/wts/pkg/secret"
 	"github.com/workspace-token-service/wts/test/paired"
 )
 
@@ -31,7 +32,7 @@ func (r *row) Connection(context.Context, string, string) (broker.Connection, er
 	r.asked++
 	at := time.Now()
 	return broker.Connection{
-		UserID: "u1", Provider: "main", Phase: broker.Ready, RefreshToken: "rt", AccessToken: broker.Secret(make([]byte, 900)),
+		UserID: "u1", Provider: "main", Phase: broker.Ready, RefreshToken: "rt", AccessToken: secret.Text(make([]byte, 900)),
 		AccessIssuedAt: at, AccessExpiresAt: at.Add(time.Hour),
 	}, nil
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/workspace-token-service/wts/pkg/broker"
 	"github.com/workspace-token-service/wts/pkg/keyring"
 	"github.com/workspace-token-service/wts/pkg/provider"
+	"github.com/workspace-token-service/wts/pkg/secret"
 )
 
 // connection is a row of connections.
@@ -79,7 +80,7 @@ func (s *Store) open(row *connection) broker.Connection {
 		AccessIssuedAt: instant(row.AccessIssuedAt), AccessExpiresAt: instant(row.AccessExpiresAt),
 		RefreshExpiresAt: instant(row.RefreshExpiresAt),
 	}
-	unseal := func(sealed []byte, column string) broker.Secret {
+	unseal := func(sealed []byte, column string) secret.Text {
 		if len(sealed) == 0 {
 			return ""
 		}
@@ -87,7 +88,7 @@ func (s *Store) open(row *connection) broker.Connection {
 		if err != nil {
 			found.Unreadable = true
 		}
-		return broker.Secret(text)
+		return secret.Text(text)
 	}
 	found.RefreshToken = unseal(row.RefreshToken, "refresh_token")
 	found.AccessToken = unseal(row.AccessToken, "access_token")

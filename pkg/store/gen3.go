@@ -12,6 +12,7 @@ import (
 	"github.com/workspace-token-service/wts/pkg/broker"
 	"github.com/workspace-token-service/wts/pkg/keyring"
 	"github.com/workspace-token-service/wts/pkg/provider"
+	"github.com/workspace-token-service/wts/pkg/secret"
 )
 
 // Gen3Config is the table refresh_token of Gen3's Python service, which we find in the database that
@@ -19,8 +20,8 @@ import (
 // pods run side by side and the way back loses nobody (Gen3 contract 1.4 and 4).
 type Gen3Config struct {
 	// EncryptionKey is the Fernet key of the table. The table is left alone without it.
-	EncryptionKey     broker.Secret `koanf:"encryption_key"`
-	EncryptionKeyFile string        `koanf:"encryption_key_file"`
+	EncryptionKey     secret.Text `koanf:"encryption_key"`
+	EncryptionKeyFile string      `koanf:"encryption_key_file"`
 	// Mirror writes the refresh tokens of providers known not to rotate into the table. On unless told
 	// otherwise.
 	Mirror *bool `koanf:"mirror"`
@@ -169,7 +170,7 @@ func (s *Store) gen3Pair(tx *gorm.DB, form gen3Form, userID, providerID string) 
 
 // gen3Grant is the newest grant that the table holds of a user at a provider.
 type gen3Grant struct {
-	token      broker.Secret
+	token      secret.Text
 	subject    string // whose it is there, as Python read it in the token
 	expires    time.Time
 	unreadable bool // there are rows, and the key opens none
@@ -193,7 +194,7 @@ func (s *Store) gen3Newest(tx *gorm.DB, userID, providerID string) (*gen3Grant, 
 		if err != nil {
 			token = row.Token // from before they were encrypted
 		}
-		return &gen3Grant{token: broker.Secret(token), subject: row.UserID, expires: time.Unix(row.Expires, 0)}, nil
+		return &gen3Grant{token: secret.Text(token), subject: row.UserID, expires: time.Unix(row.Expires, 0)}, nil
 	}
 	if len(rows) > 0 {
 		return &gen3Grant{unreadable: true, expires: time.Unix(rows[0].Expires, 0)}, nil

@@ -12,6 +12,7 @@ import (
 	"github.com/workspace-token-service/wts/pkg/broker"
 	"github.com/workspace-token-service/wts/pkg/keyring"
 	"github.com/workspace-token-service/wts/pkg/provider"
+	"github.com/workspace-token-service/wts/pkg/secret"
 )
 
 // row inserts a row that Python wrote of an account there under a name here.
@@ -25,7 +26,7 @@ func (l *legacy) logInAs(t *testing.T, username, subject, refreshToken string) (
 	t.Helper()
 	id, _, err := l.Connect(t.Context(), broker.Grant{
 		Provider: "main", Identity: provider.Identity{Issuer: gen3Issuer, Subject: subject, Username: username},
-		Tokens: provider.Tokens{RefreshToken: broker.Secret(refreshToken), AccessToken: "access", RefreshExpiresAt: time.Now().Add(time.Hour)},
+		Tokens: provider.Tokens{RefreshToken: secret.Text(refreshToken), AccessToken: "access", RefreshExpiresAt: time.Now().Add(time.Hour)},
 	})
 	return id, err
 }

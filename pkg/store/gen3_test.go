@@ -14,6 +14,7 @@ import (
 	"github.com/workspace-token-service/wts/pkg/broker"
 	"github.com/workspace-token-service/wts/pkg/keyring"
 	"github.com/workspace-token-service/wts/pkg/provider"
+	"github.com/workspace-token-service/wts/pkg/secret"
 	"github.com/workspace-token-service/wts/pkg/store"
 	"github.com/workspace-token-service/wts/pkg/store/storetest"
 )
@@ -50,7 +51,7 @@ func openLegacy(t *testing.T, url string, statements ...string) *legacy {
 	for _, statement := range statements {
 		l.exec(t, statement)
 	}
-	l.Store, err = store.Open(store.Config{URL: broker.Secret(url), Gen3: store.Gen3Config{
+	l.Store, err = store.Open(store.Config{URL: secret.Text(url), Gen3: store.Gen3Config{
 		EncryptionKey: fernetKey, DefaultProvider: "main", Providers: map[string]bool{"main": true, "other": true, "rotating": false},
 	}}, newKeys(t), slog.New(slog.DiscardHandler))
 	if err != nil {
@@ -120,7 +121,7 @@ func (l *legacy) logIn(t *testing.T, username, userID, providerID, refreshToken 
 	id, _, err := l.Connect(t.Context(), broker.Grant{
 		UserID: userID, Provider: providerID, Identity: provider.Identity{Issuer: gen3Issuer, Subject: "sub-" + username, Username: username},
 		Tokens: provider.Tokens{
-			RefreshToken: broker.Secret(refreshToken), AccessToken: "access", IssuedAt: at, AccessExpiresAt: at.Add(time.Minute), RefreshExpiresAt: at.Add(time.Hour),
+			RefreshToken: secret.Text(refreshToken), AccessToken: "access", IssuedAt: at, AccessExpiresAt: at.Add(time.Minute), RefreshExpiresAt: at.Add(time.Hour),
 		},
 	})
 	if err != nil {
@@ -450,7 +451,7 @@ func (l *legacy) rotate(t *testing.T, userID, successor string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := l.Commit(t.Context(), l.fly(t, found), provider.Tokens{AccessToken: "next", RefreshToken: broker.Secret(successor)}); err != nil {
+	if err := l.Commit(t.Context(), l.fly(t, found), provider.Tokens{AccessToken: "next", RefreshToken: secret.Text(successor)}); err != nil {
 		t.Fatal(err)
 	}
 }

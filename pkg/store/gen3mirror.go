@@ -7,8 +7,8 @@ import (
 
 	"gorm.io/gorm"
 
-	"github.com/workspace-token-service/wts/pkg/broker"
 	"github.com/workspace-token-service/wts/pkg/keyring"
+	"github.com/workspace-token-service/wts/pkg/secret"
 )
 
 // gen3Forget deletes what Gen3's table holds of a user at a provider.
@@ -26,7 +26,7 @@ func (s *Store) gen3Forget(tx *gorm.DB, userID, providerID string) (rows int64, 
 //
 // It is housekeeping, for the sake of which nothing of ours is undone: the successor is in the same
 // transaction.
-func (s *Store) gen3Spent(tx *gorm.DB, userID, providerID string, token broker.Secret) error {
+func (s *Store) gen3Spent(tx *gorm.DB, userID, providerID string, token secret.Text) error {
 	if !s.gen3.Enabled() {
 		return nil
 	}
@@ -38,7 +38,7 @@ func (s *Store) gen3Spent(tx *gorm.DB, userID, providerID string, token broker.S
 	return err
 }
 
-func (s *Store) gen3Delete(tx *gorm.DB, userID, providerID string, token broker.Secret) error {
+func (s *Store) gen3Delete(tx *gorm.DB, userID, providerID string, token secret.Text) error {
 	form, err := s.gen3Reachable(tx)
 	if err != nil || !form.there {
 		return err
@@ -73,7 +73,7 @@ const (
 
 // gen3Mirror writes a grant into Gen3's table, in the place of what it held of that user and provider.
 // It is a copy for the way back, so that no login fails with it.
-func (s *Store) gen3Mirror(tx *gorm.DB, who *user, row *connection, token broker.Secret) error {
+func (s *Store) gen3Mirror(tx *gorm.DB, who *user, row *connection, token secret.Text) error {
 	if !s.gen3.mirrors(row.Provider) || token == "" {
 		return nil
 	}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/workspace-token-service/wts/pkg/broker"
 	"github.com/workspace-token-service/wts/pkg/keyring"
+	"github.com/workspace-token-service/wts/pkg/secret"
 )
 
 // revocation is a refresh token that is to be revoked at its provider.
@@ -30,7 +31,7 @@ func (r *revocation) place() keyring.Place {
 }
 
 // unwanted puts a token of a connection's into the outbox, in the transaction that made it unwanted.
-func (s *Store) unwanted(tx *gorm.DB, of *connection, token broker.Secret, now int64) error {
+func (s *Store) unwanted(tx *gorm.DB, of *connection, token secret.Text, now int64) error {
 	if token == "" {
 		return nil
 	}
@@ -81,7 +82,7 @@ func (s *Store) TakeRevocation(ctx context.Context) (taken broker.Revocation, er
 		case err != nil && !errors.Is(err, keyring.ErrUnknownKey), row.Attempts > maxRevocations:
 			return tx.Delete(&row).Error
 		case err == nil: // else it is for a replica whose keyring opens it
-			taken = broker.Revocation{ID: row.ID, Provider: row.Provider, Token: broker.Secret(text)}
+			taken = broker.Revocation{ID: row.ID, Provider: row.Provider, Token: secret.Text(text)}
 		}
 		return tx.Save(&row).Error
 	})

@@ -24,14 +24,14 @@ import (
 	"gorm.io/gorm"
 	"gorm.io/gorm/logger"
 
-	"github.com/workspace-token-service/wts/pkg/broker"
 	"github.com/workspace-token-service/wts/pkg/keyring"
+	"github.com/workspace-token-service/wts/pkg/secret"
 )
 
 // Config is the database, as the operator writes it.
 type Config struct {
 	// URL is postgres://user:password@host:5432/name, or sqlite:path/to/file.
-	URL broker.Secret `koanf:"url"`
+	URL secret.Text `koanf:"url"`
 	// URLFile names a file that holds the URL; it wins over URL.
 	URLFile string `koanf:"url_file"`
 	// MaxConnections bounds the pool. Default 16; SQLite has 4.

@@ -18,6 +18,7 @@ import (
 	"github.com/workspace-token-service/wts/pkg/issuer"
 	"github.com/workspace-token-service/wts/pkg/keyring"
 	"github.com/workspace-token-service/wts/pkg/provider"
+	"github.com/workspace-token-service/wts/pkg/secret"
 	"github.com/workspace-token-service/wts/pkg/store"
 	"github.com/workspace-token-service/wts/pkg/store/storetest"
 	"github.com/workspace-token-service/wts/test/pgtest"
@@ -42,7 +43,7 @@ func newKeys(t testing.TB) *keyring.Keyring {
 
 func open(t testing.TB, url string, keys *keyring.Keyring) *store.Store {
 	t.Helper()
-	s, err := store.Open(store.Config{URL: broker.Secret(url)}, keys, slog.New(slog.DiscardHandler))
+	s, err := store.Open(store.Config{URL: secret.Text(url)}, keys, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -98,7 +99,7 @@ func grant(name string) broker.Grant {
 	return broker.Grant{
 		Provider: "main", Identity: provider.Identity{Issuer: "https://op", Subject: "s-" + name, Username: name},
 		Tokens: provider.Tokens{
-			RefreshToken: broker.Secret("canary-refresh-" + name), AccessToken: broker.Secret("canary-access-" + name),
+			RefreshToken: secret.Text("canary-refresh-" + name), AccessToken: secret.Text("canary-access-" + name),
 			IssuedAt: at, AccessExpiresAt: at.Add(time.Minute),
 		},
 	}
@@ -235,7 +236,7 @@ func TestManyStartersMigrateOnce(t *testing.T) {
 		var all sync.WaitGroup
 		for i := range 4 {
 			all.Go(func() {
-				s, err := store.Open(store.Config{URL: broker.Secret(url)}, newKeys(t), slog.New(slog.DiscardHandler))
+				s, err := store.Open(store.Config{URL: secret.Text(url)}, newKeys(t), slog.New(slog.DiscardHandler))
 				if err != nil {
 					t.Error(err)
 					return
@@ -362,7 +363,7 @@ func TestConfigFaults(t *testing.T) {
 		"postgres://u:p@h:5432/d": "",
 		"sqlite:wts.db":           "",
 	} {
-		err := store.Config{URL: broker.Secret(url)}.Validate()
+		err := store.Config{URL: secret.Text(url)}.Validate()
 		if want == "" && err != nil || want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
 			t.Errorf("%q: got %v, want %q", url, err, want)
 		}

@@ -16,6 +16,7 @@ import (
 	"github.com/workspace-token-service/wts/pkg/broker"
 	"github.com/workspace-token-service/wts/pkg/kube/kubetest"
 	"github.com/workspace-token-service/wts/pkg/provider"
+	"github.com/workspace-token-service/wts/pkg/secret"
 	"github.com/workspace-token-service/wts/test/instance"
 	"github.com/workspace-token-service/wts/test/paired"
 )
@@ -29,7 +30,7 @@ type everyone struct{ broker.Store }
 func (everyone) Connection(_ context.Context, userID, providerID string) (broker.Connection, error) {
 	now := time.Now()
 	return broker.Connection{
-		UserID: userID, Provider: providerID, Phase: broker.Ready, RefreshToken: "rt", AccessToken: provider.Secret(strings.Repeat("a", 900)),
+		UserID: userID, Provider: providerID, Phase: broker.Ready, RefreshToken: "rt", AccessToken: secret.Text(strings.Repeat("a", 900)),
 		AccessIssuedAt: now, AccessExpiresAt: now.Add(time.Hour),
 	}, nil
 }

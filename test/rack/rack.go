@@ -20,6 +20,7 @@ import (
 	"github.com/workspace-token-service/wts/pkg/keyring"
 	"github.com/workspace-token-service/wts/pkg/provider"
 	"github.com/workspace-token-service/wts/pkg/provider/providertest"
+	"github.com/workspace-token-service/wts/pkg/secret"
 	"github.com/workspace-token-service/wts/pkg/store"
 	"github.com/workspace-token-service/wts/test/instance"
 	"github.com/workspace-token-service/wts/test/pgtest"
@@ -120,7 +121,7 @@ providers:
 		if err != nil {
 			return nil, err
 		}
-		opened, err := store.Open(store.Config{URL: broker.Secret(r.Database.URL)}, keys, slog.New(slog.DiscardHandler))
+		opened, err := store.Open(store.Config{URL: secret.Text(r.Database.URL)}, keys, slog.New(slog.DiscardHandler))
 		if err == nil {
 			t.Cleanup(func() { _ = opened.Close() })
 		}
@@ -167,7 +168,7 @@ func (r *Rack) Connect(t testing.TB, name string, life time.Duration, second boo
 		return broker.Grant{
 			UserID: userID, Provider: id, Identity: provider.Identity{Issuer: server.Issuer, Subject: name, Username: name},
 			Tokens: provider.Tokens{
-				RefreshToken: provider.Secret(server.Grant("wts", name)), AccessToken: provider.Secret(token),
+				RefreshToken: secret.Text(server.Grant("wts", name)), AccessToken: secret.Text(token),
 				IssuedAt: now.Add(-time.Second), AccessExpiresAt: now.Add(life),
 			},
 		}

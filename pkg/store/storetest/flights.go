@@ -11,6 +11,7 @@ import (
 
 	"github.com/workspace-token-service/wts/pkg/broker"
 	"github.com/workspace-token-service/wts/pkg/provider"
+	"github.com/workspace-token-service/wts/pkg/secret"
 )
 
 var flightNumber atomic.Int64
@@ -41,12 +42,12 @@ func refresh(t *testing.T, s Store, userID string, tokens provider.Tokens) {
 func flightSwaps(t *testing.T, s Store) {
 	alice := connect(t, s, grantOf("alice", tokensOf("rt-1", "at-1")))
 	first := fly(t, s, alice)
-	equal(t, "the flight", []any{broker.Secret("rt-1"), true, false, broker.Refreshing}, []any{first.RefreshToken, first.First, first.Doubtful, first.Phase})
+	equal(t, "the flight", []any{secret.Text("rt-1"), true, false, broker.Refreshing}, []any{first.RefreshToken, first.First, first.Doubtful, first.Phase})
 	if err := s.Commit(t.Context(), first, tokensOf("rt-2", "at-2")); err != nil {
 		t.Fatal(err)
 	}
 	second := read(t, s, alice, "main")
-	equal(t, "rotated", []any{broker.Secret("rt-2"), broker.Secret("at-2"), broker.Ready, broker.RotationYes}, []any{second.RefreshToken, second.AccessToken, second.Phase, second.Rotates})
+	equal(t, "rotated", []any{secret.Text("rt-2"), secret.Text("at-2"), broker.Ready, broker.RotationYes}, []any{second.RefreshToken, second.AccessToken, second.Phase, second.Rotates})
 	if second.Version <= first.Version {
 		t.Errorf("the version went from %d to %d", first.Version, second.Version)
 	}
@@ -55,10 +56,10 @@ func flightSwaps(t *testing.T, s Store) {
 	}
 	refresh(t, s, alice, tokensOf("", "at-3"))
 	third := read(t, s, alice, "main")
-	equal(t, "not rotated: the old one is kept", []broker.Secret{"rt-2", "at-3"}, []broker.Secret{third.RefreshToken, third.AccessToken})
+	equal(t, "not rotated: the old one is kept", []secret.Text{"rt-2", "at-3"}, []secret.Text{third.RefreshToken, third.AccessToken})
 	connect(t, s, grantOf("alice", tokensOf("rt-9", "at-9")))
 	want(t, "a successor of a token that is no longer stored", s.Commit(t.Context(), first, tokensOf("rt-x", "at-x")), broker.ErrSuperseded)
-	equal(t, "the login's stays", broker.Secret("rt-9"), read(t, s, alice, "main").RefreshToken)
+	equal(t, "the login's stays", secret.Text("rt-9"), read(t, s, alice, "main").RefreshToken)
 
 	bob := connect(t, s, grantOf("bob", tokensOf("rt-b", "at-b")))
 	refresh(t, s, bob, tokensOf("", "at-b2"))
@@ -120,7 +121,7 @@ func verdicts(t *testing.T, s Store) {
 		t.Fatal(err)
 	}
 	broken := read(t, s, alice, "main")
-	equal(t, "broken, and its tokens are kept", []any{broker.Broken, "revoked", broker.Secret("rt-1")}, []any{broken.Phase, broken.Reason, broken.RefreshToken})
+	equal(t, "broken, and its tokens are kept", []any{broker.Broken, "revoked", secret.Text("rt-1")}, []any{broken.Phase, broken.Reason, broken.RefreshToken})
 	_, err := s.Claim(t.Context(), claimOf(t, s, alice, "r1"))
 	want(t, "a claim on a broken one", err, broker.ErrSuperseded)
 
@@ -129,7 +130,7 @@ func verdicts(t *testing.T, s Store) {
 		t.Fatal(err)
 	}
 	revived := read(t, s, alice, "main")
-	equal(t, "revived", []any{broker.Ready, "", broker.Secret("rt-2")}, []any{revived.Phase, revived.Reason, revived.RefreshToken})
+	equal(t, "revived", []any{broker.Ready, "", secret.Text("rt-2")}, []any{revived.Phase, revived.Reason, revived.RefreshToken})
 	bob := connect(t, s, grantOf("bob", tokensOf("rt-b", "at-b")))
 	late := fly(t, s, bob)
 	if err := s.Settle(t.Context(), late, broker.Verdict{Phase: broker.Broken, Reason: "revoked"}); err != nil {
@@ -193,14 +194,14 @@ func forks(t *testing.T, s Store) {
 	if err := errors.Join(s.Commit(t.Context(), early, tokensOf("rt-early", "at")), s.Commit(t.Context(), late, tokensOf("rt-late", "at"))); err != nil {
 		t.Fatal(err)
 	}
-	equal(t, "the later claim's", broker.Secret("rt-late"), read(t, s, alice, "main").RefreshToken)
+	equal(t, "the later claim's", secret.Text("rt-late"), read(t, s, alice, "main").RefreshToken)
 
 	bob, early, late := fork("bob")
 	if err := s.Commit(t.Context(), late, tokensOf("rt-late", "at")); err != nil {
 		t.Fatal(err)
 	}
 	want(t, "the earlier claim's, after", s.Commit(t.Context(), early, tokensOf("rt-early", "at")), broker.ErrSuperseded)
-	equal(t, "the later claim's stays", broker.Secret("rt-late"), read(t, s, bob, "main").RefreshToken)
+	equal(t, "the later claim's stays", secret.Text("rt-late"), read(t, s, bob, "main").RefreshToken)
 
 	carol, early, late := fork("carol")
 	if err := s.Commit(t.Context(), early, tokensOf("rt-early", "at")); err != nil {
@@ -208,7 +209,7 @@ func forks(t *testing.T, s Store) {
 	}
 	fly(t, s, carol)
 	want(t, "once the stored one is claimed again", s.Commit(t.Context(), late, tokensOf("rt-late", "at")), broker.ErrSuperseded)
-	equal(t, "the stored one stays", broker.Secret("rt-early"), read(t, s, carol, "main").RefreshToken)
+	equal(t, "the stored one stays", secret.Text("rt-early"), read(t, s, carol, "main").RefreshToken)
 }
 
 func takeOver(t *testing.T, s Store) {
@@ -227,7 +228,7 @@ func takeOver(t *testing.T, s Store) {
 	if err := s.Commit(t.Context(), first, tokensOf("rt-2", "at-2")); err != nil {
 		t.Errorf("the first one, with a successor: %v", err)
 	}
-	equal(t, "stored", broker.Secret("rt-2"), read(t, s, alice, "main").RefreshToken)
+	equal(t, "stored", secret.Text("rt-2"), read(t, s, alice, "main").RefreshToken)
 }
 
 func orphans(t *testing.T, s Store) {
@@ -271,9 +272,9 @@ func tombstone(t *testing.T, s Store) {
 		t.Fatal(err)
 	}
 	grave := read(t, s, alice, "main")
-	equal(t, "the tombstone", []any{broker.Disconnected, broker.Secret(""), broker.Secret("")}, []any{grave.Phase, grave.RefreshToken, grave.AccessToken})
+	equal(t, "the tombstone", []any{broker.Disconnected, secret.Text(""), secret.Text("")}, []any{grave.Phase, grave.RefreshToken, grave.AccessToken})
 	want(t, "a refresh that comes back late", s.Commit(t.Context(), flight, tokensOf("rt-2", "at-2")), broker.ErrSuperseded)
-	equal(t, "is to be revoked, as what was disconnected is", map[broker.Secret]bool{"rt-1": true, "rt-2": true}, revocations(t, s))
+	equal(t, "is to be revoked, as what was disconnected is", map[secret.Text]bool{"rt-1": true, "rt-2": true}, revocations(t, s))
 	want(t, "twice", s.Disconnect(t.Context(), alice, "main"), broker.ErrNotConnected)
 	want(t, "what never was", s.Disconnect(t.Context(), alice, "other"), broker.ErrNotConnected)
 	connect(t, s, grantOf("alice", tokensOf("rt-9", "at-9")))
@@ -283,9 +284,9 @@ func tombstone(t *testing.T, s Store) {
 }
 
 // revocations takes every one that is due.
-func revocations(t *testing.T, s Store) map[broker.Secret]bool {
+func revocations(t *testing.T, s Store) map[secret.Text]bool {
 	t.Helper()
-	tokens := map[broker.Secret]bool{}
+	tokens := map[secret.Text]bool{}
 	for {
 		one, err := s.TakeRevocation(t.Context())
 		if err != nil {
@@ -325,9 +326,9 @@ func revocationsCancelled(t *testing.T, s Store) {
 		}
 	}
 	connect(t, s, grantOf("alice", tokensOf("rt-3", "at-3")))
-	equal(t, "only bob's is left", map[broker.Secret]bool{"rt-2": true}, revocations(t, s))
+	equal(t, "only bob's is left", map[secret.Text]bool{"rt-2": true}, revocations(t, s))
 
-	link := func(account string, token broker.Secret) {
+	link := func(account string, token secret.Text) {
 		grant := grantOf(account, tokensOf(token, "at"))
 		grant.UserID, grant.Provider = alice, "second"
 		connect(t, s, grant)
@@ -337,5 +338,5 @@ func revocationsCancelled(t *testing.T, s Store) {
 		t.Fatal(err)
 	}
 	link("b-there", "rt-b")
-	equal(t, "another subject's login cancels nothing", map[broker.Secret]bool{"rt-a": true}, revocations(t, s))
+	equal(t, "another subject's login cancels nothing", map[secret.Text]bool{"rt-a": true}, revocations(t, s))
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/workspace-token-service/wts/pkg/authn"
 	"github.com/workspace-token-service/wts/pkg/broker"
 	"github.com/workspace-token-service/wts/pkg/issuer"
+	"github.com/workspace-token-service/wts/pkg/secret"
 )
 
 func identities(t *testing.T, s Store) {
@@ -60,7 +61,7 @@ func namesComeBack(t *testing.T, s Store) {
 	want(t, "the one set aside", err, authn.ErrUnknown)
 	_, err = s.Session(t.Context(), session.Digest)
 	want(t, "their session", err, authn.ErrUnknown)
-	equal(t, "their grant is kept, apart", broker.Secret("rt-1"), read(t, s, first, "main").RefreshToken)
+	equal(t, "their grant is kept, apart", secret.Text("rt-1"), read(t, s, first, "main").RefreshToken)
 
 	back := grantOf("alice", tokensOf("rt-3", "at-3"))
 	back.Identity.Username = "alice-the-first"
@@ -77,7 +78,7 @@ func oneUserFromManyLogins(t *testing.T, s Store) {
 	var all sync.WaitGroup
 	for i := range ids {
 		all.Go(func() {
-			id, _, err := s.Connect(context.Background(), grantOf("alice", tokensOf(broker.Secret(fmt.Sprint("rt-", i)), "at")))
+			id, _, err := s.Connect(context.Background(), grantOf("alice", tokensOf(secret.Text(fmt.Sprint("rt-", i)), "at")))
 			if err != nil {
 				t.Error(err)
 			}
@@ -155,7 +156,7 @@ func disabled(t *testing.T, s Store) {
 	want(t, "the session", err, authn.ErrUnknown)
 	_, _, err = s.Connect(t.Context(), grantOf("alice", tokensOf("rt-2", "at-2")))
 	want(t, "a login", err, broker.ErrUserDisabled)
-	equal(t, "the grant is kept", broker.Secret("rt-1"), read(t, s, alice, "main").RefreshToken)
+	equal(t, "the grant is kept", secret.Text("rt-1"), read(t, s, alice, "main").RefreshToken)
 	if err := s.SetDisabled(t.Context(), "alice", false); err != nil {
 		t.Fatal(err)
 	}
@@ -239,6 +240,6 @@ func bigTokens(t *testing.T, s Store) {
 	for i := range big {
 		big[i] = byte('!' + i%90)
 	}
-	alice := connect(t, s, grantOf("alice", tokensOf(broker.Secret(big), broker.Secret(big))))
-	equal(t, "8 kB", broker.Secret(big), read(t, s, alice, "main").RefreshToken)
+	alice := connect(t, s, grantOf("alice", tokensOf(secret.Text(big), secret.Text(big))))
+	equal(t, "8 kB", secret.Text(big), read(t, s, alice, "main").RefreshToken)
 }

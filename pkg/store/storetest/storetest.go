@@ -14,6 +14,7 @@ import (
 	"github.com/workspace-token-service/wts/pkg/broker"
 	"github.com/workspace-token-service/wts/pkg/issuer"
 	"github.com/workspace-token-service/wts/pkg/provider"
+	"github.com/workspace-token-service/wts/pkg/secret"
 )
 
 // Store is everything that a database keeps.
@@ -76,7 +77,7 @@ func grantOf(name string, tokens provider.Tokens) broker.Grant {
 	}
 }
 
-func tokensOf(refresh, access broker.Secret) provider.Tokens {
+func tokensOf(refresh, access secret.Text) provider.Tokens {
 	at := now()
 	return provider.Tokens{RefreshToken: refresh, AccessToken: access, IssuedAt: at, AccessExpiresAt: at.Add(time.Minute)}
 }
@@ -138,17 +139,17 @@ func keepsRefreshToken(t *testing.T, s Store) {
 	ended.RefreshExpiresAt = now().Add(-time.Minute)
 	refresh(t, s, bob, ended)
 	connect(t, s, grantOf("bob", tokensOf("", "at-3")))
-	equal(t, "one that has come to its end is not kept", broker.Secret(""), read(t, s, bob, "main").RefreshToken)
+	equal(t, "one that has come to its end is not kept", secret.Text(""), read(t, s, bob, "main").RefreshToken)
 
 	alice := connect(t, s, grantOf("alice", tokensOf("rt-1", "at-1")))
 	connect(t, s, grantOf("alice", tokensOf("", "at-2")))
 	got := read(t, s, alice, "main")
-	equal(t, "kept", []broker.Secret{"rt-1", "at-2"}, []broker.Secret{got.RefreshToken, got.AccessToken})
+	equal(t, "kept", []secret.Text{"rt-1", "at-2"}, []secret.Text{got.RefreshToken, got.AccessToken})
 }
 
 func otherAccount(t *testing.T, s Store) {
 	alice := connect(t, s, grantOf("alice", tokensOf("rt-1", "at-1")))
-	link := func(account string, refresh broker.Secret) error {
+	link := func(account string, refresh secret.Text) error {
 		grant := grantOf(account, tokensOf(refresh, "at"))
 		grant.UserID, grant.Provider = alice, "second"
 		_, _, err := s.Connect(t.Context(), grant)
@@ -158,7 +159,7 @@ func otherAccount(t *testing.T, s Store) {
 		t.Fatal(err)
 	}
 	want(t, "another account", link("b-at-second", "rt-b"), broker.ErrOtherAccount)
-	equal(t, "the first stays", broker.Secret("rt-a"), read(t, s, alice, "second").RefreshToken)
+	equal(t, "the first stays", secret.Text("rt-a"), read(t, s, alice, "second").RefreshToken)
 	if err := s.Disconnect(t.Context(), alice, "second"); err != nil {
 		t.Fatal(err)
 	}
@@ -171,7 +172,7 @@ func otherAccount(t *testing.T, s Store) {
 	shared := grantOf("b-at-second", tokensOf("rt-c", "at"))
 	shared.UserID, shared.Provider = bob, "second"
 	connect(t, s, shared)
-	equal(t, "alice's", broker.Secret("rt-b"), read(t, s, alice, "second").RefreshToken)
+	equal(t, "alice's", secret.Text("rt-b"), read(t, s, alice, "second").RefreshToken)
 
 	gone := grantOf("x", tokensOf("rt", "at"))
 	gone.UserID = "no such user"

@@ -23,18 +23,15 @@ var (
 	errTooLarge = errors.New("the answer is larger than is accepted")
 )
 
-// newClient makes the one HTTP client of a provider. Connections are kept: a new TLS handshake
-// costs thirty times a request on a living one.
-func newClient() *http.Client {
+// newReader makes the HTTP client for a provider's documents. Connections are kept: a new TLS handshake
+// costs thirty times a request on an open one.
+func newReader(timeout time.Duration) *http.Client {
 	transport := http.DefaultTransport.(*http.Transport).Clone()
-	transport.MaxIdleConnsPerHost = 32
 	transport.MaxResponseHeaderBytes = 64 << 10
-	transport.ResponseHeaderTimeout = 0 // the deadline is the context's
-	transport.TLSHandshakeTimeout = 5 * time.Second
+	transport.TLSHandshakeTimeout = dialTimeout
 	return &http.Client{
-		Transport: capped{transport},
-		// A redirect of a POST would carry the client's secret and the refresh token along; one to
-		// another host would let a provider choose whose keys we trust.
+		Transport: capped{transport}, Timeout: timeout,
+		// A redirect to another host would let a provider choose whose keys we trust.
 		CheckRedirect: func(next *http.Request, via []*http.Request) error {
 			first := via[0]
 			if first.Method != http.MethodGet || next.URL.Host != first.URL.Host || next.URL.Scheme != first.URL.Scheme || len(via) > 3 {

@@ -47,7 +47,8 @@ type Config struct {
 	// browser on to us, by the first label of our host name, which the state then begins with.
 	RedirectURI string `koanf:"redirect_uri"`
 	// ReuseGrace is how long the provider accepts a spent refresh token once more (Okta, Auth0, Cognito,
-	// Hydra and Dex have such a time): a refresh whose outcome is not known is then tried again at once.
+	// Hydra and Dex have such a time, Dex 3 s by default): a refresh whose outcome is not known is then
+	// tried again at once. It shortens no timeout.
 	ReuseGrace time.Duration `koanf:"reuse_grace"`
 	// RevokesAccess says that a refresh ends the access token before: nothing is refreshed ahead of need.
 	RevokesAccess bool `koanf:"revokes_access"`
@@ -81,8 +82,8 @@ type Config struct {
 	Prompt string `koanf:"prompt"`
 	// LoginParams are further parameters of the authorization request.
 	LoginParams map[string]string `koanf:"login_params"`
-	// Timeout bounds one call to the provider. Default 10 s; a refresh may take longer, since
-	// giving up on one risks the grant: RefreshTimeout, default 60 s.
+	// Timeout bounds one call to the provider. Default 10 s. A refresh may take longer, since giving up
+	// on one that the provider is only slow with can end the grant: RefreshTimeout, default 60 s.
 	Timeout        time.Duration `koanf:"timeout"`
 	RefreshTimeout time.Duration `koanf:"refresh_timeout"`
 }
@@ -109,18 +110,12 @@ func (c Config) WithDefaults(id string) Config {
 	}
 	if c.RefreshTimeout == 0 {
 		c.RefreshTimeout = time.Minute
-		if c.ReuseGrace > 0 {
-			c.RefreshTimeout = min(c.RefreshTimeout, max(c.ReuseGrace-graceMargin, time.Second))
-		}
 	}
 	if c.RefreshRate == 0 {
 		c.RefreshRate = 50
 	}
 	return c
 }
-
-// graceMargin is what has to be left of a reuse grace when a refresh is given up, for another to follow.
-const graceMargin = 5 * time.Second
 
 // reserved are the parameters of the authorization request that are ours to set (RFC 6749 4.1.1,
 // RFC 7636 4.3, OIDC Core 3.1.2.1).
@@ -159,9 +154,6 @@ func (c Config) Validate() error {
 	}
 	if c.Timeout < 0 || c.RefreshTimeout < 0 || c.ReuseGrace < 0 || c.RefreshRate < 0 || math.IsNaN(c.RefreshRate) || math.IsInf(c.RefreshRate, 0) {
 		fault("timeout, refresh_timeout, reuse_grace, refresh_rate: must be numbers, and not negative")
-	}
-	if c.ReuseGrace > 0 && c.RefreshTimeout > c.ReuseGrace-graceMargin {
-		fault("refresh_timeout: is %s, want at most reuse_grace less %s: a refresh that is given up has to be tried again within the grace", c.RefreshTimeout, graceMargin)
 	}
 	if _, known := quirks[c.Quirks]; !known {
 		fault("quirks: is %q, want one of %s", c.Quirks, strings.Join(slices.Sorted(maps.Keys(quirks))[1:], ", "))

@@ -1,6 +1,7 @@
 package provider
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -8,9 +9,8 @@ import (
 	"net/url"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
-
-	"golang.org/x/oauth2"
 )
 
 // Outcome is what a failed call to a provider means for the grant (refresh-engine.md step 8).
@@ -21,6 +21,9 @@ const (
 	Unsent Outcome = "unsent"
 	// Unknown: sent, and the answer never came whole; the provider may have rotated.
 	Unknown Outcome = "unknown"
+	// Unanswered: sent, and no answer came for as long as one is waited for; the provider may still be
+	// working on it.
+	Unanswered Outcome = "unanswered"
 	// Refused: the provider's own verdict that this grant, or this code, is dead (invalid_grant).
 	Refused Outcome = "refused"
 	// Misconfigured: the provider does not accept us as a client; no user's fault.
@@ -53,10 +56,35 @@ func (e *Error) Error() string {
 	if e.Code != "" {
 		text += ", " + e.Code
 	}
+	if e.Code == "invalid_client" {
+		text += " (compare client_id, client_secret and client_auth with what is registered there)"
+	}
 	if e.Reason != "" {
 		text += ": " + e.Reason
 	}
 	return text
+}
+
+// Answer is what the provider said, for a person who looks into it: its error code, or the status; empty
+// where it said nothing.
+func (e *Error) Answer() string {
+	switch {
+	case e.Code != "":
+		return e.Code
+	case e.Status != 0:
+		return "status " + strconv.Itoa(e.Status)
+	}
+	return ""
+}
+
+// OneGrant tells that the failure may be about the one grant that was presented: until several grants were
+// answered so, the provider is asked for others.
+func (e *Error) OneGrant() bool {
+	switch e.Code {
+	case "unauthorized_client", "unsupported_grant_type", "invalid_scope":
+		return true
+	}
+	return false
 }
 
 // verdicts are the error codes of a token endpoint and what they mean (RFC 6749 5.2), with GitHub's
@@ -97,41 +125,26 @@ func (p *Provider) known(code string) string {
 	return ""
 }
 
-// classify turns a failure of x/oauth2 into an Error.
-func (p *Provider) classify(doing string, err error, sent bool) *Error {
-	failure := &Error{Provider: p.ID, Doing: doing, Outcome: Unsent}
-	var answered *oauth2.RetrieveError
-	if errors.As(err, &answered) {
-		failure.Status = answered.Response.StatusCode
-		failure.Code = p.known(answered.ErrorCode)
-		failure.RetryAfter = retryAfter(answered.Response.Header)
-		failure.Outcome = p.verdict(failure.Status, failure.Code)
-		return failure
-	}
-	if sent {
-		failure.Outcome = Unknown
-	}
-	if errors.Is(err, ErrGate) {
-		failure.Outcome, failure.Reason = Unsent, ErrGate.Error()
-		return failure
-	}
-	failure.Reason = plain(err)
-	return failure
-}
-
-// verdict reads status and code together: a provider in trouble may answer 500 with any code in
-// the body, so only a status that states a judgement lets the code speak.
-func (p *Provider) verdict(status int, code string) Outcome {
-	if outcome, other := quirks[p.Config.Quirks].verdicts[code]; other && status < 500 {
-		return outcome
+// verdict reads status, code and description together: a provider in trouble may answer 500 with any
+// code in the body, so only a status that states a judgement lets the code speak.
+func (p *Provider) verdict(status int, said answer) Outcome {
+	if status < 500 {
+		if outcome, other := quirks[p.Config.Quirks].verdicts[said.code]; other {
+			return outcome
+		}
+		for _, phrase := range deadGrants {
+			if status == phrase.status && said.code == phrase.code && strings.Contains(said.description, phrase.says) {
+				return Refused
+			}
+		}
 	}
 	switch {
 	case status == http.StatusTooManyRequests:
 		return Throttled
-	case status >= 500:
+	case status >= 500, status >= 300 && status < 400:
 		return Unknown
-	case code != "":
-		return verdicts[code]
+	case p.known(said.code) != "":
+		return verdicts[said.code]
 	default:
 		return Unexpected
 	}
@@ -144,7 +157,7 @@ func plain(err error) string {
 	var dial *net.OpError
 	var address *url.Error
 	switch {
-	case errors.As(err, &timeout) && timeout.Timeout():
+	case errors.As(err, &timeout) && timeout.Timeout(), errors.Is(err, context.DeadlineExceeded):
 		return "no answer in time"
 	case errors.As(err, &dns):
 		return "the name " + dns.Name + " does not resolve"

@@ -7,6 +7,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"errors"
+	"net/http"
 	"net/url"
 	"slices"
 	"strings"
@@ -48,6 +49,8 @@ type Tokens struct {
 	RefreshToken secret.Text // empty where none came
 	// Zero times are unknown: an access token without expires_in, a refresh token that states no end.
 	IssuedAt, AccessExpiresAt, RefreshExpiresAt time.Time
+	// IdentityFlaw says why the tokens of a refresh must not be handed out; empty where they may be.
+	IdentityFlaw string
 }
 
 // Identity is who the provider says the person is. Issuer and subject name them for ever (OIDC
@@ -57,6 +60,8 @@ type Identity struct {
 	// NameFlaw says why Username must not name anybody; empty where it may. At a provider that only
 	// is connected the name does not matter.
 	NameFlaw string
+	// NameOutage is why the name could not be asked for just now; nil where that is not the reason.
+	NameOutage error
 }
 
 // LoginURL is where the person's browser goes: code flow, PKCE S256 whether or not the provider
@@ -100,27 +105,32 @@ func (p *Provider) Exchange(ctx context.Context, code string, login Login) (Toke
 	}
 	ctx, cancel := context.WithTimeout(ctx, p.Config.Timeout)
 	defer cancel()
-	ctx = oidc.ClientContext(ctx, p.client)
 	issuedAt := p.now()
-	answer, err := ends.oauth.Exchange(ctx, code, oauth2.VerifierOption(login.Verifier))
-	if err != nil {
-		return Tokens{}, Identity{}, p.classify("code exchange", err, true)
+	said, failure := p.ask(ctx, "code exchange", ends, url.Values{
+		"grant_type": {"authorization_code"}, "code": {code}, "redirect_uri": {p.redirectURL}, "code_verifier": {login.Verifier},
+	}, p.Config.ClientSecret, nil)
+	if failure != nil {
+		return Tokens{}, Identity{}, failure
 	}
+	if said.access == "" || !printable(said.access) {
+		return Tokens{}, Identity{}, p.distrust("code exchange", "the access token is missing, or has characters that none may have")
+	}
+	tokens := p.read(said, issuedAt)
 	if !p.Config.Identifies() {
-		return p.read(answer, issuedAt), Identity{NameFlaw: "the provider does not say who a person is"}, nil
+		return tokens, Identity{NameFlaw: "the provider does not say who a person is"}, nil
 	}
-	raw, _ := answer.Extra("id_token").(string)
-	identity, err := p.identify(ctx, ends, raw, login.Nonce)
+	identity, err := p.identify(ctx, ends, said, login.Nonce)
 	if err != nil {
 		return Tokens{}, Identity{}, err
 	}
-	return p.read(answer, issuedAt), identity, nil
+	return tokens, identity, nil
 }
 
 // identify verifies an id_token (OIDC Core 3.1.3.7): signature, issuer, audience and expiry by
 // go-oidc; nonce and authorized party here.
-func (p *Provider) identify(ctx context.Context, ends *endpoints, raw, nonce string) (Identity, error) {
+func (p *Provider) identify(ctx context.Context, ends *endpoints, said answer, nonce string) (Identity, error) {
 	const doing = "id_token"
+	raw := string(said.idToken)
 	if raw == "" {
 		return Identity{}, p.distrust(doing, "none came; is openid among the scopes?")
 	}
@@ -150,47 +160,72 @@ func (p *Provider) identify(ctx context.Context, ends *endpoints, raw, nonce str
 	if token.Subject == "" {
 		return Identity{}, p.distrust(doing, "it names no subject")
 	}
-	username := claimAt(claims, p.Config.UsernameClaim)
-	return Identity{Issuer: token.Issuer, Subject: token.Subject, Username: username, NameFlaw: p.nameFlaw(claims, username)}, nil
+	identity := Identity{Issuer: token.Issuer, Subject: token.Subject, Username: claimAt(claims, p.Config.UsernameClaim)}
+	identity.NameFlaw = p.nameFlaw(claims, identity.Username)
+	if identity.NameFlaw != "" && ends.userInfo != "" {
+		identity.NameFlaw, identity.Username, identity.NameOutage = p.completeName(ctx, ends, said.access, token.Subject, claims)
+	}
+	return identity, nil
+}
+
+// completeName asks UserInfo for claims that the id_token lacks, as many providers leave them out there
+// when they give an access token (OIDC Core 5.4). Its sub has to be the id_token's (OIDC Core 5.3.2).
+func (p *Provider) completeName(ctx context.Context, ends *endpoints, access secret.Text, subject string, claims map[string]any) (flaw, username string, outage error) {
+	found, failure := p.userInfo(ctx, ends, access)
+	switch {
+	case failure != nil && failure.Outcome == Untrusted:
+		return failure.Reason, "", nil
+	case failure != nil:
+		return failure.Reason, "", failure
+	case found["sub"] != subject:
+		return "UserInfo is about another person than the id_token", "", nil
+	}
+	for name, value := range claims {
+		found[name] = value // what was signed wins
+	}
+	username = claimAt(found, p.Config.UsernameClaim)
+	return p.nameFlaw(found, username), username, nil
+}
+
+// userInfo reads the person's claims (OIDC Core 5.3).
+func (p *Provider) userInfo(ctx context.Context, ends *endpoints, access secret.Text) (map[string]any, *Error) {
+	const doing = "userinfo"
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, ends.userInfo, nil)
+	if err != nil {
+		return nil, p.distrust(doing, "the endpoint is not a URL")
+	}
+	request.Header.Set("Authorization", "Bearer "+string(access))
+	request.Header.Set("Accept", "application/json")
+	response, err := p.reader.Do(request)
+	if err != nil {
+		return nil, &Error{Provider: p.ID, Doing: doing, Outcome: Unknown, Reason: "UserInfo cannot be had: " + plain(err)}
+	}
+	defer response.Body.Close()
+	if response.StatusCode != http.StatusOK {
+		outcome := Untrusted
+		if response.StatusCode >= 500 || response.StatusCode == http.StatusTooManyRequests {
+			outcome = Unknown
+		}
+		return nil, &Error{Provider: p.ID, Doing: doing, Outcome: outcome, Status: response.StatusCode, Reason: "the id_token lacks the name, and UserInfo refuses to say it"}
+	}
+	claims := map[string]any{}
+	if err := json.NewDecoder(response.Body).Decode(&claims); err != nil {
+		return nil, p.distrust(doing, "the id_token lacks the name, and UserInfo does not answer with JSON")
+	}
+	return claims, nil
 }
 
 // nameFlaw judges the name. Pods are matched to people by it, so that an address which anyone could
 // have typed in at the provider must not become one.
 func (p *Provider) nameFlaw(claims map[string]any, username string) string {
 	if username == "" {
-		return "the id_token has no claim " + p.Config.UsernameClaim + "; see username_claim and scopes"
+		return "neither id_token nor UserInfo has the claim " + p.Config.UsernameClaim + "; see username_claim and scopes"
 	}
 	verified := claims["email_verified"]
 	if p.Config.UsernameClaim == "email" && verified != true && verified != "true" && !p.Config.TrustUnverifiedEmail {
 		return "the provider does not say that it has verified the person's e-mail address, which username_claim uses; see trust_unverified_email"
 	}
 	return ""
-}
-
-// unknownLife is what an access token without expires_in is taken to live.
-const unknownLife = 5 * time.Minute
-
-// read takes what is of use out of a token endpoint's answer.
-func (p *Provider) read(answer *oauth2.Token, issuedAt time.Time) Tokens {
-	tokens := Tokens{
-		AccessToken:     secret.Text(answer.AccessToken),
-		RefreshToken:    secret.Text(answer.RefreshToken),
-		IssuedAt:        issuedAt,
-		AccessExpiresAt: answer.Expiry,
-	}
-	if tokens.AccessExpiresAt.IsZero() && answer.RefreshToken != "" {
-		tokens.AccessExpiresAt = issuedAt.Add(unknownLife)
-	}
-	// Keycloak's name for it; 0 is Keycloak's word for "does not end".
-	for _, name := range []string{"refresh_expires_in", "refresh_token_expires_in"} {
-		if seconds := secondsOf(answer.Extra(name)); seconds > 0 {
-			tokens.RefreshExpiresAt = issuedAt.Add(seconds)
-		}
-	}
-	if tokens.RefreshExpiresAt.IsZero() {
-		tokens.RefreshExpiresAt = statedEnd(answer.RefreshToken)
-	}
-	return tokens
 }
 
 // statedEnd reads the end that a refresh token states which is a JWT, as Fence's and Keycloak's are;
@@ -209,16 +244,6 @@ func statedEnd(token string) time.Time {
 		return time.Time{}
 	}
 	return time.Unix(int64(claims.Exp), 0)
-}
-
-// maxSeconds keeps a provider's number within what time.Duration and the database hold: a century.
-const maxSeconds = 100 * 365 * 24 * 3600
-
-func secondsOf(value any) time.Duration {
-	if seconds, ok := value.(float64); ok && seconds > 0 {
-		return time.Duration(min(seconds, maxSeconds)) * time.Second
-	}
-	return 0
 }
 
 // Scopes are those that logins ask for.

@@ -8,6 +8,7 @@ package provider
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
 	"net/url"
 	"slices"
@@ -28,8 +29,8 @@ type Provider struct {
 
 	redirectURL string
 	statePrefix string
-	client      *http.Client // for the token endpoint; its deadlines are the contexts'
-	reader      *http.Client // for documents
+	posts       http.RoundTripper // for tokens: each connection carries one request, and is aborted
+	reader      *http.Client      // for documents
 	now         func() time.Time
 
 	reading    singleflight.Group
@@ -43,10 +44,10 @@ type Provider struct {
 // New makes a provider of a valid configuration. The redirect URL is the one registered there.
 func New(id string, config Config, redirectURL string) *Provider {
 	config = config.WithDefaults(id)
-	client := newClient()
-	reader := *client
-	reader.Timeout = config.Timeout
-	p := &Provider{ID: id, Config: config, redirectURL: redirectURL, client: client, reader: &reader, now: time.Now}
+	p := &Provider{
+		ID: id, Config: config, redirectURL: redirectURL, now: time.Now,
+		posts: capped{newPosts(config.RefreshTimeout)}, reader: newReader(config.Timeout),
+	}
 	if config.RedirectURI != "" {
 		p.redirectURL, p.statePrefix = config.RedirectURI, sharedPrefix(config.RedirectURI, redirectURL)
 	}
@@ -65,7 +66,9 @@ type endpoints struct {
 	verifier *oidc.IDTokenVerifier
 	// revocation is where tokens are revoked (RFC 7009); empty where the provider has no such place.
 	revocation string
-	at         time.Time
+	// userInfo is where claims are that an id_token lacks (OIDC Core 5.3); empty where there is none.
+	userInfo string
+	at       time.Time
 	// issParam: the provider promises iss on its callbacks (RFC 9207 2.3).
 	issParam bool
 	// fixed: they are known without a document, and none is read.
@@ -118,9 +121,17 @@ func (p *Provider) readDocument(ctx context.Context) (*endpoints, error) {
 	if issuer == "" {
 		issuer = strings.TrimRight(p.Config.BaseURL, "/")
 	}
-	found, err := oidc.NewProvider(oidc.ClientContext(ctx, p.reader), issuer)
+	reader, status := *p.reader, 0
+	reader.Transport = roundTrip(func(request *http.Request) (*http.Response, error) {
+		response, err := p.reader.Transport.RoundTrip(request)
+		if err == nil {
+			status = response.StatusCode
+		}
+		return response, err
+	})
+	found, err := oidc.NewProvider(oidc.ClientContext(ctx, &reader), issuer)
 	if err != nil {
-		return nil, p.undiscovered(p.discoveryError(err))
+		return nil, p.undiscovered(p.discoveryError(err, issuer, status))
 	}
 	ends, failure := p.accept(found, issuer, p.now())
 	if failure != nil {
@@ -153,6 +164,7 @@ func (p *Provider) accept(found *oidc.Provider, issuer string, now time.Time) (*
 		Algorithms []string `json:"id_token_signing_alg_values_supported"`
 		IssParam   bool     `json:"authorization_response_iss_parameter_supported"`
 		Revocation string   `json:"revocation_endpoint"`
+		UserInfo   string   `json:"userinfo_endpoint"`
 	}
 	if err := found.Claims(&document); err != nil {
 		return nil, p.distrust("discovery", "the document cannot be read")
@@ -172,6 +184,9 @@ func (p *Provider) accept(found *oidc.Provider, issuer string, now time.Time) (*
 	if document.Revocation != "" && checkURL(document.Revocation) != nil {
 		document.Revocation = "" // nothing is sent there
 	}
+	if document.UserInfo != "" && checkURL(document.UserInfo) != nil {
+		document.UserInfo = ""
+	}
 	algorithms := slices.DeleteFunc(slices.Clone(asymmetric), func(name string) bool {
 		return len(document.Algorithms) > 0 && !slices.Contains(document.Algorithms, name)
 	})
@@ -186,6 +201,7 @@ func (p *Provider) accept(found *oidc.Provider, issuer string, now time.Time) (*
 			Now:                  p.now,
 		}),
 		revocation: document.Revocation,
+		userInfo:   document.UserInfo,
 		at:         now,
 		issParam:   document.IssParam,
 	}, nil
@@ -251,12 +267,33 @@ func (p *Provider) distrust(doing, reason string) *Error {
 	return &Error{Provider: p.ID, Doing: doing, Outcome: Untrusted, Reason: reason}
 }
 
-func (p *Provider) discoveryError(err error) *Error {
+// roundTrip is a function as an http.RoundTripper.
+type roundTrip func(*http.Request) (*http.Response, error)
+
+// RoundTrip implements http.RoundTripper.
+func (f roundTrip) RoundTrip(request *http.Request) (*http.Response, error) { return f(request) }
+
+const wellKnown = "/.well-known/openid-configuration"
+
+// discoveryError says which document could not be used, and what to change.
+func (p *Provider) discoveryError(err error, issuer string, status int) *Error {
+	document := strings.TrimSuffix(issuer, "/") + wellKnown
 	var mismatch *oidc.IssuerMismatchError
-	if errors.As(err, &mismatch) {
-		return p.distrust("discovery", "the document states another issuer than the configured one (compare them byte for byte, a trailing slash counts)")
+	switch {
+	case errors.As(err, &mismatch):
+		return p.distrust("discovery", fmt.Sprintf("%s states the issuer %.200q, and %q is configured; compare them byte for byte, a trailing slash counts", document, mismatch.Discovered, issuer))
+	case status != 0 && status != http.StatusOK:
+		reason := fmt.Sprintf("%s answered %d", document, status)
+		if strings.Contains(issuer, "/.well-known/") {
+			reason += "; give the issuer, not the discovery URL"
+		} else if status == http.StatusNotFound {
+			reason += "; is the issuer right?"
+		}
+		return &Error{Provider: p.ID, Doing: "discovery", Outcome: Unsent, Status: status, Reason: reason}
+	case status == http.StatusOK:
+		return &Error{Provider: p.ID, Doing: "discovery", Outcome: Unsent, Reason: document + " is not a discovery document"}
 	}
-	return &Error{Provider: p.ID, Doing: "discovery", Outcome: Unsent, Reason: plain(err)}
+	return &Error{Provider: p.ID, Doing: "discovery", Outcome: Unsent, Reason: document + ": " + plain(err)}
 }
 
 // Issuer is the configured issuer, which discovery has to confirm before anything is trusted.

@@ -5,6 +5,9 @@ package provider
 type quirk struct {
 	// verdicts are the error codes that mean something else there.
 	verdicts map[string]Outcome
+	// separateGrants: each login is a grant of its own, so that a new one does not take the place of the
+	// former, which is revoked.
+	separateGrants bool
 	// scopeOnRefresh sends the scopes with each refresh.
 	scopeOnRefresh bool
 }
@@ -19,7 +22,26 @@ var quirks = map[string]quirk{
 	// Gitea says unauthorized_client of a refresh token that was revoked or used before.
 	"gitea": {verdicts: map[string]Outcome{"unauthorized_client": Refused}},
 	// Hydra says invalid_client while its database is down: nothing is wrong with the client then.
-	"hydra": {verdicts: map[string]Outcome{"invalid_client": Unexpected}},
+	// Each login there is a grant of its own.
+	"hydra": {verdicts: map[string]Outcome{"invalid_client": Unexpected}, separateGrants: true},
 	// Entra wants the scope with each refresh, and answers with a token for another API without it.
 	"entra": {scopeOnRefresh: true},
 }
+
+// deadGrants are providers' own words for a dead grant where they do not say invalid_grant. The words are
+// specific enough to show the provider by themselves, so that nothing needs to be configured.
+var deadGrants = []struct {
+	status int
+	code   string
+	says   string // a part of error_description
+}{
+	// Dex, server/refreshhandlers.go: revoked, spent or unknown; and beyond absoluteLifetime or
+	// validIfNotUsedFor.
+	{400, "invalid_request", "Refresh token is invalid or has already been claimed by another client"},
+	{400, "invalid_request", "Refresh token expired"},
+	// Fence, fence/oidc/grants/refresh_token_grant.py: its user was deleted.
+	{400, "invalid_request", `There is no "user" for this token`},
+}
+
+// SeparateGrants tells whether each login at the provider is a grant of its own.
+func (c Config) SeparateGrants() bool { return quirks[c.Quirks].separateGrants }

@@ -70,14 +70,14 @@ func outcome(err error) provider.Outcome {
 func TestASpentTokenEndsTheFamily(t *testing.T) {
 	server, client := start(t, providertest.Options{})
 	first := grant(t, client)
-	second, err := client.Refresh(t.Context(), first.RefreshToken, nil)
+	second, err := client.Refresh(t.Context(), first.RefreshToken, "", nil)
 	if err != nil || second.RefreshToken == "" {
 		t.Fatalf("the first refresh: %v", err)
 	}
-	if _, err := client.Refresh(t.Context(), first.RefreshToken, nil); outcome(err) != provider.Refused {
+	if _, err := client.Refresh(t.Context(), first.RefreshToken, "", nil); outcome(err) != provider.Refused {
 		t.Errorf("a spent token: %v", err)
 	}
-	if _, err := client.Refresh(t.Context(), second.RefreshToken, nil); outcome(err) != provider.Refused {
+	if _, err := client.Refresh(t.Context(), second.RefreshToken, "", nil); outcome(err) != provider.Refused {
 		t.Errorf("its successor, after that: %v", err)
 	}
 	if ledger := server.Ledger(); ledger.Rotations != 1 || ledger.Reused != 1 || ledger.Refused != 1 || ledger.Grants != 1 {
@@ -89,12 +89,12 @@ func TestWithinTheGraceASpentTokenIsGood(t *testing.T) {
 	_, client := start(t, providertest.Options{Grace: time.Second})
 	first := grant(t, client)
 	for range 2 {
-		if _, err := client.Refresh(t.Context(), first.RefreshToken, nil); err != nil {
+		if _, err := client.Refresh(t.Context(), first.RefreshToken, "", nil); err != nil {
 			t.Fatal(err)
 		}
 	}
 	time.Sleep(1100 * time.Millisecond)
-	if _, err := client.Refresh(t.Context(), first.RefreshToken, nil); outcome(err) != provider.Refused {
+	if _, err := client.Refresh(t.Context(), first.RefreshToken, "", nil); outcome(err) != provider.Refused {
 		t.Errorf("after the grace: %v", err)
 	}
 }
@@ -103,12 +103,12 @@ func TestWithoutRotationTheTokenStays(t *testing.T) {
 	server, client := start(t, providertest.Options{KeepRefreshTokens: true})
 	first := grant(t, client)
 	for range 3 {
-		if again, err := client.Refresh(t.Context(), first.RefreshToken, nil); err != nil || again.RefreshToken != "" {
+		if again, err := client.Refresh(t.Context(), first.RefreshToken, "", nil); err != nil || again.RefreshToken != "" {
 			t.Fatalf("a successor came, or %v", err)
 		}
 	}
 	server.Revoke("alice")
-	if _, err := client.Refresh(t.Context(), first.RefreshToken, nil); outcome(err) != provider.Refused {
+	if _, err := client.Refresh(t.Context(), first.RefreshToken, "", nil); outcome(err) != provider.Refused {
 		t.Errorf("after a revocation: %v", err)
 	}
 }
@@ -117,7 +117,7 @@ func TestFaults(t *testing.T) {
 	server, client := start(t, providertest.Options{})
 	tokens := grant(t, client)
 	server.Fail(&providertest.Fault{Times: 1, LoseAnswer: true})
-	if _, err := client.Refresh(t.Context(), tokens.RefreshToken, nil); outcome(err) != provider.Unknown {
+	if _, err := client.Refresh(t.Context(), tokens.RefreshToken, "", nil); outcome(err) != provider.Unknown {
 		t.Errorf("a lost answer: %v", err)
 	}
 	if ledger := server.Ledger(); ledger.Rotations != 1 {
@@ -126,15 +126,15 @@ func TestFaults(t *testing.T) {
 	tokens = grant(t, client)
 	server.Fail(&providertest.Fault{Times: 2, Status: http.StatusServiceUnavailable})
 	for range 2 {
-		if _, err := client.Refresh(t.Context(), tokens.RefreshToken, nil); outcome(err) != provider.Unknown {
+		if _, err := client.Refresh(t.Context(), tokens.RefreshToken, "", nil); outcome(err) != provider.Unknown {
 			t.Errorf("a 503: %v", err)
 		}
 	}
-	if _, err := client.Refresh(t.Context(), tokens.RefreshToken, nil); err != nil {
+	if _, err := client.Refresh(t.Context(), tokens.RefreshToken, "", nil); err != nil {
 		t.Errorf("after two faults: %v", err)
 	}
 	server.Fail(&providertest.Fault{Down: true})
-	if _, err := client.Refresh(t.Context(), tokens.RefreshToken, nil); outcome(err) != provider.Unknown {
+	if _, err := client.Refresh(t.Context(), tokens.RefreshToken, "", nil); outcome(err) != provider.Unknown {
 		t.Errorf("down: %v", err)
 	}
 	server.Fail(nil)

@@ -3,6 +3,9 @@
 package config
 
 import (
+	"cmp"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -46,6 +49,13 @@ type Config struct {
 	WorkersFile string `koanf:"workers_file"`
 	// RideThroughMax is how long the caches go on while nothing is heard of changes. Default 15 min.
 	RideThroughMax time.Duration `koanf:"ride_through_max"`
+	// DrainDelay is how long the service goes on after it was told to stop, while /readyz answers 503, so
+	// that whatever balances the load sends nothing more. Default 5 s in Kubernetes, else 0.
+	DrainDelay time.Duration `koanf:"drain_delay"`
+	// StopTimeout is how long refreshes under way are waited for after it was told to stop, DrainDelay
+	// included. It should be longer than DrainDelay and the longest refresh_timeout together, and shorter
+	// than the time after which the process is killed. Default 70 s.
+	StopTimeout time.Duration `koanf:"stop_timeout"`
 
 	// Aggregate says what /aggregate may ask of the commons that a user has connected.
 	Aggregate aggregate.Config `koanf:"aggregate"`
@@ -72,6 +82,9 @@ func Load(path string, environ []string) (Config, error) {
 	config, err := load(path, environ, deployed)
 	if err != nil {
 		return Config{}, err
+	}
+	if slices.ContainsFunc(environ, func(variable string) bool { return strings.HasPrefix(variable, "KUBERNETES_SERVICE_HOST=") }) && config.DrainDelay == 0 {
+		config.DrainDelay = drainDelay
 	}
 	config, faults := config.complete(filepath.Dir(path))
 	for id, fault := range deployed.clientless {
@@ -211,7 +224,11 @@ func (c Config) complete(dir string) (Config, error) {
 	if c.RideThroughMax == 0 {
 		c.RideThroughMax = 15 * time.Minute
 	}
+	if c.StopTimeout == 0 {
+		c.StopTimeout = stopTimeout
+	}
 	c.Database.URL = relative(dir, c.Database.URL)
+	c.Broker = withSpool(c.Broker, dir, string(c.Database.URL))
 	for _, name := range []*string{&c.Server.TLS.CertFile, &c.Server.TLS.KeyFile} {
 		if *name != "" && !filepath.IsAbs(*name) {
 			*name = filepath.Join(dir, *name)
@@ -226,6 +243,41 @@ func (c Config) complete(dir string) (Config, error) {
 	c.Keys = files.keyring(c.KeyringFile, c.Gen3.EncryptionKey)
 	return c, errors.Join(files.faults...)
 }
+
+const (
+	drainDelay  = 5 * time.Second
+	stopTimeout = 70 * time.Second
+)
+
+// withSpool completes where the spool is: relative to the configuration's folder, with a folder of the
+// database's own where none is configured, and with file names of the database's own in any.
+func withSpool(chosen broker.Config, dir, databaseURL string) broker.Config {
+	sum := sha256.Sum256([]byte(store.Place(databaseURL)))
+	chosen.SpoolTag = hex.EncodeToString(sum[:6])
+	switch {
+	case chosen.SpoolDir == "off":
+		chosen.SpoolDir = ""
+	case chosen.SpoolDir == "":
+		chosen.SpoolDir = filepath.Join(os.TempDir(), fmt.Sprintf("wts-spool-%d-%s", os.Getuid(), chosen.SpoolTag))
+	case !filepath.IsAbs(chosen.SpoolDir):
+		chosen.SpoolDir = filepath.Join(dir, chosen.SpoolDir)
+	}
+	return chosen
+}
+
+// checkSpoolWait wants a silent replica to be waited for longer than any answer of a provider is: until
+// then the token that it presented may still be worked on.
+func (c Config) checkSpoolWait() error {
+	wait := cmp.Or(c.Broker.SpoolWait, 2*time.Minute)
+	for _, id := range slices.Sorted(maps.Keys(c.Providers)) {
+		if timeout := c.Providers[id].WithDefaults(id).RefreshTimeout; wait <= timeout+spoolSlack {
+			return fmt.Errorf("spool_wait: is %s, want more than providers.%s.refresh_timeout (%s) and %s together", wait, id, timeout, spoolSlack)
+		}
+	}
+	return nil
+}
+
+const spoolSlack = 5 * time.Second
 
 func (c Config) validate() error {
 	var faults []error
@@ -253,6 +305,12 @@ func (c Config) validate() error {
 	}
 	if c.RideThroughMax < 0 {
 		fault("ride_through_max: must not be negative")
+	}
+	if c.DrainDelay < 0 || c.StopTimeout < 0 {
+		fault("drain_delay, stop_timeout: must not be negative")
+	}
+	if err := c.checkSpoolWait(); err != nil {
+		faults = append(faults, err)
 	}
 	return errors.Join(append(faults, c.Server.Validate(), c.Authn.Validate(), c.Database.Validate(), c.Issuer.Validate(), c.Kube.Validate(), c.Log.Validate(), c.Aggregate.Validate())...)
 }

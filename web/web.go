@@ -33,7 +33,8 @@ type Content interface {
 type Message struct {
 	Title, Text string
 	RequestID   string // for who asks an operator
-	Again       bool   // logging in anew may mend it
+	Again       bool   // logging in again may help
+	Continue    string // a path of this host to go on to; empty for none
 }
 
 // Render implements Content.

@@ -42,7 +42,7 @@ func TestThePythonClient(t *testing.T) {
 	if out, err := script("WTS_URL="+r.url, "audience"); err != nil || strings.Count(out, ".") != 2 {
 		t.Errorf("asking: %q, %v", out, err)
 	}
-	if err := r.store.SetDisabled(t.Context(), "bob", true); err != nil {
+	if err := r.store.Users.SetDisabled(t.Context(), "bob", true); err != nil {
 		t.Fatal(err)
 	}
 	eventually(t, "the service's words reach it", func() bool {

@@ -193,7 +193,7 @@ func keysCommand(file *string) *cobra.Command {
 			Use: "rotate", Short: "Name successors for the signing keys", Args: cobra.NoArgs,
 			Long: "Names a successor for each signing key. It is published at once and signs as soon as every verifier can have seen it (issuer.jwks_max_age); the old key stays published until the last token it signed has expired. No token is refused meanwhile.",
 			RunE: withStore(file, func(cmd *cobra.Command, loaded config.Config, db *store.Store) error {
-				from, err := issuer.New(loaded.Issuer, db, time.Now).Rotate(cmd.Context())
+				from, err := issuer.New(loaded.Issuer, db.SigningKeys, time.Now).Rotate(cmd.Context())
 				if err != nil {
 					return err
 				}
@@ -206,7 +206,7 @@ func keysCommand(file *string) *cobra.Command {
 }
 
 func listKeys(ctx context.Context, out io.Writer, loaded config.Config, db *store.Store) error {
-	keys, now, err := issuer.New(loaded.Issuer, db, time.Now).Keys(ctx)
+	keys, now, err := issuer.New(loaded.Issuer, db.SigningKeys, time.Now).Keys(ctx)
 	if err != nil {
 		return err
 	}
@@ -244,7 +244,7 @@ func usersCommand(file *string) *cobra.Command {
 			Use: name + " <username>", Short: short, Args: cobra.ExactArgs(1),
 			RunE: func(cmd *cobra.Command, args []string) error {
 				return withStore(file, func(cmd *cobra.Command, loaded config.Config, db *store.Store) error {
-					err := db.SetDisabled(cmd.Context(), args[0], disabled)
+					err := db.Users.SetDisabled(cmd.Context(), args[0], disabled)
 					if errors.Is(err, authn.ErrUnknown) {
 						return fmt.Errorf("no user is called %q", args[0])
 					}

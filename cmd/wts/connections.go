@@ -27,7 +27,7 @@ func connectionsCommand(file *string) *cobra.Command {
 					if len(args) == 1 {
 						username = args[0]
 					}
-					listed, err := db.List(cmd.Context(), username)
+					listed, err := db.Connections.List(cmd.Context(), username)
 					if err != nil {
 						return err
 					}
@@ -61,11 +61,12 @@ func connectionsCommand(file *string) *cobra.Command {
 					if err != nil {
 						return err
 					}
-					if err := db.Disconnect(cmd.Context(), one.UserID, one.Provider); err != nil && !errors.Is(err, broker.ErrNotConnected) {
+					if err := db.Connections.Disconnect(cmd.Context(), one.UserID, one.Provider); err != nil && !errors.Is(err, broker.ErrNotConnected) {
 						return err
 					}
 					log, flush := telemetry.NewLog(loaded.Log, cmd.ErrOrStderr())
 					defer flush()
+					fmt.Fprintf(cmd.OutOrStdout(), "Disconnected. Every replica that reaches the database refuses %s within 5 s; the provider is told where it has a revocation endpoint.\n", one.Username)
 					audit.Write(cmd.Context(), log, audit.Event{Action: audit.Disconnect, UserID: one.UserID, Username: one.Username, Provider: one.Provider, Proof: "operator"})
 					return nil
 				})(cmd, nil)
@@ -76,7 +77,7 @@ func connectionsCommand(file *string) *cobra.Command {
 }
 
 func findConnection(cmd *cobra.Command, db *store.Store, username, providerID string) (store.Listed, error) {
-	listed, err := db.List(cmd.Context(), username)
+	listed, err := db.Connections.List(cmd.Context(), username)
 	if err != nil {
 		return store.Listed{}, err
 	}

@@ -30,7 +30,7 @@ func TestASlowProviderHoldsNothing(t *testing.T) {
 		c.Providers["second"] = second
 	})
 	r.logIn(t, providertest.Browser(), "/oauth2/authorization_url", "alice")
-	alice, err := r.store.UserByName(t.Context(), "alice")
+	alice, err := r.store.Users.UserByName(t.Context(), "alice")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -39,13 +39,14 @@ func TestASlowProviderHoldsNothing(t *testing.T) {
 	for at := range ids {
 		name := fmt.Sprint("user", at)
 		past := time.Now().Add(-time.Hour)
-		ids[at], _, err = r.store.Connect(t.Context(), broker.Grant{
+		stored, err := r.store.Logins.Connect(t.Context(), broker.Grant{
 			Provider: "second", Identity: provider.Identity{Issuer: "i", Subject: name, Username: name},
 			Tokens: provider.Tokens{RefreshToken: secret.Text("rt-" + name), AccessToken: "spent", IssuedAt: past, AccessExpiresAt: past.Add(time.Minute)},
 		})
 		if err != nil {
 			t.Fatal(err)
 		}
+		ids[at] = stored.UserID
 	}
 	r.second.Fail(&providertest.Fault{Delay: slow, Status: http.StatusServiceUnavailable})
 	var waiting sync.WaitGroup
@@ -83,7 +84,7 @@ func TestTheConnectionsCommand(t *testing.T) {
 	r := startReplica(t)
 	browser := providertest.Browser()
 	r.logIn(t, browser, "/oauth2/authorization_url", "alice")
-	listed, err := r.store.List(t.Context(), "")
+	listed, err := r.store.Connections.List(t.Context(), "")
 	if err != nil || len(listed) != 1 || listed[0].Username != "alice" || listed[0].Phase != broker.Ready {
 		t.Fatalf("%+v, %v", listed, err)
 	}
@@ -103,11 +104,11 @@ func TestTheConnectionsCommand(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := r.store.Disconnect(t.Context(), one.UserID, one.Provider); err != nil {
+	if err := r.store.Connections.Disconnect(t.Context(), one.UserID, one.Provider); err != nil {
 		t.Fatal(err)
 	}
 	eventually(t, "the provider is told", func() bool { return r.first.Ledger().Revocations == 1 })
-	if listed, err = r.store.List(t.Context(), "alice"); err != nil || len(listed) != 0 {
+	if listed, err = r.store.Connections.List(t.Context(), "alice"); err != nil || len(listed) != 0 {
 		t.Errorf("%+v, %v", listed, err)
 	}
 	connections := connectionsCommand(new(string))

@@ -2,14 +2,11 @@ package main
 
 import (
 	"context"
-	"crypto/sha256"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net"
 	"net/http"
-	"os"
-	"path/filepath"
 	"strings"
 	"time"
 
@@ -54,13 +51,13 @@ func newService(ctx context.Context, config config.Config, log *slog.Logger) (*s
 		providers = append(providers, provider.New(id, one, callback))
 	}
 	s.broker = broker.New(broker.Parts{
-		Config: withSpool(config), Providers: providers, Store: s.store, Logins: s.store, Flights: s.store, Outbox: s.store,
-		Exclusive: s.store.Exclusive(), Keys: config.Keys, Observer: refreshes{s.metrics, log}, Now: time.Now,
+		Config: config.Broker, Providers: providers, Store: s.store.Connections, Logins: s.store.Logins, Replicas: s.store.Replicas, Outbox: s.store.Outbox,
+		Alone: s.store.Alone(), Keys: config.Keys, Observer: refreshes{s.metrics, log}, Now: time.Now,
 	})
-	s.issuer = issuer.New(config.Issuer, s.store, time.Now)
+	s.issuer = issuer.New(config.Issuer, s.store.SigningKeys, time.Now)
 	secure := strings.HasPrefix(public, "https://")
-	s.session = authn.NewSessions(config.Authn, s.store, secure, time.Now)
-	callers := authn.Parts{Config: config.Authn, Directory: s.store, Sessions: s.session, OwnIssuer: public}
+	s.session = authn.NewSessions(config.Authn, s.store.Sessions, secure, time.Now)
+	callers := authn.Parts{Config: config.Authn, Directory: s.store.Users, Sessions: s.session, OwnIssuer: public}
 	if callers.Bearers, err = newBearers(ctx, config); err != nil {
 		return nil, errors.Join(err, s.store.Close())
 	}
@@ -110,20 +107,6 @@ func (r refreshes) Refreshed(providerID, outcome string, took time.Duration) {
 	}
 }
 
-// withSpool chooses a folder for the spool where none is configured: one for each database, since a
-// record belongs to the one that did not take it.
-func withSpool(config config.Config) broker.Config {
-	chosen := config.Broker
-	switch chosen.SpoolDir {
-	case "":
-		sum := sha256.Sum256([]byte(config.Database.URL))
-		chosen.SpoolDir = filepath.Join(os.TempDir(), fmt.Sprintf("wts-spool-%d-%x", os.Getuid(), sum[:6]))
-	case "off":
-		chosen.SpoolDir = ""
-	}
-	return chosen
-}
-
 // observer gives the metrics the words that they know.
 type observer struct{ *telemetry.Metrics }
 
@@ -161,8 +144,8 @@ const (
 	writeTimeout      = 90 * time.Second
 	idleTimeout       = 2 * time.Minute
 	maxHeaderBytes    = 256 << 10
-	// Together less than the 10 s that deployed pods are given: for requests, and for tokens on their way.
-	drainTime, landTime = 6 * time.Second, 3 * time.Second
+	// requestTime is how long requests under way have at the end: callers wait for 15 s at most.
+	requestTime = 20 * time.Second
 )
 
 // run serves until the context ends, then lets the requests under way finish.
@@ -233,18 +216,29 @@ func newHTTPServer(handler http.Handler, log *slog.Logger) *http.Server {
 	}
 }
 
-// drain takes no new request and waits for those under way, and for every token that is on its way.
+// drain ends the service without losing a token (refresh-engine.md, "Stopping"). For drain_delay it goes on
+// as before, while /readyz sends what balances the load elsewhere. Then no request is taken and no refresh
+// begun; those under way are waited for until stop_timeout.
 func (s *service) drain(servers []*http.Server) (err error) {
-	ctx, cancel := context.WithTimeout(context.Background(), drainTime)
+	began := time.Now()
+	s.server.Drain()
+	time.Sleep(s.config.DrainDelay)
+	stop, cancel := context.WithDeadline(context.Background(), began.Add(max(s.config.StopTimeout, s.config.DrainDelay)))
 	defer cancel()
+	landed := make(chan int, 1)
+	go func() { landed <- s.broker.Drain(stop) }()
+	ctx, cancelRequests := context.WithTimeout(stop, requestTime)
+	defer cancelRequests()
 	for _, one := range servers {
 		if failed := one.Shutdown(ctx); failed != nil {
 			err = errors.Join(err, fmt.Errorf("requests were cut off: %w", failed), one.Close())
 		}
 	}
-	landing, cancelLanding := context.WithTimeout(context.Background(), landTime)
-	defer cancelLanding()
-	s.broker.Drain(landing)
+	if left := <-landed; left > 0 {
+		s.log.Error("stopped with refreshes under way, whose grants may be lost where the provider has no reuse_grace; give the process more time (stop_timeout, and terminationGracePeriodSeconds in Kubernetes)",
+			slog.Int("refreshes", left))
+	}
+	s.log.Info("stopped", slog.Duration("after", time.Since(began).Round(time.Millisecond)))
 	return err
 }
 

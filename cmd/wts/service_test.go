@@ -66,7 +66,7 @@ func startReplica(t *testing.T, change ...func(*config.Config)) *replica {
 	if err != nil {
 		t.Fatal(err)
 	}
-	settings := config.Config{Keys: keys, RideThroughMax: time.Minute, Log: telemetry.LogConfig{Level: "debug"}}
+	settings := config.Config{Keys: keys, StopTimeout: 20 * time.Second, RideThroughMax: time.Minute, Log: telemetry.LogConfig{Level: "debug"}}
 	settings.Server.URL = r.url
 	settings.Server.Listen = []string{fmt.Sprintf("127.0.0.1:%d", port)}
 	settings.Server.MetricsListen = "off"
@@ -463,11 +463,11 @@ func TestTheLogHoldsNoSecret(t *testing.T) {
 		secrets["the cookie "+cookie.Name] = cookie.Value
 	}
 	for _, id := range []string{"first", "second"} {
-		user, err := r.store.UserByName(t.Context(), "alice")
+		user, err := r.store.Users.UserByName(t.Context(), "alice")
 		if err != nil {
 			t.Fatal(err)
 		}
-		connection, err := r.store.Connection(t.Context(), user.ID, id)
+		connection, err := r.store.Connections.Row(t.Context(), user.ID, id)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -584,7 +584,7 @@ func TestAUserWhoIsDisabled(t *testing.T) {
 	if got := r.worker(t, "/token/"); got.status != 200 {
 		t.Fatalf("before: %d", got.status)
 	}
-	if err := r.store.SetDisabled(t.Context(), "alice", true); err != nil {
+	if err := r.store.Users.SetDisabled(t.Context(), "alice", true); err != nil {
 		t.Fatal(err)
 	}
 	for deadline := time.Now().Add(5 * time.Second); ; time.Sleep(20 * time.Millisecond) {
@@ -621,20 +621,21 @@ func TestARequestUnderWayIsFinishedAndMetricsAreApart(t *testing.T) {
 		t.Errorf("the metrics:\n%s", body)
 	}
 
-	user, err := r.store.UserByName(t.Context(), "alice")
+	user, err := r.store.Users.UserByName(t.Context(), "alice")
 	if err != nil {
 		t.Fatal(err)
 	}
-	connection, err := r.store.Connection(t.Context(), user.ID, "first")
+	connection, err := r.store.Connections.Row(t.Context(), user.ID, "first")
 	if err != nil {
 		t.Fatal(err)
 	}
 	spent := provider.Tokens{AccessToken: "run-out", IssuedAt: time.Now().Add(-time.Hour), AccessExpiresAt: time.Now().Add(-time.Minute)}
-	flight, err := r.store.Claim(t.Context(), broker.Claim{UserID: user.ID, Provider: "first", Version: connection.Version, ID: "a-flight", Replica: "another"})
+	claimed, err := r.store.Connections.Apply(t.Context(), connection, broker.Claim{Version: connection.Version, Flight: "a-flight", Replica: "another"})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := r.store.Commit(t.Context(), flight, spent); err != nil {
+	commit := broker.Commit{Flight: "a-flight", Version: claimed.Row.Version, Presented: claimed.Row.Digest, Tokens: spent}
+	if _, err := r.store.Connections.Apply(t.Context(), claimed.Row, commit); err != nil {
 		t.Fatal(err)
 	}
 	r.broker.Forget(user.ID, "first")

@@ -13,11 +13,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"sync/atomic"
 	"time"
-
-	"github.com/maypok86/otter/v2"
-	"golang.org/x/sync/singleflight"
 
 	"github.com/workspace-token-service/wts/pkg/keyring"
 	"github.com/workspace-token-service/wts/pkg/provider"
@@ -89,18 +85,6 @@ func (c *Connection) ends() time.Time {
 	return c.RefreshExpiresAt
 }
 
-// Store keeps connections. Each method is one transaction. The same rules hold on every database;
-// storetest states them.
-type Store interface {
-	// Connection reads a row; ErrNotConnected where there is none.
-	Connection(ctx context.Context, userID, providerID string) (Connection, error)
-	// Connections reads all of a user's rows, in whatever phase.
-	Connections(ctx context.Context, userID string) ([]Connection, error)
-	// Disconnect leaves a tombstone, from which nothing is handed out; ErrNotConnected where there
-	// is nothing to disconnect.
-	Disconnect(ctx context.Context, userID, providerID string) error
-}
-
 // Observer hears what the broker does. Its methods are called often and must be quick.
 type Observer interface {
 	Refreshed(providerID, outcome string, took time.Duration)
@@ -128,6 +112,8 @@ type Config struct {
 	// SpoolDir is a folder for successors that the database did not take, which should outlive the process.
 	// Default a folder in the temporary one.
 	SpoolDir string `koanf:"spool_dir"`
+	// SpoolTag names the database in the spool's file names.
+	SpoolTag string `koanf:"-"`
 }
 
 // Broker trades connections for access tokens. It is safe for concurrent use.
@@ -137,25 +123,9 @@ type Broker struct {
 	store     Store
 	logins    LoginStore
 	keys      *keyring.Keyring
-	observer  Observer
+	cache     *cache
+	engine    *engine
 	now       func() time.Time
-
-	cache     *otter.Cache[cacheKey, *held]
-	flights   singleflight.Group
-	forgotten atomic.Uint64 // counts what the cache was told to forget
-
-	// The engine's.
-	engine       Flights
-	outbox       Outbox
-	exclusive    bool // this is the only process on the database
-	replica      string
-	upstreams    map[string]*upstream
-	lease        lease
-	landings     landings
-	aloft        aloft
-	spool        spooler
-	tasks        tasks
-	databaseAway atomic.Int64 // until when, in unix nanoseconds, it is taken to be unreachable
 }
 
 // Parts are what a Broker is made of; all of them are needed.
@@ -164,40 +134,63 @@ type Parts struct {
 	Providers []*provider.Provider
 	Store     Store
 	Logins    LoginStore
-	Flights   Flights
+	Replicas  Replicas
 	Outbox    Outbox
-	Exclusive bool // no other process uses the database
+	Alone     bool // no other process uses the database
 	Keys      *keyring.Keyring
 	Observer  Observer
 	Now       func() time.Time
 }
 
-// maxHeld bounds the access tokens in memory: about 1 kB each.
-const maxHeld = 250_000
-
-// New makes a broker. What it cannot do without is done; that there is no spool is reported and gone
-// without.
+// New makes a broker. A spool that cannot be used is reported, and the broker goes on without one.
 func New(parts Parts) *Broker {
 	parts.Config.Wait = cmp.Or(parts.Config.Wait, 15*time.Second)
 	parts.Config.SpoolWait = cmp.Or(parts.Config.SpoolWait, 2*time.Minute)
+	known := newCache()
 	b := &Broker{
 		config: parts.Config, providers: map[string]*provider.Provider{}, store: parts.Store, logins: parts.Logins,
-		keys: parts.Keys, observer: parts.Observer, now: parts.Now,
-		cache:  otter.Must(&otter.Options[cacheKey, *held]{MaximumSize: maxHeld}),
-		engine: parts.Flights, outbox: parts.Outbox, exclusive: parts.Exclusive, replica: rand.Text(), upstreams: map[string]*upstream{},
-		landings: landings{awaited: map[cacheKey]chan struct{}{}}, aloft: aloft{ids: map[string]struct{}{}},
+		keys: parts.Keys, now: parts.Now, cache: known,
+		engine: &engine{
+			config: parts.Config, replica: rand.Text(), alone: parts.Alone, store: parts.Store, replicas: parts.Replicas, outbox: parts.Outbox,
+			keys: parts.Keys, digest: parts.Keys.Digest, cache: known, observer: parts.Observer, now: parts.Now, upstreams: map[string]*upstream{},
+			landings: landings{awaited: map[cacheKey]chan struct{}{}}, aloft: aloft{ids: map[string]struct{}{}},
+			peers: peers{seen: map[string]heard{}},
+		},
 	}
 	for _, one := range parts.Providers {
 		b.providers[one.ID] = one
-		b.upstreams[one.ID] = newUpstream(one.ID, one, one.Config)
-		b.upstreams[one.ID].served = parts.Observer.Serving(one.ID)
+		up := newUpstream(one.ID, one, one.Config)
+		up.served = parts.Observer.Serving(one.ID)
+		b.engine.upstreams[one.ID] = up
 	}
 	var err error
-	if b.spool, err = newSpool(parts.Config.SpoolDir, b.replica); err != nil {
-		b.observer.SpoolFailed(err)
+	if b.engine.spool, err = newSpool(parts.Config.SpoolDir, parts.Config.SpoolTag, b.engine.replica); err != nil {
+		parts.Observer.SpoolFailed(err)
 	}
 	return b
 }
+
+// Run keeps the engine. It returns when the context has ended and everything with it.
+func (b *Broker) Run(ctx context.Context) { b.engine.run(ctx) }
+
+// Drain begins no flight any more, waits until every one of this process has ended, or the context has,
+// and returns how many have not.
+func (b *Broker) Drain(ctx context.Context) (left int) { return b.engine.drain(ctx) }
+
+// Landed tells those who wait for a connection's flight to read the row again. The store's feed calls it.
+func (b *Broker) Landed(userID, providerID string) {
+	b.engine.landings.land(cacheKey{userID, providerID})
+}
+
+// Forget drops what is held of a connection. The change feed calls it, on every replica.
+func (b *Broker) Forget(userID, providerID string) {
+	key := cacheKey{userID, providerID}
+	b.cache.forget(key)
+	b.engine.landings.land(key)
+}
+
+// ForgetAll drops everything. It is for when changes may have been missed.
+func (b *Broker) ForgetAll() { b.cache.forgetAll() }
 
 // Provider resolves the name that a request gives; empty, and "default", are the default provider.
 func (b *Broker) Provider(name string) (id string, err error) {
@@ -215,6 +208,9 @@ func (b *Broker) IsDefault(id string) bool { return id == b.config.DefaultProvid
 
 // NameOf is what a person calls a provider.
 func (b *Broker) NameOf(id string) string { return b.providers[id].Config.Name }
+
+// Revokes tells whether a provider, as far as it is known, can be told that a grant has ended.
+func (b *Broker) Revokes(id string) bool { return b.providers[id].Revokes() }
 
 // Listed is a provider as a person sees it.
 type Listed struct {

@@ -30,6 +30,8 @@ const callback = "https://wts.example.org/oauth2/authorize"
 type house struct {
 	*broker.Broker
 	store  *faulty
+	logins *store.Logins
+	count  func() int64 // the statements so far
 	path   string // of the database
 	main   *providertest.Server
 	second *providertest.Server
@@ -39,26 +41,26 @@ type house struct {
 
 // faulty is the real store, with errors where the test wants them.
 type faulty struct {
-	*store.Store
+	broker.Store
 	failCommits  atomic.Int64
 	onConnection func()
 }
 
 var errDatabase = errors.New("the database is away")
 
-func (f *faulty) Commit(ctx context.Context, flight broker.Flight, tokens provider.Tokens) error {
-	if f.failCommits.Add(-1) >= 0 {
-		return errDatabase
+func (f *faulty) Apply(ctx context.Context, row broker.Row, action broker.Action) (broker.Change, error) {
+	if _, commit := action.(broker.Commit); commit && f.failCommits.Add(-1) >= 0 {
+		return broker.Change{}, errDatabase
 	}
-	return f.Store.Commit(ctx, flight, tokens)
+	return f.Store.Apply(ctx, row, action)
 }
 
-func (f *faulty) Connection(ctx context.Context, userID, providerID string) (broker.Connection, error) {
-	connection, err := f.Store.Connection(ctx, userID, providerID)
+func (f *faulty) Row(ctx context.Context, userID, providerID string) (broker.Row, error) {
+	row, err := f.Store.Row(ctx, userID, providerID)
 	if f.onConnection != nil {
 		f.onConnection()
 	}
-	return connection, err
+	return row, err
 }
 
 func (h *house) Refreshed(string, string, time.Duration) {}
@@ -84,7 +86,7 @@ func newHouse(t *testing.T, change ...func(*provider.Config)) *house {
 	if _, err := db.Migrate(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	h := &house{store: &faulty{Store: db}, path: path}
+	h := &house{store: &faulty{Store: db.Connections}, logins: db.Logins, count: db.Statements, path: path}
 	options := providertest.Options{Users: []providertest.User{{Name: "alice", Password: "a", Email: "alice@example.org"}, {Name: "bob", Password: "b"}}}
 	var providers []*provider.Provider
 	start := func(id string) *providertest.Server {
@@ -103,8 +105,8 @@ func newHouse(t *testing.T, change ...func(*provider.Config)) *house {
 	}
 	h.main, h.second = start("main"), start("second")
 	h.Broker = broker.New(broker.Parts{
-		Config: broker.Config{DefaultProvider: "main", Wait: 3 * time.Second, SpoolDir: t.TempDir()}, Providers: providers, Store: h.store, Logins: db,
-		Flights: h.store, Outbox: db, Exclusive: true,
+		Config: broker.Config{DefaultProvider: "main", Wait: 3 * time.Second, SpoolDir: t.TempDir()}, Providers: providers, Store: h.store, Logins: db.Logins,
+		Replicas: db.Replicas, Outbox: db.Outbox, Alone: true,
 		Keys: keys, Observer: h, Now: func() time.Time { return time.Now().Add(time.Duration(h.clock.Load())) },
 	})
 	ctx, stop := context.WithCancel(context.Background())
@@ -161,18 +163,23 @@ func (h *house) token(t *testing.T, userID string, life time.Duration) broker.To
 func (h *house) put(t *testing.T, userID string, tokens provider.Tokens) {
 	t.Helper()
 	row := h.row(t, userID)
-	flight, err := h.store.Claim(t.Context(), broker.Claim{UserID: userID, Provider: row.Provider, Version: row.Version, ID: rand.Text(), Replica: "another"})
+	claimed, err := h.store.Apply(t.Context(), row, broker.Claim{Version: row.Version, Flight: rand.Text(), Replica: "another"})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := h.store.Store.Commit(t.Context(), flight, tokens); err != nil {
+	flight := claimed.Row
+	commit := broker.Commit{Flight: flight.FlightID, Version: flight.Version, Presented: flight.Digest, Token: flight.RefreshToken, Tokens: tokens}
+	if tokens.RefreshToken != "" {
+		commit.Successor = []byte("digest of " + string(tokens.RefreshToken))
+	}
+	if _, err := h.store.Store.Apply(t.Context(), flight, commit); err != nil {
 		t.Fatal(err)
 	}
 }
 
-func (h *house) row(t *testing.T, userID string) broker.Connection {
+func (h *house) row(t *testing.T, userID string) broker.Row {
 	t.Helper()
-	row, err := h.store.Store.Connection(t.Context(), userID, "main")
+	row, err := h.store.Store.Row(t.Context(), userID, "main")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -184,7 +191,7 @@ func TestACachedTokenCostsNothing(t *testing.T) {
 	h := newHouse(t)
 	alice := h.connect(t, "main", "", "alice", "a").UserID
 	first := h.token(t, alice, 0)
-	statements, ledger := h.store.Statements(), h.main.Ledger()
+	statements, ledger := h.count(), h.main.Ledger()
 	for range 1000 {
 		if got := h.token(t, alice, 600*time.Second); got.Value != first.Value {
 			t.Fatal("another token")
@@ -193,7 +200,7 @@ func TestACachedTokenCostsNothing(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if now := h.store.Statements(); now != statements {
+	if now := h.count(); now != statements {
 		t.Errorf("1,000 cached answers sent %d statements", now-statements)
 	}
 	if diff := cmp.Diff(ledger, h.main.Ledger()); diff != "" {
@@ -312,7 +319,7 @@ func TestAnOutageOfTheProviderLosesNothing(t *testing.T) {
 				t.Errorf("got %v, want an outage with a time to try again", err)
 			}
 			// Claim, version and phase may move; tokens and their ends may not.
-			if diff := cmp.Diff(before, h.row(t, alice), cmp.Comparer(func(a, b secret.Text) bool { return string(a) == string(b) }),
+			if diff := cmp.Diff(before.Connection, h.row(t, alice).Connection, cmp.Comparer(func(a, b secret.Text) bool { return string(a) == string(b) }),
 				cmpopts.IgnoreFields(broker.Connection{}, "Version", "Phase", "Reason")); diff != "" {
 				t.Errorf("the row changed (-before +after):\n%s", diff)
 			}
@@ -398,13 +405,14 @@ func TestWhatWasToBeForgottenIsNotRemembered(t *testing.T) {
 func TestAGrantWithoutARefreshToken(t *testing.T) {
 	h := newHouse(t)
 	at := time.Now()
-	alice, _, err := h.store.Connect(t.Context(), broker.Grant{
+	stored, err := h.logins.Connect(t.Context(), broker.Grant{
 		Provider: "main", Identity: provider.Identity{Issuer: "i", Subject: "s", Username: "carol"},
 		Tokens: provider.Tokens{AccessToken: "whole", IssuedAt: at, AccessExpiresAt: at.Add(time.Hour)},
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
+	alice := stored.UserID
 	h.advance(50 * time.Minute)
 	if got := h.token(t, alice, time.Hour); got.Value != "whole" {
 		t.Error("not handed out while it lives")

@@ -3,10 +3,11 @@ package broker
 import (
 	"crypto/sha256"
 	"math"
-	"math/rand/v2"
 	"strings"
 	"sync/atomic"
 	"time"
+
+	"github.com/maypok86/otter/v2"
 
 	"github.com/workspace-token-service/wts/pkg/secret"
 )
@@ -24,6 +25,7 @@ type held struct {
 	// renewAt is when a caller's next use lets the token be renewed beside it; 0: never.
 	renewAt  atomic.Int64
 	renewing atomic.Bool
+	read     int64 // when this was read from the row
 	degraded bool // it is handed out because no better one can be had
 }
 
@@ -40,16 +42,19 @@ type Token struct {
 	Degraded bool
 }
 
-func hold(of Connection) *held {
+// hold makes what memory holds of a row. The row's times, which are the database's, become this process's.
+func hold(row Row) *held {
+	local := row.local()
+	issued, expires := local.AccessIssuedAt, local.AccessExpiresAt
 	fresh := &held{
-		value: of.AccessToken, body: render(of.AccessToken), sum: sha256.Sum256([]byte(of.AccessToken)),
-		issued: instant(of.AccessIssuedAt), expires: instant(of.AccessExpiresAt), grantEnds: instant(of.ends()),
+		value: row.AccessToken, body: render(row.AccessToken), sum: sha256.Sum256([]byte(row.AccessToken)),
+		issued: instant(issued), expires: instant(expires), grantEnds: instant(local.ends()), read: instant(row.Reading.Sent),
 	}
-	if plain := fresh.body[len(bodyBefore) : len(fresh.body)-len(bodyAfter)]; plain == string(of.AccessToken) {
+	if plain := fresh.body[len(bodyBefore) : len(fresh.body)-len(bodyAfter)]; plain == string(row.AccessToken) {
 		fresh.value = secret.Text(plain)
 	}
-	if whole := of.AccessExpiresAt.Sub(of.AccessIssuedAt); of.RefreshToken != "" && of.AccessToken != "" && !of.AccessIssuedAt.IsZero() && whole > 0 {
-		fresh.renewAt.Store(instant(of.AccessIssuedAt.Add(whole/10*7 + rand.N(whole/10+1))))
+	if whole := expires.Sub(issued); row.RefreshToken != "" && row.AccessToken != "" && !issued.IsZero() && whole > 0 {
+		fresh.renewAt.Store(instant(issued.Add(whole/10*7 + spread(whole/10, cacheKey{row.UserID, row.Provider}, issued))))
 	}
 	return fresh
 }
@@ -85,8 +90,8 @@ func (h *held) enough(life time.Duration, now time.Time) bool {
 	return left > 0 && (left >= min(life, whole/2) || age < whole/4)
 }
 
-// living tells whether the token is good at all.
-func (h *held) living(now time.Time) bool {
+// valid tells whether the token is good at all.
+func (h *held) valid(now time.Time) bool {
 	return h.value != "" && (h.expires == 0 || now.UnixNano() < h.expires)
 }
 
@@ -94,26 +99,50 @@ func (h *held) living(now time.Time) bool {
 // even where the provider itself would not.
 func (h *held) ended(now time.Time) bool { return h.grantEnds != 0 && now.UnixNano() >= h.grantEnds }
 
-// Forget drops what is held of a connection. The change feed calls it, on every replica.
-func (b *Broker) Forget(userID, providerID string) {
-	b.forgotten.Add(1) // before the invalidation: see remember
-	key := cacheKey{userID, providerID}
-	b.cache.Invalidate(key)
+// maxAge is how long what was read from a row is believed without a look at it. The change feed says at
+// once what has changed; this is for the day on which it does not.
+const maxAge = time.Minute
+
+// old tells that the row is to be read again before more is handed out by it.
+func (h *held) old(now time.Time) bool {
+	return h.read != 0 && time.Duration(now.UnixNano()-h.read) >= maxAge
 }
 
-// ForgetAll drops everything. It is for when changes may have been missed.
-func (b *Broker) ForgetAll() {
-	b.forgotten.Add(1)
-	b.cache.InvalidateAll()
+// cache holds what was read of connections that were good.
+type cache struct {
+	entries   *otter.Cache[cacheKey, *held]
+	forgotten atomic.Uint64 // counts what it was told to forget
 }
 
-// remember holds a connection, unless something was to be forgotten since it was read: then what
-// was read may be what was to be forgotten.
-func (b *Broker) remember(key cacheKey, of Connection, readAt uint64) *held {
-	fresh := hold(of)
-	b.cache.Set(key, fresh)
-	if b.forgotten.Load() != readAt {
-		b.cache.Invalidate(key)
+// maxHeld bounds the access tokens in memory: about 1 kB each.
+const maxHeld = 250_000
+
+func newCache() *cache {
+	return &cache{entries: otter.Must(&otter.Options[cacheKey, *held]{MaximumSize: maxHeld})}
+}
+
+func (c *cache) get(key cacheKey) (*held, bool) { return c.entries.GetIfPresent(key) }
+
+// stamp is taken before a row is read that is to be remembered.
+func (c *cache) stamp() uint64 { return c.forgotten.Load() }
+
+func (c *cache) forget(key cacheKey) {
+	c.forgotten.Add(1) // before the invalidation: see remember
+	c.entries.Invalidate(key)
+}
+
+func (c *cache) forgetAll() {
+	c.forgotten.Add(1)
+	c.entries.InvalidateAll()
+}
+
+// remember holds a row, unless something was to be forgotten since the stamp: then what was read may be
+// what was to be forgotten.
+func (c *cache) remember(key cacheKey, row Row, stamp uint64) *held {
+	fresh := hold(row)
+	c.entries.Set(key, fresh)
+	if c.forgotten.Load() != stamp {
+		c.entries.Invalidate(key)
 	}
 	return fresh
 }

@@ -27,15 +27,15 @@ func TestWhatIsEnough(t *testing.T) {
 		"run out, though nothing is asked": {time.Minute, 2 * time.Minute, 0, false},
 		"a clock that went back":           {time.Minute, -time.Hour, time.Second, true},
 	} {
-		of := hold(Connection{AccessToken: "at", AccessIssuedAt: begin, AccessExpiresAt: begin.Add(row.life)})
+		of := hold(Row{Connection: Connection{AccessToken: "at", AccessIssuedAt: begin, AccessExpiresAt: begin.Add(row.life)}})
 		if got := of.enough(row.asked, begin.Add(row.age)); got != row.want {
 			t.Errorf("%s: got %v", name, got)
 		}
 	}
-	if !hold(Connection{AccessToken: "at"}).enough(time.Hour, begin) {
+	if !hold(Row{Connection: Connection{AccessToken: "at"}}).enough(time.Hour, begin) {
 		t.Error("a token that does not expire is not enough")
 	}
-	if of := hold(Connection{}); of.enough(0, begin) || of.living(begin) {
+	if of := hold(Row{}); of.enough(0, begin) || of.valid(begin) {
 		t.Error("no token at all is enough")
 	}
 }
@@ -43,11 +43,11 @@ func TestWhatIsEnough(t *testing.T) {
 // A JWT may say that it ends in the year 9999, which unix nanoseconds do not reach.
 func TestFarEnds(t *testing.T) {
 	now := time.Now()
-	far := hold(Connection{AccessToken: "at", RefreshToken: "rt", AccessIssuedAt: now, AccessExpiresAt: time.Unix(253402300799, 0), RefreshExpiresAt: time.Unix(1<<40, 0)})
-	if far.ended(now) || !far.living(now) || !far.enough(time.Hour, now) || far.token().ExpiresAt.Before(now) {
+	far := hold(Row{Connection: Connection{AccessToken: "at", RefreshToken: "rt", AccessIssuedAt: now, AccessExpiresAt: time.Unix(253402300799, 0), RefreshExpiresAt: time.Unix(1<<40, 0)}})
+	if far.ended(now) || !far.valid(now) || !far.enough(time.Hour, now) || far.token().ExpiresAt.Before(now) {
 		t.Errorf("%+v", far.token())
 	}
-	long := hold(Connection{AccessToken: "at", RefreshToken: "rt", AccessIssuedAt: now, AccessExpiresAt: now.AddDate(60, 0, 0)})
+	long := hold(Row{Connection: Connection{AccessToken: "at", RefreshToken: "rt", AccessIssuedAt: now, AccessExpiresAt: now.AddDate(60, 0, 0)}})
 	if renew := time.Unix(0, long.renewAt.Load()); renew.Before(now.AddDate(40, 0, 0)) {
 		t.Errorf("a token of sixty years is renewed at %s", renew)
 	}

@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -10,83 +11,80 @@ import (
 	"github.com/workspace-token-service/wts/pkg/secret"
 )
 
-// A flight is one claim on a connection: the right to present its refresh token, once. Whoever has
-// it presents; everybody else waits for it to land (refresh-engine.md steps 4 to 9).
-
-// Flight is a claim that was given.
+// Flight is a claim that was given: the right to present a connection's refresh token, once. Its holder
+// presents the token; everyone else waits until it lands (refresh-engine.md steps 4 to 9).
 type Flight struct {
-	ID string
-	// Connection is the row as it was claimed; its version is the claim's.
-	Connection
-	// Digest is that of the token to present, which every change at the end is conditional on.
-	Digest []byte
+	// Row is the row as it was claimed.
+	Row
 	// Doubtful: the outcome of an earlier presentation of this very token is not known.
 	Doubtful bool
-	// First: nobody has presented this token before.
+	// First: the token was not presented before.
 	First bool
-
-	// Presented is how long before the claim this token was first presented; zero where it was not.
+	// Presented is how long before the claim this token was first presented.
 	Presented time.Duration
 
 	epoch   int64     // of this replica's lease, before the claim was sent
-	claimed time.Time // before that, on this process' clock
-	over    bool      // it was taken over, and its former owner may yet come back with a successor
+	claimed time.Time // before that, on this process's clock
+	over    bool      // its token was taken over from a replica that may come back with the successor
+	stamp   uint64    // of the cache, before the row was read that was claimed
 }
 
-// Claim asks for a flight over a row as it was read.
-type Claim struct {
-	UserID, Provider string
-	Version          int64
-	ID, Replica      string
-	// Over is the flight to take over, of a replica that is gone; empty for a row without one.
-	Over string
+// flightOf is the flight that a claimed row describes.
+func flightOf(row Row) Flight {
+	doubtful := row.doubtful()
+	return Flight{Row: row, Doubtful: doubtful, over: row.Reason == takenOver, First: !doubtful && row.PresentedAt.Equal(row.ClaimedAt), Presented: row.ClaimedAt.Sub(row.PresentedAt)}
 }
 
-// Verdict ends a flight that brought no token.
-type Verdict struct {
-	Phase  Phase
-	Reason string
-	// After is how long nobody is to present the token.
-	After time.Duration
-	// Unsent: the token never left this process.
-	Unsent bool
+// presentedFor is how long ago the token was first presented.
+func (f *Flight) presentedFor() time.Duration { return f.Presented + elapsed(f.claimed, time.Now()) }
+
+// verdict ends the flight.
+func (f *Flight) verdict(phase Phase) Verdict {
+	verdict := Verdict{Flight: f.FlightID, Presented: f.Digest, Token: f.RefreshToken, Phase: phase, First: f.First}
+	if phase == Suspect {
+		verdict.Reason = cmp.Or(f.Reason, doubted)
+	}
+	return verdict
 }
 
-// Orphan is a flight that may have lost its replica, or a row of which an earlier presentation's
-// outcome is not known and that nobody has claimed since.
-type Orphan struct {
-	Connection
-	Digest          []byte
-	Flight, Replica string
-	// Since the replica was last heard, the claim was made, this token was first presented.
-	Silent, Claimed, Presented time.Duration
-	// First: the claim was the first one on this token.
-	First bool
-	// ProviderRotates: some connection of the provider's has got a new refresh token at a refresh.
-	ProviderRotates bool
+// Store keeps connections. Each method is one statement or one transaction. The same rules hold on
+// every database; storetest states them.
+type Store interface {
+	// Row reads a row; ErrNotConnected where there is none.
+	Row(ctx context.Context, userID, providerID string) (Row, error)
+	// Rows reads all of a user's rows, in whatever phase.
+	Rows(ctx context.Context, userID string) ([]Row, error)
+	// Apply applies an action to the row and stores what it makes of it. It begins with the row at hand
+	// where that has a version, and reads it again where another was quicker. Errors are those of the
+	// function Apply, the change's Refusal, and failures of the database.
+	Apply(ctx context.Context, row Row, action Action) (Change, error)
+	// Disconnect applies Disconnect, and ends what else may be kept of the connection; ErrNotConnected
+	// where there is nothing to disconnect.
+	Disconnect(ctx context.Context, userID, providerID string) error
+	// Orphans finds what a sweeper has to judge, and the heartbeats as they are after that.
+	Orphans(ctx context.Context, look Look) (orphans []Orphan, beats map[string]int64, err error)
 }
 
-// Flights keeps claims. Each method is one transaction, or one statement. The same rules hold on every
-// database; storetest states them.
-type Flights interface {
-	// Claim gives a flight. The errors are ErrClaimed, ErrSuperseded and *NotYet.
-	Claim(ctx context.Context, claim Claim) (Flight, error)
-	// Commit stores what a flight brought; ErrSuperseded where another token has taken the place of the
-	// one that was presented, for which the successor is then dropped.
-	Commit(ctx context.Context, flight Flight, tokens provider.Tokens) error
-	// Settle ends a flight that brought nothing, under the same condition.
-	Settle(ctx context.Context, flight Flight, verdict Verdict) error
-	// Beat says that a replica lives, and returns how many do, with it.
-	Beat(ctx context.Context, replica string) (living int, err error)
-	// Orphans finds what this replica's sweeper has to judge: flights of replicas that are silent, or known
-	// to be gone, flights that last too long, its own, and doubts that are due.
-	Orphans(ctx context.Context, replica string, gone []string) ([]Orphan, error)
+// Look is what a sweeper asks for: flights of its own replica, of replicas that are not healthy, and
+// those that were claimed longer ago than Overdue; and doubts that are due.
+type Look struct {
+	Replica string
+	Healthy []string
+	Overdue time.Duration
+}
+
+// Replicas keeps the processes' heartbeats.
+type Replicas interface {
+	// Beat changes this replica's heartbeat, and returns that of every replica that is kept. A value
+	// means nothing but that it changes.
+	Beat(ctx context.Context, replica string) (beats map[string]int64, err error)
 }
 
 // Outbox keeps tokens that are to be revoked at their providers.
 type Outbox interface {
-	// TakeRevocation gives one that is due, to nobody else for a while; the zero one where none is.
-	TakeRevocation(ctx context.Context) (Revocation, error)
+	// TakeRevocation gives one of the provider's that is due, to nobody else for as long as the lease;
+	// the zero one where none is.
+	TakeRevocation(ctx context.Context, providerID string, lease time.Duration) (Revocation, error)
 	// Revoked ends it.
 	Revoked(ctx context.Context, id string) error
 }
@@ -117,3 +115,10 @@ const (
 	RotationYes     Rotation = "yes"
 	RotationNo      Rotation = "no"
 )
+
+// Refresher is what the engine asks of a provider.
+type Refresher interface {
+	// Refresh presents a token, once. The subject is who the grant is of, where that is known.
+	Refresh(ctx context.Context, refreshToken secret.Text, subject string, gate provider.Gate) (provider.Tokens, error)
+	Revoke(ctx context.Context, refreshToken secret.Text, gate provider.Gate) error
+}

@@ -32,6 +32,11 @@ var (
 	ErrNoCode = fmt.Errorf("%w: it came back without a code", ErrLoginFailed)
 	// ErrOtherAccount: the provider is connected, with another account.
 	ErrOtherAccount = errors.New("the provider is connected with another account")
+	// ErrRevoking: a disconnect of the same account is being told to the provider, which may end the grant
+	// that this login gave.
+	ErrRevoking = errors.New("a disconnect of the same account is under way")
+	// ErrClientRejected: the provider rejects the credentials of this service; only an operator can fix it.
+	ErrClientRejected = errors.New("the provider rejects this service's client credentials")
 	// ErrUserDisabled: an operator shut the user out.
 	ErrUserDisabled = errors.New("the user is disabled")
 )
@@ -109,6 +114,8 @@ type Connected struct {
 	Provider         string
 	Redirect         string
 	Default          bool // a login at the default provider: a session begins
+	// Lasting: a refresh token came, or was there; else the connection ends with the access token.
+	Lasting bool
 }
 
 // Grant is what a login gave, to be stored.
@@ -118,7 +125,21 @@ type Grant struct {
 	UserID   string
 	Provider string
 	Identity provider.Identity
-	Tokens   provider.Tokens
+	// Tokens are in times of this process's clock.
+	Tokens provider.Tokens
+	// Separate: each login at the provider is a grant of its own; the former one is to be revoked.
+	Separate bool
+	// Began is when the code was about to be exchanged: a revocation for the same person that was sent
+	// since may have ended the new grant.
+	Began time.Time
+}
+
+// Stored is a grant that was stored.
+type Stored struct {
+	UserID, Username string
+	// Lasting: there is a refresh token, this login's or one from before, or the access token does not
+	// expire: the connection does not end with its first access token.
+	Lasting bool
 }
 
 // LoginStore keeps logins. Each method is one transaction.
@@ -126,9 +147,9 @@ type LoginStore interface {
 	// UseState notes a login's state, once: ErrReplayed where it was noted before. It may forget the
 	// state after that long.
 	UseState(ctx context.Context, digest []byte, life time.Duration) error
-	// Connect stores a grant and returns whose it is. The errors are ErrOtherAccount, ErrUserDisabled
-	// and, for a user that is gone, ErrSignInFirst.
-	Connect(ctx context.Context, grant Grant) (userID, username string, err error)
+	// Connect stores a grant and returns whose it is. The errors are ErrOtherAccount, ErrUserDisabled,
+	// ErrRevoking and, for a user that is gone, ErrSignInFirst.
+	Connect(ctx context.Context, grant Grant) (Stored, error)
 }
 
 // Finish ends a login: the steps are in this order so that none of them can be skipped, and nothing
@@ -167,9 +188,13 @@ func (b *Broker) Finish(ctx context.Context, back Callback) (Connected, error) {
 		return result, fmt.Errorf("%w: the provider answered %s", ErrNoCode, reasonOf(back))
 	}
 	// 6. The code becomes a grant, and the id_token says whose it is.
+	exchanged := time.Now()
 	tokens, identity, err := upstream.Exchange(ctx, back.Code, begun.Login)
 	if err != nil {
 		return result, b.loginFailure(err)
+	}
+	if result.Default && identity.NameOutage != nil {
+		return result, b.loginFailure(identity.NameOutage)
 	}
 	if result.Default && identity.NameFlaw != "" {
 		return result, fmt.Errorf("%w: %w", ErrLoginFailed, &provider.Error{
@@ -177,10 +202,13 @@ func (b *Broker) Finish(ctx context.Context, back Callback) (Connected, error) {
 		})
 	}
 	// 7. Stored, for that user and nobody else.
-	result.UserID, result.Username, err = b.logins.Connect(ctx, Grant{
-		UserID: begun.UserID, Provider: begun.Provider, Identity: identity, Tokens: tokens,
+	stored, err := b.logins.Connect(ctx, Grant{
+		UserID: begun.UserID, Provider: begun.Provider, Identity: identity, Tokens: tokens, Separate: upstream.Config.SeparateGrants(), Began: exchanged,
 	})
+	result.UserID, result.Username, result.Lasting = stored.UserID, stored.Username, stored.Lasting
 	switch {
+	case errors.Is(err, ErrRevoking):
+		return result, &Unavailable{RetryAfter: revocationSlack, Cause: err}
 	case errors.Is(err, ErrOtherAccount), errors.Is(err, ErrUserDisabled), errors.Is(err, ErrSignInFirst):
 		return result, err
 	case err != nil:
@@ -221,8 +249,11 @@ func reasonOf(back Callback) string {
 func (b *Broker) loginFailure(err error) error {
 	var of *provider.Error
 	if errors.As(err, &of) {
-		if of.Outcome == provider.Refused || of.Outcome == provider.Untrusted {
+		switch of.Outcome {
+		case provider.Refused, provider.Untrusted:
 			return fmt.Errorf("%w: %w", ErrLoginFailed, err)
+		case provider.Misconfigured:
+			return &Unavailable{RetryAfter: time.Minute, Cause: fmt.Errorf("%w: %w", ErrClientRejected, err)}
 		}
 	}
 	return &Unavailable{RetryAfter: 5 * time.Second, Cause: err}

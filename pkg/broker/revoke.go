@@ -2,17 +2,25 @@ package broker
 
 import (
 	"context"
+	"errors"
 	"time"
+
+	"github.com/workspace-token-service/wts/pkg/provider"
 )
 
-const revokeEvery = 2 * time.Second
+const (
+	revokeEvery = 2 * time.Second
+	// revocationSlack is how much longer than the provider's timeout a revocation is leased for.
+	revocationSlack = 5 * time.Second
+)
 
-// revoke tells providers which tokens are no longer wanted, until each was told.
-func (b *Broker) revoke(ctx context.Context) {
+// revoke tells a provider which tokens are no longer wanted, until it was told of each. Each provider has
+// a loop of its own, so that one that hangs holds back no other's.
+func (e *engine) revoke(ctx context.Context, up *upstream) {
 	tick := time.NewTicker(revokeEvery)
 	defer tick.Stop()
 	for {
-		for b.revokeOne(ctx) {
+		for e.revokeOne(ctx, up) {
 		}
 		select {
 		case <-ctx.Done():
@@ -22,22 +30,30 @@ func (b *Broker) revoke(ctx context.Context) {
 	}
 }
 
-// revokeOne tells whether there may be more to do.
-func (b *Broker) revokeOne(ctx context.Context) (more bool) {
-	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+// revokeOne tells whether there may be more to do. Nothing is sent once the lease may be over: a login of
+// the same person waits for its end, and a revocation after it would end that login's grant.
+func (e *engine) revokeOne(ctx context.Context, up *upstream) (more bool) {
+	lease := up.config.Timeout + revocationSlack
+	began := time.Now()
+	taking, cancel := context.WithTimeout(ctx, statementTimeout)
 	defer cancel()
-	due, err := b.outbox.TakeRevocation(ctx)
+	due, err := e.outbox.TakeRevocation(taking, up.id, lease)
 	if err != nil || due.ID == "" {
 		return false
 	}
-	up, configured := b.upstreams[due.Provider]
-	if !configured {
-		return true // another replica may know it, or this one later
-	}
-	if err := up.Revoke(ctx, due.Token); err != nil {
-		b.observer.Revoked(due.Provider, "failed")
+	sending, cancelSending := context.WithDeadline(ctx, began.Add(lease-time.Second))
+	defer cancelSending()
+	gate := func() bool { return elapsed(began, time.Now()) < lease-time.Second }
+	switch err := up.Revoke(sending, due.Token, gate); {
+	case errors.Is(err, provider.ErrNoRevocation):
+		e.observer.Revoked(up.id, "unsupported")
+	case err != nil:
+		e.observer.Revoked(up.id, "failed")
 		return true // it is due again later
+	default:
+		e.observer.Revoked(up.id, "revoked")
 	}
-	b.observer.Revoked(due.Provider, "revoked")
-	return b.outbox.Revoked(ctx, due.ID) == nil
+	ending, cancelEnding := context.WithTimeout(context.WithoutCancel(ctx), statementTimeout)
+	defer cancelEnding()
+	return e.outbox.Revoked(ending, due.ID) == nil
 }

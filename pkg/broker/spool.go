@@ -11,9 +11,8 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
-
-	"github.com/gofrs/flock"
 
 	"github.com/workspace-token-service/wts/pkg/keyring"
 	"github.com/workspace-token-service/wts/pkg/provider"
@@ -25,21 +24,24 @@ type spooler interface {
 	add(keys *keyring.Keyring, record spooled) error
 	done()
 	// replay offers the records of processes that are gone, and returns the replicas that they were.
-	replay(ctx context.Context, keys *keyring.Keyring, commit func(Flight, spooled) error) (gone []string)
-	close()
+	replay(ctx context.Context, keys *keyring.Keyring, offer func(context.Context, spooled) error) (gone []string)
+	// close gives the spool up, and keeps its file as a notice of death where flights are still open.
+	close(open bool)
 }
 
-// spool keeps successors that the database did not take, sealed, in a file of this process' own under a
-// lock. Whoever gets a free lock on a file, this process or one after it, offers its records again.
+// spool keeps successors that the database did not take, sealed, in a file of this process's own under a
+// lock. A process that gets a free lock on a file, this one or one after it, offers its records again.
+// Files are named by replica and database, so that deployments which share a folder leave each other's
+// alone.
 type spool struct {
-	dir  string // empty where there is none
-	path string
-	lock *flock.Flock
+	dir    string // empty where there is none
+	suffix string
+	path   string
 
 	mu     sync.Mutex
-	file   *os.File
-	size   int64 // of what was written whole
-	open   int   // records that are not stored yet
+	file   *os.File // holds the lock
+	size   int64    // of what was written whole
+	open   int      // records that are not stored yet
 	closed bool
 }
 
@@ -51,37 +53,100 @@ const (
 
 func spoolPlace() keyring.Place { return keyring.Place{Table: spoolPlaceOf, Column: "record"} }
 
-// newSpool opens this process' file. Without a folder that can be written there is no spool: what the
-// database does not take is kept in memory alone.
-func newSpool(dir, replica string) (*spool, error) {
+// newSpool opens this process's file. Without a folder that can be written there is no spool: what the
+// database does not take is kept in memory alone. The tag names the database.
+func newSpool(dir, tag, replica string) (*spool, error) {
 	if dir == "" {
 		return &spool{}, nil
 	}
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	own, err := ownFolder(dir)
+	if err != nil {
 		return &spool{}, fmt.Errorf("spool_dir: %w", err)
 	}
-	path := filepath.Join(dir, replica+spoolSuffix)
+	suffix := spoolSuffix
+	if tag != "" {
+		suffix = "." + tag + spoolSuffix
+	}
+	path := filepath.Join(own, replica+suffix)
 	for range 10 {
-		s := &spool{dir: dir, path: path, lock: flock.New(path, flock.SetFlag(os.O_CREATE|os.O_RDWR), flock.SetPermissions(0o600))}
-		locked, err := s.lock.TryLock()
-		if err == nil && locked {
-			s.file, err = os.OpenFile(path, os.O_WRONLY|os.O_APPEND, 0o600)
-		}
-		if err != nil && !errors.Is(err, os.ErrNotExist) {
+		file, err := openLocked(path, os.O_CREATE|os.O_APPEND)
+		switch {
+		case err == nil:
+			return &spool{dir: own, suffix: suffix, path: path, file: file}, nil
+		case !errors.Is(err, errTaken) && !errors.Is(err, errGone):
 			return &spool{}, fmt.Errorf("spool_dir: %w", err)
 		}
-		if s.file != nil {
-			return s, nil
-		}
-		// Between the making of the file and the lock on it another process took it for one left behind, and
-		// it is gone from the folder.
-		_ = s.lock.Unlock()
+		// Between the making of the file and the lock on it another process took it for one left behind.
 		time.Sleep(10 * time.Millisecond)
 	}
 	return &spool{}, errors.New("spool_dir: the file is taken away by another process")
 }
 
-// spooled is a record, as it stands in the file.
+var (
+	errTaken = errors.New("another process holds the file")
+	errGone  = errors.New("the file was deleted")
+)
+
+// ownFolder makes the folder, and makes sure that no other user can put files into the one that is used:
+// a folder that others may write to, as a Kubernetes emptyDir, gets one of our own below it.
+func ownFolder(dir string) (string, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return "", err
+	}
+	if err := checkOwn(dir); err == nil {
+		return dir, nil
+	}
+	below := filepath.Join(dir, fmt.Sprintf("wts-%d", os.Getuid()))
+	if err := os.Mkdir(below, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
+		return "", err
+	}
+	return below, checkOwn(below)
+}
+
+// checkOwn wants a folder, no link to one, that belongs to this user and that no other may write to.
+func checkOwn(dir string) error {
+	info, err := os.Lstat(dir)
+	if err != nil {
+		return err
+	}
+	owner, ok := info.Sys().(*syscall.Stat_t)
+	switch {
+	case !info.IsDir():
+		return fmt.Errorf("%s is not a folder", dir)
+	case ok && int(owner.Uid) != os.Getuid():
+		return fmt.Errorf("%s belongs to user %d, and this process runs as %d", dir, owner.Uid, os.Getuid())
+	case info.Mode().Perm()&0o022 != 0:
+		return fmt.Errorf("%s may be written by others (mode %o)", dir, info.Mode().Perm())
+	}
+	return nil
+}
+
+// openLocked opens a regular file under a lock that ends with the process. It follows no link and does
+// not wait, for a pipe or for the lock.
+func openLocked(path string, flags int) (*os.File, error) {
+	file, err := os.OpenFile(path, os.O_RDWR|syscall.O_NOFOLLOW|syscall.O_NONBLOCK|flags, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	info, err := file.Stat()
+	if err == nil && !info.Mode().IsRegular() {
+		err = fmt.Errorf("%s is not a regular file", path)
+	}
+	if err == nil && syscall.Flock(int(file.Fd()), syscall.LOCK_EX|syscall.LOCK_NB) != nil {
+		err = errTaken
+	}
+	if err == nil {
+		if now, gone := os.Lstat(path); gone != nil || !os.SameFile(now, info) {
+			err = errGone
+		}
+	}
+	if err != nil {
+		return nil, errors.Join(err, file.Close())
+	}
+	return file, nil
+}
+
+// spooled is a record, as it stands in the file. Its times are the database's.
 type spooled struct {
 	Flight   string    `json:"flight"`
 	UserID   string    `json:"user"`
@@ -94,21 +159,30 @@ type spooled struct {
 	Issued   time.Time `json:"issued"`
 	Expires  time.Time `json:"expires"`
 	Ends     time.Time `json:"ends"`
+	Tell     bool      `json:"tell,omitempty"`
+	Broken   string    `json:"broken,omitempty"`
 }
 
-func recordOf(flight Flight, tokens provider.Tokens) spooled {
+func recordOf(userID, providerID string, commit Commit) spooled {
+	tokens := commit.Tokens
 	return spooled{
-		Flight: flight.ID, UserID: flight.UserID, Provider: flight.Provider, Version: flight.Version, Digest: flight.Digest, Parent: string(flight.RefreshToken),
+		Flight: commit.Flight, UserID: userID, Provider: providerID, Version: commit.Version, Digest: commit.Presented, Parent: string(commit.Token),
 		Refresh: string(tokens.RefreshToken), Access: string(tokens.AccessToken), Issued: tokens.IssuedAt, Expires: tokens.AccessExpiresAt, Ends: tokens.RefreshExpiresAt,
+		Tell: commit.Tell, Broken: commit.Broken,
 	}
 }
 
-func (r spooled) flight() Flight {
-	return Flight{ID: r.Flight, Digest: r.Digest, Connection: Connection{UserID: r.UserID, Provider: r.Provider, Version: r.Version, RefreshToken: secret.Text(r.Parent)}}
-}
-
-func (r spooled) tokens() provider.Tokens {
-	return provider.Tokens{RefreshToken: secret.Text(r.Refresh), AccessToken: secret.Text(r.Access), IssuedAt: r.Issued, AccessExpiresAt: r.Expires, RefreshExpiresAt: r.Ends}
+func (r spooled) commit(digest func(token string) []byte) Commit {
+	commit := Commit{
+		Flight: r.Flight, Version: r.Version, Presented: r.Digest, Token: secret.Text(r.Parent), Tell: r.Tell, Broken: r.Broken,
+		Tokens: provider.Tokens{
+			RefreshToken: secret.Text(r.Refresh), AccessToken: secret.Text(r.Access), IssuedAt: r.Issued, AccessExpiresAt: r.Expires, RefreshExpiresAt: r.Ends,
+		},
+	}
+	if r.Refresh != "" {
+		commit.Successor = digest(r.Refresh)
+	}
+	return commit
 }
 
 // add writes a record down. It is durable when this returns nil.
@@ -153,64 +227,59 @@ func (s *spool) done() {
 	}
 }
 
-// close gives the file up: empty, it goes; else it is for the next process.
-func (s *spool) close() {
+// close gives the file up. An empty one goes, unless flights are still open: a free lock then tells the
+// next process at once that this one is gone.
+func (s *spool) close(open bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.closed = true
 	if s.file == nil {
 		return
 	}
-	_ = s.file.Close()
-	s.file = nil
-	if s.open == 0 {
+	if s.open == 0 && !open {
 		_ = os.Remove(s.path)
 	}
-	_ = s.lock.Unlock()
+	_ = s.file.Close()
+	s.file = nil
 }
 
-func (s *spool) replay(ctx context.Context, keys *keyring.Keyring, commit func(Flight, spooled) error) (gone []string) {
+func (s *spool) replay(ctx context.Context, keys *keyring.Keyring, offer func(context.Context, spooled) error) (gone []string) {
 	if s.dir == "" {
 		return nil
 	}
-	files, err := filepath.Glob(filepath.Join(s.dir, "*"+spoolSuffix))
+	files, err := filepath.Glob(filepath.Join(s.dir, "*"+s.suffix))
 	if err != nil {
 		return nil
 	}
 	for _, path := range files {
-		if path != s.path && ctx.Err() == nil && replayFile(path, keys, commit) {
-			gone = append(gone, strings.TrimSuffix(filepath.Base(path), spoolSuffix))
+		replica := strings.TrimSuffix(filepath.Base(path), s.suffix)
+		if path != s.path && !strings.Contains(replica, ".") && s.replayFile(ctx, path, keys, offer) {
+			gone = append(gone, replica)
 		}
 	}
 	return gone
 }
 
-// replayFile deletes the file once every record that can be opened was stored. A record that is cut off
-// was never acknowledged; one that another keyring sealed is left to it, and the file with it. It tells
-// whether all is done: then the process is gone for good, and nothing more will come of it.
-func replayFile(path string, keys *keyring.Keyring, commit func(Flight, spooled) error) (done bool) {
-	lock := flock.New(path)
-	if locked, err := lock.TryLock(); err != nil || !locked {
-		return false
-	}
-	defer func() { _ = lock.Unlock() }()
-	file, err := os.Open(path)
+// replayFile tells whether the file's process is gone and all of its records are dealt with. A record
+// that another keyring sealed, and those behind it, stay for a process that has it.
+func (s *spool) replayFile(ctx context.Context, path string, keys *keyring.Keyring, offer func(context.Context, spooled) error) bool {
+	file, err := openLocked(path, 0)
 	if err != nil {
 		return false
 	}
-	defer func() { _ = file.Close() }() // it was only read
+	defer file.Close()
 	for {
 		record, err := nextRecord(file, keys)
 		if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
-			break
+			break // what was cut off was never acknowledged
 		}
 		if errors.Is(err, keyring.ErrTampered) {
-			continue // a frame that is damaged says nothing of the next
+			continue // a damaged frame says nothing of the next
 		}
 		if err != nil {
 			return false
 		}
-		if err := commit(record.flight(), record); err != nil && !errors.Is(err, ErrSuperseded) {
+		if err := offer(ctx, record); err != nil && !errors.Is(err, ErrSuperseded) {
 			return false
 		}
 	}
@@ -236,27 +305,3 @@ func nextRecord(from io.Reader, keys *keyring.Keyring) (record spooled, err erro
 	return record, json.Unmarshal(text, &record)
 }
 
-// keepOffering offers a successor to the database until it takes it, or another has taken its place.
-func (b *Broker) keepOffering(flight Flight, tokens provider.Tokens) {
-	if err := b.spool.add(b.keys, recordOf(flight, tokens)); err != nil {
-		b.observer.SpoolFailed(err)
-	}
-	b.background(func(ctx context.Context) {
-		for wait := 100 * time.Millisecond; ; wait = min(wait*2, 2*time.Second) {
-			select {
-			case <-ctx.Done():
-				return // the spool has it
-			case <-time.After(wait):
-			}
-			err := b.commitWithin(ctx, flight, tokens)
-			if err == nil || errors.Is(err, ErrSuperseded) {
-				b.spool.done()
-				b.aloft.remove(flight.ID)
-				if err != nil {
-					b.Forget(flight.UserID, flight.Provider)
-				}
-				return
-			}
-		}
-	})
-}

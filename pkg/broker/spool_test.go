@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"context"
 	"errors"
 	"os"
 	"path/filepath"
@@ -25,17 +26,17 @@ func spoolKeys(t *testing.T) *keyring.Keyring {
 
 func opened(t *testing.T, dir, replica string) *spool {
 	t.Helper()
-	s, err := newSpool(dir, replica)
+	s, err := newSpool(dir, "tag", replica)
 	if err != nil {
 		t.Fatal(err)
 	}
 	return s
 }
 
-var spooledOne = recordOf(
-	Flight{ID: "f", Digest: []byte("digest"), Connection: Connection{UserID: "u", Provider: "main", Version: 7, RefreshToken: "canary-parent"}},
-	provider.Tokens{RefreshToken: "canary-successor", AccessToken: "canary-access", IssuedAt: time.Unix(1700000000, 0).UTC(), AccessExpiresAt: time.Unix(1700000060, 0).UTC()},
-)
+var spooledOne = recordOf("u", "main", Commit{
+	Flight: "f", Presented: []byte("digest"), Version: 7, Token: "canary-parent",
+	Tokens: provider.Tokens{RefreshToken: "canary-successor", AccessToken: "canary-access", IssuedAt: time.Unix(1700000000, 0).UTC(), AccessExpiresAt: time.Unix(1700000060, 0).UTC()},
+})
 
 func TestTheSpoolOfAProcessThatIsGone(t *testing.T) {
 	dir, keys := t.TempDir(), spoolKeys(t)
@@ -49,10 +50,11 @@ func TestTheSpoolOfAProcessThatIsGone(t *testing.T) {
 	}
 	second := opened(t, dir, "second")
 	offered := 0
-	take := func(err error) func(Flight, spooled) error {
-		return func(flight Flight, record spooled) error {
+	take := func(err error) func(context.Context, spooled) error {
+		return func(_ context.Context, record spooled) error {
 			offered++
-			if diff := cmp.Diff(spooledOne, record); diff != "" || flight.RefreshToken != "canary-parent" || record.tokens().RefreshToken != "canary-successor" {
+			commit := record.commit(keys.Digest)
+			if diff := cmp.Diff(spooledOne, record); diff != "" || commit.Token != "canary-parent" || commit.Tokens.RefreshToken != "canary-successor" || len(commit.Successor) == 0 {
 				t.Errorf("another record: %s", diff)
 			}
 			return err
@@ -61,7 +63,7 @@ func TestTheSpoolOfAProcessThatIsGone(t *testing.T) {
 	if gone := second.replay(t.Context(), keys, take(nil)); len(gone) != 0 || offered != 0 {
 		t.Errorf("a living process' spool was read: %v", gone)
 	}
-	_ = first.lock.Unlock() // as the kernel does for a process that dies
+	_ = first.file.Close() // as the kernel does for a process that dies
 	if gone := second.replay(t.Context(), keys, take(errors.New("the database is away"))); len(gone) != 0 || offered != 1 {
 		t.Errorf("not stored, and given up: %v", gone)
 	}
@@ -93,7 +95,7 @@ func TestASpoolThatIsEmptyGoes(t *testing.T) {
 	if info, err := os.Stat(one.path); err != nil || info.Size() != 0 {
 		t.Errorf("all is stored: %v, %v", info, err)
 	}
-	one.close()
+	one.close(false)
 	if left, err := filepath.Glob(filepath.Join(dir, "*")); err != nil || len(left) != 0 {
 		t.Errorf("left: %v, %v", left, err)
 	}
@@ -104,7 +106,7 @@ func TestWithoutAFolderThereIsNoSpool(t *testing.T) {
 	if err := os.WriteFile(file, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	s, err := newSpool(filepath.Join(file, "below"), "r")
+	s, err := newSpool(filepath.Join(file, "below"), "tag", "r")
 	if err == nil {
 		t.Error("nothing is said")
 	}
@@ -112,5 +114,5 @@ func TestWithoutAFolderThereIsNoSpool(t *testing.T) {
 		t.Error(err)
 	}
 	s.done()
-	s.close()
+	s.close(false)
 }

@@ -4,7 +4,7 @@ import (
 	"context"
 	"errors"
 	"maps"
-	"slices"
+	"math"
 	"time"
 )
 
@@ -18,34 +18,20 @@ const (
 	maxTakeovers = 32
 )
 
+// sweeper is what one sweep leaves for the next.
+type sweeper struct {
+	gone map[string]time.Time // replicas whose spool lock was found free, and since when
+	seen map[string]time.Time // flights, and when they were first found
+}
+
 // sweep finds flights whose replica is gone, and presents their tokens again as soon as that is safe;
 // and it stores what a process that is gone left in its spool.
-func (b *Broker) sweep(ctx context.Context) {
+func (e *engine) sweep(ctx context.Context) {
 	tick := time.NewTicker(sweepEvery)
 	defer tick.Stop()
-	var reached time.Time          // since when the database answers without a break
-	gone := map[string]time.Time{} // replicas that are known to be, and since when
+	s := sweeper{gone: map[string]time.Time{}, seen: map[string]time.Time{}}
 	for {
-		for _, one := range b.spool.replay(ctx, b.keys, func(flight Flight, record spooled) error {
-			return b.commitWithin(ctx, flight, record.tokens())
-		}) {
-			gone[one] = b.now()
-		}
-		maps.DeleteFunc(gone, func(_ string, since time.Time) bool { return b.now().Sub(since) > goneKept })
-		orphans, err := b.orphans(ctx, slices.Collect(maps.Keys(gone)))
-		switch {
-		case err != nil:
-			reached = time.Time{}
-		case reached.IsZero():
-			reached = b.now()
-		}
-		for _, one := range orphans {
-			since, dead := gone[one.Replica]
-			// Who was heard since is not gone, whatever its lock says. And who had taken over another's flight
-			// leaves that other, who may come back.
-			dead = dead && one.Silent+500*time.Millisecond >= b.now().Sub(since) && one.Reason != string(Suspect)
-			b.judge(ctx, one, dead, b.now().Sub(reached))
-		}
+		e.sweepOnce(ctx, &s)
 		select {
 		case <-ctx.Done():
 			return
@@ -54,30 +40,96 @@ func (b *Broker) sweep(ctx context.Context) {
 	}
 }
 
-func (b *Broker) orphans(ctx context.Context, gone []string) ([]Orphan, error) {
-	ctx, cancel := context.WithTimeout(ctx, statementTimeout)
-	defer cancel()
-	return b.engine.Orphans(ctx, b.replica, gone)
+func (e *engine) sweepOnce(ctx context.Context, s *sweeper) {
+	for _, id := range e.spool.replay(ctx, e.keys, e.replay) {
+		s.gone[id] = time.Now()
+	}
+	maps.DeleteFunc(s.gone, func(_ string, since time.Time) bool { return time.Since(since) > goneKept })
+	stamp := e.cache.stamp()
+	orphans, err := e.orphans(ctx, s)
+	if err != nil {
+		return
+	}
+	now, seen := time.Now(), map[string]time.Time{}
+	for _, orphan := range orphans {
+		first := now
+		if before, known := s.seen[orphan.FlightID]; known {
+			first = before
+		}
+		seen[orphan.FlightID] = first
+		// How long the flight lasts is this process's own observation: the database's clock may step. How
+		// long ago the token was presented is whichever is longer, since a grace is counted by it.
+		orphan.Claimed = now.Sub(first)
+		orphan.Presented = max(orphan.Reading.Now().Sub(orphan.PresentedAt), orphan.Claimed)
+		e.judge(ctx, orphan, e.owner(orphan, s), stamp)
+	}
+	s.seen = seen
 }
 
-// judge decides about one orphan. Others are judged only one lease after the database was reached:
-// just after an outage of it everybody looks silent. Of one that is dead nothing more will come: its spool
-// has been read.
-func (b *Broker) judge(ctx context.Context, one Orphan, dead bool, reachable time.Duration) {
-	up, configured := b.upstreams[one.Provider]
-	switch {
-	case !configured, one.RefreshToken == "":
-		return
-	case one.Flight != "" && one.Replica == b.replica:
-		if !b.aloft.has(one.Flight) { // its claim was made, and the word of it was lost
-			_ = b.settleWithin(ctx, Flight{ID: one.Flight, Connection: one.Connection, Digest: one.Digest, First: one.First}, Verdict{Phase: phaseOf(one), Reason: one.Reason, Unsent: true})
+// replay offers a record of a process that is gone.
+func (e *engine) replay(ctx context.Context, record spooled) error {
+	_, err := e.apply(ctx, Row{Connection: Connection{UserID: record.UserID, Provider: record.Provider}}, record.commit(e.digest))
+	return err
+}
+
+// orphans asks what there is to judge, and looks at the heartbeats after the flights: a replica that was
+// silent before a flight of its own began may be alive.
+func (e *engine) orphans(ctx context.Context, s *sweeper) ([]Orphan, error) {
+	look := Look{Replica: e.replica, Overdue: flightSlack}
+	for _, id := range e.peers.alive() {
+		if _, gone := s.gone[id]; !gone && id != e.replica {
+			look.Healthy = append(look.Healthy, id)
 		}
+	}
+	shortest := time.Duration(math.MaxInt64) - look.Overdue
+	for _, up := range e.upstreams {
+		shortest = min(shortest, up.config.RefreshTimeout)
+	}
+	look.Overdue += shortest
+	ctx, cancel := context.WithTimeout(ctx, statementTimeout)
+	defer cancel()
+	sent := time.Now()
+	orphans, beats, err := e.store.Orphans(ctx, look)
+	if err == nil {
+		e.peers.look(beats, sent, time.Now())
+	}
+	return orphans, err
+}
+
+// owner is what this process knows about the replica that holds a flight.
+func (e *engine) owner(orphan Orphan, s *sweeper) Owner {
+	if orphan.FlightID == "" {
+		return Owner{}
+	}
+	owner := Owner{Self: orphan.Replica == e.replica, Holds: e.aloft.has(orphan.FlightID), Silent: e.peers.silent(orphan.Replica)}
+	since, dead := s.gone[orphan.Replica]
+	// One that was heard since is not gone, whatever its lock says.
+	owner.Dead = dead && !e.peers.since(orphan.Replica).After(since.Add(beatEvery))
+	return owner
+}
+
+// judge decides about one orphan, and presents its token where that is the judgement.
+func (e *engine) judge(ctx context.Context, orphan Orphan, owner Owner, stamp uint64) {
+	up, configured := e.upstreams[orphan.Provider]
+	if !configured {
 		return
-	case one.Flight != "" && !dead && !b.orphaned(one, up, reachable):
+	}
+	policy := e.policy(up)
+	switch Judge(orphan, owner, policy) {
+	case Wait:
 		return
-	case one.Flight != "" && !dead && !b.safe(one, up) && min(one.Silent, reachable) < b.config.SpoolWait:
-		return // its owner may come back with the successor
-	case (up.ready(b.now()) != nil || up.queue() > b.maxQueue(up)) && one.Presented+graceSlack >= up.config.ReuseGrace:
+	case Release: // its claim was given, and the acknowledgement was lost
+		flight := flightOf(orphan.Row)
+		verdict := flight.verdict(Ready)
+		if flight.Doubtful {
+			verdict = flight.verdict(Suspect)
+		}
+		verdict.Unsent = true
+		_, _ = e.apply(ctx, orphan.Row, verdict) // the next sweep tries again
+		return
+	case Present:
+	}
+	if orphan.Presented+graceSlack >= policy.Grace && (up.queue() > e.maxQueue(up) || up.admit(e.now()) != nil) {
 		return
 	}
 	select {
@@ -85,16 +137,15 @@ func (b *Broker) judge(ctx context.Context, one Orphan, dead bool, reachable tim
 	default:
 		return
 	}
-	b.background(func(ctx context.Context) {
+	e.background(func(ctx context.Context) {
 		defer func() { <-up.takeovers }()
 		ctx = context.WithoutCancel(ctx)
-		flight, err := b.claim(ctx, one.Connection, one.Flight)
+		flight, err := e.claim(ctx, orphan.Row, Claim{Over: orphan.FlightID, Dead: owner.Dead}, stamp)
 		if err != nil {
 			return
 		}
-		flight.over = one.Flight != "" && !dead
-		_, err = b.fly(ctx, up, flight)
-		b.observer.Resolved(one.Provider, resolution(err))
+		_, err = e.fly(ctx, up, flight)
+		e.observer.Resolved(orphan.Provider, resolution(err))
 	})
 }
 
@@ -108,30 +159,5 @@ func resolution(err error) string {
 		return "superseded"
 	default:
 		return "open"
-	}
-}
-
-// phaseOf is what a row goes back to whose token was not presented after all.
-func phaseOf(one Orphan) Phase {
-	if one.Reason == string(Suspect) {
-		return Suspect
-	}
-	return Ready
-}
-
-// orphaned tells that a flight's replica is gone, or that the flight has taken longer than any can.
-func (b *Broker) orphaned(one Orphan, up *upstream, reachable time.Duration) bool {
-	return reachable >= leaseLife && (one.Silent >= leaseLife || one.Claimed > up.config.RefreshTimeout+flightSlack)
-}
-
-// safe tells that presenting the token again cannot end the grant, whatever became of the first time.
-func (b *Broker) safe(one Orphan, up *upstream) bool {
-	switch {
-	case b.exclusive: // nobody else is there who could come back with a successor
-		return true
-	case up.config.NeverRotates(), one.Rotates == RotationNo && !one.ProviderRotates:
-		return true
-	default:
-		return up.config.ReuseGrace > 0 && one.Presented+graceSlack < up.config.ReuseGrace
 	}
 }

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"math/rand/v2"
 	"slices"
 	"strings"
 	"time"
@@ -21,33 +20,33 @@ func (b *Broker) Token(ctx context.Context, userID, providerID string, life time
 		return Token{}, ErrNotConnected
 	}
 	key, now := cacheKey{userID, providerID}, b.now()
-	known, ok := b.cache.GetIfPresent(key)
-	if ok && known.enough(life, now) && !known.ended(now) {
+	known, ok := b.cache.get(key)
+	if ok && known.enough(life, now) && !known.ended(now) && !known.old(now) {
 		b.renewBeside(key, known, now)
 		return b.served(key, known.token(), now), nil
 	}
 	patience := b.config.Wait
-	if ok && known.living(now) && !known.ended(now) {
-		if b.troubled(key.provider, now) { // nobody with a living token waits for what does not answer
+	if ok && known.valid(now) && !known.ended(now) {
+		if b.engine.troubled(key.provider, now) { // nobody with a valid token waits for what does not answer
 			b.renewBeside(key, known, now)
 			return b.degraded(key, known, now), nil
 		}
 		patience = min(patience, livingPatience)
 	}
 	began := time.Now()
-	fresh, err := b.fresh(ctx, key, life, patience)
+	fresh, err := b.engine.fresh(ctx, key, life, patience)
 	now = b.now()
 	if err == nil && !fresh.degraded && !fresh.enough(life, now) && fresh.issued < began.UnixNano() {
 		// It joined the flight of somebody who asked for less, and to whom an older token was enough.
-		fresh, err = b.fresh(ctx, key, life, patience)
+		fresh, err = b.engine.fresh(ctx, key, life, patience)
 		now = b.now()
 	}
 	if err == nil {
 		return b.served(key, fresh.token(), now), nil
 	}
-	// The provider or the database is away: a token that still lives is better than none. It is asked
+	// The provider or the database is away: a token that is still valid is better than none. It is asked
 	// for again, since the wait may have been long and a disconnect may have come.
-	if known, ok = b.cache.GetIfPresent(key); ok && errors.Is(err, ErrUnavailable) && known.living(now) && !known.ended(now) {
+	if known, ok = b.cache.get(key); ok && errors.Is(err, ErrUnavailable) && known.valid(now) && !known.ended(now) {
 		return b.degraded(key, known, now), nil
 	}
 	return Token{}, err
@@ -61,7 +60,7 @@ func (b *Broker) served(key cacheKey, token Token, now time.Time) Token {
 	if !token.ExpiresAt.IsZero() {
 		left = token.ExpiresAt.Sub(now)
 	}
-	if up := b.upstreams[key.provider]; up != nil {
+	if up := b.engine.upstreams[key.provider]; up != nil {
 		up.served(left)
 	}
 	return token
@@ -75,9 +74,9 @@ func (b *Broker) degraded(key cacheKey, known *held, now time.Time) Token {
 
 // troubled tells that the provider or the database did not answer a moment ago, or that others wait for
 // their turn there.
-func (b *Broker) troubled(providerID string, now time.Time) bool {
-	up := b.upstreams[providerID]
-	return now.UnixNano() < b.databaseAway.Load() || up != nil && (up.troubled() || up.queue() > 0)
+func (e *engine) troubled(providerID string, now time.Time) bool {
+	up := e.upstreams[providerID]
+	return now.UnixNano() < e.databaseAway.Load() || up != nil && (up.troubled() || up.queue() > 0)
 }
 
 // renewAgain is how long after a renewal that failed the next one is tried.
@@ -90,14 +89,14 @@ func (b *Broker) renewBeside(key cacheKey, known *held, now time.Time) {
 	if at == 0 || now.UnixNano() < at || !known.renewing.CompareAndSwap(false, true) {
 		return
 	}
-	up := b.upstreams[key.provider]
+	up := b.engine.upstreams[key.provider]
 	if up == nil || up.config.RevokesAccess || up.rate.Tokens() < float64(up.rate.Burst())/2 {
 		known.renewing.Store(false)
 		return
 	}
-	b.background(func(ctx context.Context) {
-		_, _ = b.fresh(ctx, key, wholeLife, b.config.Wait) // whatever comes of it, the cache says
-		known.renewAt.Store(b.now().Add(renewAgain + rand.N(renewAgain)).UnixNano())
+	b.engine.background(func(ctx context.Context) {
+		_, _ = b.engine.fresh(ctx, key, wholeLife, b.config.Wait) // whatever comes of it, the cache says
+		known.renewAt.Store(b.now().Add(renewAgain + spread(renewAgain, key, b.now())).UnixNano())
 		known.renewing.Store(false)
 	})
 }
@@ -105,51 +104,55 @@ func (b *Broker) renewBeside(key cacheKey, known *held, now time.Time) {
 // wholeLife asks for more than any token has: what is asked is capped by what the token's own life is.
 const wholeLife = 100 * 365 * 24 * time.Hour
 
-// Living makes sure that a user's grant still lives. Nothing is minted for somebody whose grant at the
-// default provider was removed, revoked or ran out.
+// Living makes sure that a user's grant is still good. Nothing is minted for a user whose grant at the
+// default provider was removed, revoked or ran out. While the database is away, what was read before is
+// believed until the change feed has been deaf for too long.
 func (b *Broker) Living(ctx context.Context, userID, providerID string) error {
 	if userID == "" {
 		return ErrNotConnected
 	}
 	key, now := cacheKey{userID, providerID}, b.now()
-	if known, ok := b.cache.GetIfPresent(key); ok && !known.ended(now) {
+	known, ok := b.cache.get(key)
+	if ok && !known.ended(now) && !known.old(now) {
 		return nil
 	}
-	readAt := b.forgotten.Load()
-	connection, err := b.read(ctx, key)
-	if err != nil {
-		return err
+	stamp := b.cache.stamp()
+	row, err := b.engine.read(ctx, key)
+	switch {
+	case err == nil:
+		b.cache.remember(key, row, stamp)
+		return nil
+	case errors.Is(err, ErrUnavailable):
+		if known, ok = b.cache.get(key); ok && !known.ended(b.now()) {
+			return nil
+		}
+	default:
+		b.cache.forget(key)
 	}
-	b.remember(key, connection, readAt)
-	return nil
+	return err
 }
 
-// read reads a connection and refuses one that is not good.
-func (b *Broker) read(ctx context.Context, key cacheKey) (Connection, error) {
-	connection, err := b.store.Connection(ctx, key.userID, key.provider)
+// flaw says why a row is not good, if it is not.
+func (r *Row) flaw(now time.Time) error {
+	ends := r.Reading.Local(r.ends())
 	switch {
-	case errors.Is(err, ErrNotConnected):
-		return Connection{}, ErrNotConnected
-	case err != nil:
-		return Connection{}, outage(err)
-	}
-	if err := connection.flaw(b.now()); err != nil {
-		return Connection{}, err
-	}
-	return connection, nil
-}
-
-// flaw says why a connection is not good, if it is not.
-func (c *Connection) flaw(now time.Time) error {
-	switch {
-	case c.Phase == Disconnected:
+	case r.Phase == Disconnected:
 		return ErrNotConnected
-	case c.Phase == Broken, c.Unreadable:
+	case r.Phase == Broken, r.Unreadable:
 		return ErrGrantBroken
-	case !c.ends().IsZero() && !now.Before(c.ends()):
+	case !ends.IsZero() && !now.Before(ends):
 		return ErrGrantExpired
 	}
 	return nil
+}
+
+// local is the connection in times of this process's clock.
+func (r *Row) local() Connection {
+	local := r.Connection
+	for _, at := range []*time.Time{&local.AccessIssuedAt, &local.AccessExpiresAt, &local.RefreshExpiresAt, &local.ConnectedAt} {
+		*at = r.Reading.Local(*at)
+	}
+	return local
 }
 
 // Connections are a user's connections that are good, the newest first.
@@ -157,12 +160,16 @@ func (b *Broker) Connections(ctx context.Context, userID string) ([]Connection, 
 	if userID == "" {
 		return nil, nil
 	}
-	all, err := b.store.Connections(ctx, userID)
+	rows, err := b.store.Rows(ctx, userID)
 	if err != nil {
 		return nil, outage(err)
 	}
-	now := b.now()
-	all = slices.DeleteFunc(all, func(one Connection) bool { return one.flaw(now) != nil })
+	var all []Connection
+	for _, row := range rows {
+		if row.flaw(b.now()) == nil {
+			all = append(all, row.local())
+		}
+	}
 	slices.SortFunc(all, func(a, b Connection) int {
 		return cmp.Or(b.ConnectedAt.Compare(a.ConnectedAt), strings.Compare(a.Provider, b.Provider))
 	})
@@ -174,15 +181,16 @@ func (c *Connection) Ends() time.Time { return c.ends() }
 
 // Connection returns a user's connection, for a page that shows it.
 func (b *Broker) Connection(ctx context.Context, userID, providerID string) (Connection, error) {
-	return b.read(ctx, cacheKey{userID, providerID})
+	row, err := b.engine.read(ctx, cacheKey{userID, providerID})
+	return row.local(), err
 }
 
 // Disconnect ends a connection at once, on every replica.
 func (b *Broker) Disconnect(ctx context.Context, userID, providerID string) error {
 	err := b.store.Disconnect(ctx, userID, providerID)
+	b.Forget(userID, providerID) // after a failure too: it may have been done, or be done yet
 	if err != nil && !errors.Is(err, ErrNotConnected) {
 		return outage(err)
 	}
-	b.Forget(userID, providerID)
 	return err
 }

@@ -1,23 +1,16 @@
 package broker
 
 import (
-	"context"
+	"encoding/binary"
 	"errors"
-	"math/rand/v2"
+	"hash/fnv"
 	"sync"
 	"time"
 
 	"golang.org/x/time/rate"
 
 	"github.com/workspace-token-service/wts/pkg/provider"
-	"github.com/workspace-token-service/wts/pkg/secret"
 )
-
-// Refresher is what the engine asks of a provider.
-type Refresher interface {
-	Refresh(ctx context.Context, refreshToken secret.Text, gate provider.Gate) (provider.Tokens, error)
-	Revoke(ctx context.Context, refreshToken secret.Text) error
-}
 
 // upstream is a provider and how it has been of late, as this replica saw it.
 type upstream struct {
@@ -31,11 +24,14 @@ type upstream struct {
 	tooMany   *provider.Error // the configured rate is used up
 
 	mu        sync.Mutex
-	heldUntil time.Time // it asked for patience, or does not take us for its client
+	heldUntil time.Time // it asked for patience, or rejects our client
 	held      error
-	failures  int       // in a row
-	failing   time.Time // since when
-	failed    time.Time // last
+	// failing are the connections that failed since the last one that was served, and clientless those
+	// of them that were told that this client may not do so.
+	failing, clientless map[cacheKey]struct{}
+	since               time.Time // the first of these failures
+	failed, probed      time.Time // the last failure, and the last attempt while it fails
+	answered            time.Time // the last refresh that was served
 }
 
 func newUpstream(id string, refresher Refresher, config provider.Config) *upstream {
@@ -44,6 +40,7 @@ func newUpstream(id string, refresher Refresher, config provider.Config) *upstre
 	return &upstream{
 		takeovers: make(chan struct{}, maxTakeovers), Refresher: refresher, id: id, config: config, rate: rate.NewLimiter(limit, burst),
 		tooMany: &provider.Error{Provider: id, Doing: "refresh", Outcome: provider.Unsent, Reason: "refresh_rate is used up"},
+		failing: map[cacheKey]struct{}{}, clientless: map[cacheKey]struct{}{},
 	}
 }
 
@@ -71,60 +68,119 @@ func (u *upstream) queue() time.Duration {
 	return max(0, time.Duration(missing/float64(u.rate.Limit())*float64(time.Second)))
 }
 
-// ready tells whether the provider may be asked now; else why not, and for how long.
-func (u *upstream) ready(now time.Time) error {
+const (
+	// misconfiguredFor is how long a provider rests that rejects our client's credentials.
+	misconfiguredFor = 5 * time.Second
+	minBackOff       = time.Second
+	maxBackOff       = 5 * time.Second
+	// maxGrantBackOff is how long a single connection rests that fails while others are served.
+	maxGrantBackOff = 5 * time.Minute
+	// manyFailures is how many connections fail, with none served between, before the provider is the
+	// cause: then one attempt at a time asks whether it is back.
+	manyFailures = 3
+	// quietTime is how long after its last failure a provider counts as untried.
+	quietTime = time.Minute
+)
+
+// admit tells whether the provider may be asked now; else why not, and for how long. While it fails, one
+// attempt in a growing interval is let through, so that an outage costs it few requests and its end is
+// seen soon.
+func (u *upstream) admit(now time.Time) error {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	if now.Before(u.heldUntil) {
 		return &Unavailable{RetryAfter: u.heldUntil.Sub(now), Cause: u.held}
 	}
+	if len(u.failing) < manyFailures || now.Sub(u.failed) > quietTime {
+		return nil
+	}
+	interval := min(max(now.Sub(u.since)/4, minBackOff), maxBackOff)
+	if next := u.probed.Add(interval); now.Before(next) {
+		return &Unavailable{RetryAfter: next.Sub(now), Cause: errFailing}
+	}
+	u.probed = now
 	return nil
 }
 
-// troubled tells that the last answers were failures: a caller whose token lives does not wait then.
+var errFailing = errors.New("the provider fails, and is asked now and then whether it is back")
+
+// troubled tells that the last answers were failures: a caller whose token is valid does not wait then.
 func (u *upstream) troubled() bool {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	return u.failures > 0
+	return len(u.failing) > 0
 }
 
-const (
-	misconfiguredFor = 15 * time.Second
-	minBackOff       = time.Second
-	maxBackOff       = 30 * time.Second
-)
+// hold keeps everyone from the provider until then.
+func (u *upstream) hold(until time.Time, cause error) {
+	if until.After(u.heldUntil) {
+		u.heldUntil, u.held = until, cause
+	}
+}
 
-// note takes account of an answer, and returns how long the connection that it was about should rest.
-func (u *upstream) note(err error, now time.Time) (rest time.Duration) {
+// note takes account of an answer about a connection, and returns how long the connection should rest
+// and after what time a caller should try again.
+func (u *upstream) note(row Row, err error, now time.Time) (rest, retry time.Duration) {
+	key := cacheKey{row.UserID, row.Provider}
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	var of *provider.Error
-	if err == nil || errors.As(err, &of) && of.Outcome == provider.Refused {
-		u.failures = 0
-		return 0
+	var failure *provider.Error
+	if err == nil || errors.As(err, &failure) && failure.Outcome == provider.Refused {
+		if err == nil {
+			u.answered = now
+		}
+		clear(u.failing)
+		clear(u.clientless)
+		return 0, 0
 	}
 	if errors.Is(err, u.tooMany) {
-		return time.Second + rand.N(time.Second)
+		rest = time.Second + spread(time.Second, key, now)
+		return rest, rest
 	}
-	if u.failures++; u.failures == 1 || now.Sub(u.failed) > 2*maxBackOff { // what nobody tried did not fail
-		u.failing = now
+	if failure == nil {
+		failure = &provider.Error{Outcome: provider.Unknown}
 	}
-	u.failed = now
-	// Half as long again as it has failed so far, however many users found out: a short outage is over soon.
-	rest = min(max(now.Sub(u.failing)/2, minBackOff), maxBackOff)
-	rest += rand.N(rest/2 + time.Millisecond)
-	if of == nil {
-		return rest
+	if len(u.failing) == 0 || now.Sub(u.failed) > quietTime {
+		clear(u.failing)
+		clear(u.clientless)
+		u.since = now
 	}
-	switch of.Outcome {
-	case provider.Throttled:
-		u.heldUntil, u.held = now.Add(max(of.RetryAfter, time.Second)), err
-	case provider.Misconfigured:
-		u.heldUntil, u.held = now.Add(misconfiguredFor), err
-	default:
-		if of.RetryAfter > 0 {
-			u.heldUntil, u.held = now.Add(of.RetryAfter), err
+	u.failing[key], u.failed = struct{}{}, now
+	rest = backOff(now.Sub(u.since), maxBackOff, key, now)
+	if since := row.Reading.Local(row.FailingSince); !since.IsZero() && u.answered.After(since) {
+		rest = backOff(now.Sub(since), maxGrantBackOff, key, now) // others are served: the grant is the cause
+	}
+	switch {
+	case failure.Outcome == provider.Throttled:
+		u.hold(now.Add(max(failure.RetryAfter, time.Second)), err)
+	case failure.Outcome == provider.Misconfigured:
+		u.clientless[key] = struct{}{}
+		if !failure.OneGrant() || len(u.clientless) >= manyFailures {
+			u.hold(now.Add(misconfiguredFor), err)
 		}
+	case failure.RetryAfter > 0:
+		u.hold(now.Add(failure.RetryAfter), err)
 	}
-	return rest
+	return rest, max(rest, u.heldUntil.Sub(now), time.Second)
+}
+
+// backOff is half as long again as it has failed so far, however many users found out, with jitter.
+func backOff(failing, most time.Duration, key cacheKey, now time.Time) time.Duration {
+	rest := min(max(failing/2, minBackOff), most)
+	return rest + spread(rest/2, key, now)
+}
+
+// spread is jitter, from 0 to less than most: a hash of whom it is for and when, so that a simulation with
+// its own clock plays the same again.
+func spread(most time.Duration, key cacheKey, now time.Time) time.Duration {
+	if most <= 0 {
+		return 0
+	}
+	sum := fnv.New64a()
+	_, _ = sum.Write(binary.LittleEndian.AppendUint64([]byte(key.userID+"/"+key.provider), uint64(now.UnixNano()))) //nolint:gosec // bits for a hash
+	mixed := sum.Sum64()
+	mixed ^= mixed >> 33
+	mixed *= 0xff51afd7ed558ccd
+	mixed ^= mixed >> 33
+	return time.Duration(mixed % uint64(most)) //nolint:gosec // less than most
 }

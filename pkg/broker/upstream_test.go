@@ -2,6 +2,8 @@ package broker
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -76,36 +78,118 @@ func TestTheQueueIsWhatOneMoreWouldWait(t *testing.T) {
 	})
 }
 
-// A back-off grows with the time that the provider has failed for, not with how many users found out.
-func TestTheBackOffGrowsWithTheOutage(t *testing.T) {
+func rowOf(user string) Row { return Row{Connection: Connection{UserID: user, Provider: "main"}} }
+
+// While a provider fails, one attempt at a time asks whether it is back, whoever and however many ask;
+// and once it is, all are served.
+func TestAProviderThatFailsIsAskedNowAndThen(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		up := newUpstream("main", nil, provider.Config{})
+		away := &provider.Error{Outcome: provider.Unknown}
+		for i := range manyFailures {
+			if err := up.admit(time.Now()); err != nil {
+				t.Fatalf("attempt %d was refused after too few failures: %v", i, err)
+			}
+			up.note(rowOf(fmt.Sprint(i)), away, time.Now())
+		}
+		attempts := 0
+		for began := time.Now(); time.Since(began) < time.Minute; time.Sleep(50 * time.Millisecond) {
+			if up.admit(time.Now()) == nil {
+				attempts++
+				up.note(rowOf(fmt.Sprint("other", attempts)), away, time.Now())
+			}
+		}
+		if attempts < 12 || attempts > 25 {
+			t.Errorf("%d attempts in a minute of an outage, want between 12 and 25", attempts)
+		}
+		up.note(rowOf("one"), nil, time.Now())
+		for range 100 {
+			if err := up.admit(time.Now()); err != nil {
+				t.Fatalf("after an answer: %v", err)
+			}
+		}
+	})
+}
+
+// One connection that fails while others are served delays nobody but itself, and itself for longer and
+// longer.
+func TestOneGrantThatFailsDelaysOnlyItself(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		up := newUpstream("main", nil, provider.Config{})
+		broken := rowOf("alice")
+		broken.FailingSince = time.Now()
+		refused := &provider.Error{Outcome: provider.Misconfigured, Code: "invalid_scope", Status: 400}
+		last := time.Duration(0)
+		for range 40 {
+			time.Sleep(15 * time.Second)
+			up.note(rowOf("bob"), nil, time.Now())
+			last, _ = up.note(broken, refused, time.Now())
+			if err := up.admit(time.Now()); err != nil {
+				t.Fatalf("bob is refused for alice's sake: %v", err)
+			}
+		}
+		if last < maxGrantBackOff || last > 2*maxGrantBackOff {
+			t.Errorf("after ten minutes alice's connection rests for %s, want about %s", last, maxGrantBackOff)
+		}
+	})
+}
+
+// What may be one grant's fault is the client's once several were told so with none served between; what
+// can only be the client's is so at once; and a caller is told for how long.
+func TestWhoseFaultARejectionIs(t *testing.T) {
+	for name, row := range map[string]struct {
+		code   string
+		users  int
+		helped bool // another is served before the last
+		held   bool
+	}{
+		"invalid_client":                    {code: "invalid_client", users: 1, held: true},
+		"invalid_scope of one":              {code: "invalid_scope", users: 1},
+		"invalid_scope of two":              {code: "invalid_scope", users: 2},
+		"invalid_scope of three":            {code: "invalid_scope", users: 3, held: true},
+		"unauthorized_client of three":      {code: "unauthorized_client", users: 3, held: true},
+		"of three, and another was served":  {code: "invalid_scope", users: 3, helped: true},
+		"unsupported_grant_type of another": {code: "unsupported_grant_type", users: 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				up := newUpstream("main", nil, provider.Config{})
+				retry := time.Duration(0)
+				for i := range row.users {
+					if row.helped && i == row.users-1 {
+						up.note(rowOf("served"), nil, time.Now())
+					}
+					_, retry = up.note(rowOf(fmt.Sprint(i)), &provider.Error{Outcome: provider.Misconfigured, Code: row.code, Status: 400}, time.Now())
+				}
+				err := up.admit(time.Now())
+				if (err != nil) != row.held {
+					t.Errorf("another user: got %v, want refused %t", err, row.held)
+				}
+				var unavailable *Unavailable
+				if row.held && (!errors.As(err, &unavailable) || retry < unavailable.RetryAfter || unavailable.RetryAfter > misconfiguredFor) {
+					t.Errorf("the caller is told %s, and the provider rests for %v", retry, err)
+				}
+			})
+		})
+	}
+}
+
+func TestABackOffGrows(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		up := newUpstream("main", nil, provider.Config{})
 		away := &provider.Error{Outcome: provider.Unsent}
-		for range 1000 {
-			if rest := up.note(away, time.Now()); rest < minBackOff || rest > 2*minBackOff {
-				t.Fatalf("at first: %s", rest)
-			}
+		if rest, _ := up.note(rowOf("u"), away, time.Now()); rest < minBackOff || rest > 2*minBackOff {
+			t.Errorf("at first: %s", rest)
 		}
 		time.Sleep(20 * time.Second)
-		if rest := up.note(away, time.Now()); rest < 10*time.Second || rest > 16*time.Second {
-			t.Errorf("after 20 s: %s", rest)
+		if rest, _ := up.note(rowOf("u"), away, time.Now()); rest < maxBackOff || rest > 2*maxBackOff {
+			t.Errorf("after 20 s: %s, want about %s, so that the end of an outage is seen soon", rest, maxBackOff)
 		}
-		for range 10 {
-			time.Sleep(maxBackOff)
-			up.note(away, time.Now())
-		}
-		if rest := up.note(away, time.Now()); rest < maxBackOff || rest > 2*maxBackOff {
-			t.Errorf("after five minutes: %s", rest)
-		}
-		if up.note(up.tooMany, time.Now()); up.failures != 1012 {
-			t.Errorf("our own queue was taken for the provider's failure")
-		}
-		up.note(nil, time.Now())
-		if rest := up.note(away, time.Now()); rest > 2*minBackOff {
-			t.Errorf("after an answer: %s", rest)
+		if up.note(rowOf("v"), up.tooMany, time.Now()); len(up.failing) != 1 {
+			t.Errorf("a full queue of ours counts as the provider's failure")
 		}
 		time.Sleep(time.Hour)
-		if rest := up.note(away, time.Now()); rest > 2*minBackOff {
+		if rest, _ := up.note(rowOf("u"), away, time.Now()); rest > 2*minBackOff {
 			t.Errorf("after an hour in which nobody asked: %s", rest)
 		}
 	})
@@ -113,19 +197,19 @@ func TestTheBackOffGrowsWithTheOutage(t *testing.T) {
 
 // busyEngine is a provider whose rate is used up, and a store that notes how flights end.
 type busyEngine struct {
-	Flights
+	Store
 	Refresher
 	asked, settled int
 }
 
-func (e *busyEngine) Refresh(context.Context, secret.Text, provider.Gate) (provider.Tokens, error) {
+func (e *busyEngine) Refresh(context.Context, secret.Text, string, provider.Gate) (provider.Tokens, error) {
 	e.asked++
 	return provider.Tokens{}, &provider.Error{Outcome: provider.Unexpected}
 }
 
-func (e *busyEngine) Settle(context.Context, Flight, Verdict) error {
+func (e *busyEngine) Apply(context.Context, Row, Action) (Change, error) {
 	e.settled++
-	return nil
+	return Change{}, nil
 }
 
 // While the rate is used up, a refresh waits for its turn no longer than leaves the provider half of the
@@ -147,7 +231,7 @@ func TestAFullQueue(t *testing.T) {
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			engine := &busyEngine{}
-			b := New(Parts{Config: Config{DefaultProvider: "main"}, Flights: engine, Observer: quiet{}, Now: time.Now})
+			b := New(Parts{Config: Config{DefaultProvider: "main"}, Store: engine, Observer: quiet{}, Now: time.Now})
 			up := newUpstream("main", engine, provider.Config{RefreshRate: 10, RefreshTimeout: 10 * time.Second, ReuseGrace: line.grace})
 			queue := 400
 			if line.atLeast > 0 {
@@ -158,7 +242,7 @@ func TestAFullQueue(t *testing.T) {
 			}
 			line.flight.claimed = time.Now()
 			began := time.Now()
-			_, _ = b.fly(t.Context(), up, line.flight)
+			_, _ = b.engine.fly(t.Context(), up, line.flight)
 			if took := time.Since(began); engine.asked != line.asked || engine.settled != 1 || took > line.atMost || took < line.atLeast {
 				t.Errorf("%s: asked %d times, settled %d times, after %s", name, engine.asked, engine.settled, took)
 			}
@@ -171,11 +255,15 @@ func TestWhoIsTurnedAway(t *testing.T) {
 		b := New(Parts{Config: Config{DefaultProvider: "main"}, Observer: quiet{}, Now: time.Now})
 		up := newUpstream("main", nil, provider.Config{RefreshRate: 10, RefreshTimeout: 10 * time.Second, ReuseGrace: 12 * time.Second})
 		now := time.Now()
-		living := Connection{Phase: Ready, RefreshToken: "rt", AccessToken: "at", AccessIssuedAt: now, AccessExpiresAt: now.Add(time.Hour)}
+		living := Row{
+			Connection: Connection{Phase: Ready, RefreshToken: "rt", AccessToken: "at", AccessIssuedAt: now, AccessExpiresAt: now.Add(time.Hour)},
+			Reading:    Reading{now, now, now},
+		}
 		dead := living
 		dead.AccessExpiresAt = now.Add(-time.Second)
 		doubt, inFlight := dead, dead
 		doubt.Phase, inFlight.Phase = Suspect, Refreshing
+		doubt.PresentedAt = now
 		for _, step := range []struct {
 			reserved                        int
 			living, dead, doubted, inFlight bool
@@ -187,7 +275,7 @@ func TestWhoIsTurnedAway(t *testing.T) {
 			for range step.reserved {
 				up.rate.Reserve()
 			}
-			got := []bool{b.turnedAway(up, living) != nil, b.turnedAway(up, dead) != nil, b.turnedAway(up, doubt) != nil, b.turnedAway(up, inFlight) != nil}
+			got := []bool{b.engine.turnedAway(up, living) != nil, b.engine.turnedAway(up, dead) != nil, b.engine.turnedAway(up, doubt) != nil, b.engine.turnedAway(up, inFlight) != nil}
 			if diff := cmp.Diff([]bool{step.living, step.dead, step.doubted, step.inFlight}, got); diff != "" {
 				t.Errorf("%d before: %s", step.reserved, diff)
 			}

@@ -1,12 +1,8 @@
 package broker
 
-import (
-	"context"
-	"sync"
-	"time"
-)
+import "sync"
 
-// landings are the flights that somebody in this process waits for.
+// landings are the flights that a caller in this process waits for.
 type landings struct {
 	mu      sync.Mutex
 	awaited map[cacheKey]chan struct{}
@@ -62,65 +58,14 @@ func (a *aloft) has(id string) bool {
 	return ok
 }
 
-// Landed tells those who wait for a connection's flight to read the row again. The store's feed calls it.
-func (b *Broker) Landed(userID, providerID string) {
-	if up := b.upstreams[providerID]; up != nil && up.config.RevokesAccess {
-		b.Forget(userID, providerID) // what is held died with the refresh
-	}
-	b.landings.land(cacheKey{userID, providerID})
+func (a *aloft) count() int {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return len(a.ids)
 }
 
-// tasks are what runs beside the callers, for as long as the broker does.
-type tasks struct {
-	mu      sync.Mutex
-	ctx     context.Context //nolint:containedctx // the broker's own life, which outlasts every caller's
-	running sync.WaitGroup
-}
-
-// background runs a task until it ends or the broker does. Before Run, and after it, nothing is run.
-func (b *Broker) background(task func(ctx context.Context)) {
-	b.tasks.mu.Lock()
-	defer b.tasks.mu.Unlock()
-	if b.tasks.ctx == nil || b.tasks.ctx.Err() != nil {
-		return
-	}
-	ctx := b.tasks.ctx
-	b.tasks.running.Go(func() { task(ctx) })
-}
-
-// Drain begins no flight any more, and waits until every one of this process has ended, or the context
-// has: a token that is on its way when the process dies may be lost.
-func (b *Broker) Drain(ctx context.Context) {
-	b.aloft.mu.Lock()
-	b.aloft.closing = true
-	b.aloft.mu.Unlock()
-	for tick := time.NewTicker(20 * time.Millisecond); ; {
-		b.aloft.mu.Lock()
-		left := len(b.aloft.ids)
-		b.aloft.mu.Unlock()
-		if left == 0 {
-			tick.Stop()
-			return
-		}
-		select {
-		case <-ctx.Done():
-			tick.Stop()
-			return
-		case <-tick.C:
-		}
-	}
-}
-
-// Run keeps the engine: the heartbeat, the sweeper, the spool, the outbox. It returns when the context
-// has ended and everything with it.
-func (b *Broker) Run(ctx context.Context) {
-	b.tasks.mu.Lock()
-	b.tasks.ctx = ctx
-	b.tasks.mu.Unlock()
-	b.background(b.beat)
-	b.background(b.sweep)
-	b.background(b.revoke)
-	<-ctx.Done()
-	b.tasks.running.Wait()
-	b.spool.close()
+func (a *aloft) close() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.closing = true
 }

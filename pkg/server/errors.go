@@ -53,6 +53,8 @@ var table = []struct {
 	{authn.ErrRefused, answer{http.StatusForbidden, denied + "You need to be authenticated to use this resource", 0}},
 	{authn.ErrDisabled, answer{http.StatusForbidden, denied + "your account is disabled, please ask an operator", 0}},
 	{broker.ErrUserDisabled, answer{http.StatusForbidden, denied + "your account is disabled, please ask an operator", 0}},
+	{broker.ErrClientRejected, answer{http.StatusServiceUnavailable, "The provider rejects this service's client credentials; an operator has to fix them", 0}},
+	{broker.ErrRevoking, answer{http.StatusServiceUnavailable, "A disconnect of the same account is still being told to the provider; try again in a few seconds", 0}},
 	{broker.ErrUnavailable, answer{http.StatusServiceUnavailable, "The token cannot be had at the moment, try again later", 2 * time.Second}},
 	{broker.ErrNotConnected, answer{http.StatusForbidden, denied + "User doesn't have a refresh token", 0}},
 	{broker.ErrGrantExpired, answer{http.StatusForbidden, denied + "your refresh token is expired, please login again", 0}},

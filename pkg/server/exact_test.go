@@ -28,13 +28,13 @@ import (
 // row is a store with one connection, which counts how often it is asked.
 type row struct{ asked int }
 
-func (r *row) Connection(context.Context, string, string) (broker.Connection, error) {
+func (r *row) Row(context.Context, string, string) (broker.Row, error) {
 	r.asked++
 	at := time.Now()
-	return broker.Connection{
-		UserID: "u1", Provider: "main", Phase: broker.Ready, RefreshToken: "rt", AccessToken: secret.Text(make([]byte, 900)),
+	return broker.Row{Connection: broker.Connection{
+		UserID: "u1", Provider: "main", Phase: broker.Ready, Version: 1, RefreshToken: "rt", AccessToken: secret.Text(make([]byte, 900)),
 		AccessIssuedAt: at, AccessExpiresAt: at.Add(time.Hour),
-	}, nil
+	}, Reading: broker.Reading{Database: at, Sent: at, Received: at}}, nil
 }
 
 func (r *row) Disconnect(context.Context, string, string) error { return errNever }
@@ -45,7 +45,15 @@ func (r *row) UserByName(context.Context, string) (authn.User, error) {
 	return alice, nil
 }
 
-func (r *row) Connections(context.Context, string) ([]broker.Connection, error) { return nil, nil }
+func (r *row) Rows(context.Context, string) ([]broker.Row, error) { return nil, nil }
+
+func (r *row) Apply(context.Context, broker.Row, broker.Action) (broker.Change, error) {
+	return broker.Change{}, errNever
+}
+
+func (r *row) Orphans(context.Context, broker.Look) ([]broker.Orphan, map[string]int64, error) {
+	return nil, nil, nil
+}
 
 func (r *row) UserBySubject(context.Context, string, string, string) (authn.User, error) {
 	return alice, nil

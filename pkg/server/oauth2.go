@@ -2,6 +2,7 @@ package server
 
 import (
 	"errors"
+	"log/slog"
 	"net/http"
 	"net/url"
 	"strings"
@@ -9,6 +10,7 @@ import (
 
 	"github.com/workspace-token-service/wts/pkg/audit"
 	"github.com/workspace-token-service/wts/pkg/broker"
+	"github.com/workspace-token-service/wts/web"
 )
 
 // authorizationURL begins a login: GET /oauth2/authorization_url?idp=&redirect=.
@@ -71,6 +73,9 @@ func (s *Server) authorize(x *exchange) error {
 			return err
 		}
 	}
+	if !done.Lasting {
+		return s.connectedForNow(x, done)
+	}
 	switch {
 	case done.Redirect != "":
 		x.Redirect(http.StatusFound, done.Redirect)
@@ -79,6 +84,20 @@ func (s *Server) authorize(x *exchange) error {
 	default:
 		return x.json(http.StatusOK, map[string]string{"success": "connected with " + s.Broker.NameOf(done.Provider)})
 	}
+	return nil
+}
+
+// connectedForNow tells a person, a program and the log that a login gave no refresh token: workers are
+// refused as soon as its access token has expired.
+func (s *Server) connectedForNow(x *exchange, done broker.Connected) error {
+	name := s.Broker.NameOf(done.Provider)
+	s.Log.Warn("a login brought no refresh token, so that the connection ends with its access token; add offline_access to the provider's scopes, or set prompt: consent (Google: login_params.access_type: offline)",
+		slog.String("provider", done.Provider), slog.String("request", x.id))
+	text := name + " gave no refresh token: the connection ends with its first access token, and workspaces are refused after that. Logging in again will not help; tell an operator to ask for offline access."
+	if !x.wantsPage() {
+		return x.json(http.StatusOK, map[string]string{"success": "connected with " + name, "warning": text})
+	}
+	s.page(x, http.StatusOK, web.Message{Title: "Connected, for a short time", Text: text, RequestID: x.id, Continue: done.Redirect})
 	return nil
 }
 
@@ -156,10 +175,27 @@ func (s *Server) disconnect(x *exchange) error {
 	if err := s.Broker.Disconnect(x.Request.Context(), x.caller.User.ID, id); err != nil && !errors.Is(err, broker.ErrNotConnected) {
 		return err
 	}
+	if !s.Broker.Revokes(id) {
+		return s.disconnectedHere(x, id)
+	}
 	if x.wantsPage() {
 		x.Redirect(http.StatusSeeOther, s.base+"/")
 		return nil
 	}
+	x.Status(http.StatusNoContent)
+	return nil
+}
+
+// disconnectedHere says of a disconnect that the provider cannot be told of it.
+func (s *Server) disconnectedHere(x *exchange, providerID string) error {
+	name := s.Broker.NameOf(providerID)
+	s.Log.Info("a connection was ended here, and not at its provider, which has no revocation endpoint", slog.String("provider", providerID), slog.String("request", x.id))
+	text := "Workspaces get no more tokens of " + name + ". The provider cannot be told to forget the grant; if you want it to end there too, remove this service's access in your account at " + name + "."
+	if x.wantsPage() {
+		s.page(x, http.StatusOK, web.Message{Title: "Disconnected", Text: text, RequestID: x.id})
+		return nil
+	}
+	x.Header("Wts-Notice", "the provider has no revocation endpoint")
 	x.Status(http.StatusNoContent)
 	return nil
 }

@@ -12,6 +12,7 @@ import (
 	"net/url"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/gin-gonic/gin"
@@ -113,7 +114,11 @@ type Server struct {
 	discovery []byte
 	exchanges sync.Pool
 	crossSite *http.CrossOriginProtection
+	draining  atomic.Bool
 }
+
+// Drain has /readyz say from now on that the service is about to end; everything else goes on.
+func (s *Server) Drain() { s.draining.Store(true) }
 
 // New makes a server of its parts.
 func New(parts Parts) *Server {

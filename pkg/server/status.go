@@ -30,9 +30,9 @@ func (s *Server) healthz(x *exchange) error {
 	return x.json(http.StatusOK, map[string]string{"status": "ok"})
 }
 
-// readyz: the service can serve. With ?verbose it tells how things are now.
+// readyz: the service can serve, and is not about to end. With ?verbose it tells how things are now.
 func (s *Server) readyz(x *exchange) error {
-	ready, status := s.Database.Reached(), http.StatusOK
+	ready, status := s.Database.Reached() && !s.draining.Load(), http.StatusOK
 	if !ready {
 		status = http.StatusServiceUnavailable
 	}

@@ -2,7 +2,10 @@ package store
 
 import (
 	"context"
-	"fmt"
+	"database/sql"
+	"maps"
+	"math"
+	"slices"
 	"strings"
 	"time"
 
@@ -10,9 +13,14 @@ import (
 	"gorm.io/gorm"
 )
 
-// The change feed tells every replica what its caches have to forget. Whoever changes a row writes
-// a line into the table of changes in the same transaction, so that nothing is told that did not
-// happen, and nothing that happened goes untold.
+// The change feed tells every replica what its caches have to forget. A change of a row writes a line
+// into the table of changes in the same transaction, so that nothing is told that did not happen, and
+// nothing that happened goes untold.
+//
+// The feed is never read by time: a COMMIT can be held up on the way for as long as a partition lasts. A
+// line is known by its transaction. The oldest transaction that a snapshot sees as running is the
+// horizon: what is older is decided and visible, and is never read again; all else is read at each look,
+// and each line acted on once (decision 0005).
 
 // change is a line of the feed.
 type change struct {
@@ -43,67 +51,82 @@ type Listener interface {
 
 const (
 	pollEvery = 2 * time.Second
-	// window is how far back each poll reads. Sequence numbers are taken before a transaction
-	// commits, so that a later number can be seen before an earlier one; whatever is committed was
-	// written less than the window ago, because no transaction lasts that long.
-	window = 30 * time.Second
-	// changesKept is how long lines stay. It has to be longer than the window.
+	// changesKept is how long lines stay. A replica that was deaf for half of it forgets everything.
 	changesKept = time.Hour
 )
 
 // tell writes a line of the feed.
-func (s *Store) tell(tx *gorm.DB, now int64, kind, object string) error {
-	if err := tx.Select("At", "Kind", "Object").Create(&change{At: now, Kind: kind, Object: object}).Error; err != nil {
-		return err
+func (s *core) tell(tx *gorm.DB, now int64, kind, object string) error {
+	if told, ok := tx.Statement.Context.Value(toldKey{}).(*bool); ok {
+		*told = true
 	}
-	if s.dialect == "postgres" {
-		return tx.Exec("SELECT pg_notify('wts', '')").Error
-	}
-	return nil
+	return tx.Select("At", "Kind", "Object").Create(&change{At: now, Kind: kind, Object: object}).Error
+}
+
+// toldKey is where a transaction's context has a place to note that it told something.
+type toldKey struct{}
+
+// announced wakes the feeds, this process's and the others', after a change was committed.
+func (s *core) announced() {
+	s.wake()
+	s.notify(changedWord)
 }
 
 // wake hurries the feed of this process.
-func (s *Store) wake() {
+func (s *core) wake() {
 	select {
 	case s.woken <- struct{}{}:
 	default:
 	}
 }
 
-// Follow reads the feed until the context ends: at once when PostgreSQL notifies, and every two
-// seconds beside it, since notifications are lost with their connection. Where nothing could be
-// read for as long as patience, the listener is told at every attempt that it may have missed
-// something; until then it goes on with what it remembers.
+// mark is how far the feed was read, in one incarnation of the database.
+type mark struct {
+	incarnation string         // system identifier and timeline; a promoted standby has another
+	horizon     int64          // the transaction below which nothing is read again
+	heard       map[line]int64 // lines acted on, and their transactions
+}
+
+// line is the name of a line of the feed. Numbers and transactions may come again in another incarnation
+// of the database, and never in the same.
+type line struct{ xid, seq int64 }
+
+// Follow reads the feed until the context ends: at once when PostgreSQL notifies, and every two seconds
+// beside it, since notifications are lost with their connection. Where nothing could be read for as long
+// as patience, the listener is told at every attempt that it may have missed something; until then it goes
+// on with what it remembers.
 func (s *Store) Follow(ctx context.Context, listener Listener, patience time.Duration) {
 	if s.dialect == "postgres" {
 		go s.hearNotifications(ctx, listener)
+		go s.ringBell(ctx)
 	}
-	heard := map[int64]int64{} // lines told, and when they were written
+	var read *mark
 	// Without the monotonic reading: that stands still while a machine is suspended.
 	wall := func() time.Time { return time.Now().Round(0) }
 	contact := wall()
 	for {
-		now, lines, err := s.changesSince(ctx)
+		next, lines, err := s.changesSince(ctx, read)
 		silent := wall().Sub(contact)
 		switch {
-		case err == nil && silent > window/2:
+		case err != nil && silent > patience:
 			listener.MissedChanges(ctx)
-			contact = wall()
-		case err == nil:
-			contact = wall()
-		case silent > patience:
+		case err != nil, next == nil:
+		case read == nil || read.incarnation != next.incarnation || silent > changesKept/2:
+			// What this look does not show belongs to transactions from its horizon on.
 			listener.MissedChanges(ctx)
-		}
-		for _, line := range lines {
-			if _, old := heard[line.Seq]; !old {
-				heard[line.Seq] = line.At
-				line.announce(ctx, listener)
+			contact, read = wall(), next
+		default:
+			contact = wall()
+			for _, one := range lines {
+				name := line{one.xid, one.Seq}
+				if _, old := read.heard[name]; !old {
+					one.announce(ctx, listener)
+				}
+				if one.xid >= next.horizon {
+					next.heard[name] = one.xid
+				}
 			}
-		}
-		for seq, at := range heard {
-			if now > 0 && at < now-2*window.Milliseconds() {
-				delete(heard, seq)
-			}
+			read = next
 		}
 		select {
 		case <-ctx.Done():
@@ -114,33 +137,55 @@ func (s *Store) Follow(ctx context.Context, listener Listener, patience time.Dur
 	}
 }
 
+// toldChange is a line with its transaction.
+type toldChange struct {
+	change
+	xid int64
+}
+
+const (
+	// The horizon, the incarnation and the lines are of one snapshot, since they are of one statement.
+	postgresChanges = `SELECT s.horizon, s.incarnation, c.xid, c.seq, c.kind, c.object FROM (
+		SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint AS horizon,
+			(SELECT system_identifier::text FROM pg_control_system()) || '/' || left(pg_walfile_name(pg_current_wal_insert_lsn()), 8) AS incarnation) s
+		LEFT JOIN changes c ON c.xid >= $1 ORDER BY c.seq`
+	// SQLite has one writer at a time: lines commit in the order of their numbers.
+	sqliteChanges = `SELECT s.horizon, '', c.seq, c.seq, c.kind, c.object FROM (SELECT coalesce(max(seq), 0) + 1 AS horizon FROM changes) s
+		LEFT JOIN changes c ON c.seq >= $1 ORDER BY c.seq`
+)
+
 // changesSince asks on a connection of the feed's own; its statements are not counted among those
-// that requests cause.
-func (s *Store) changesSince(ctx context.Context) (now int64, lines []change, err error) {
-	if !s.Reached() {
-		return 0, nil, nil // no schema, so nobody has changed anything
+// that requests cause. Before the schema is there it returns nothing.
+func (s *core) changesSince(ctx context.Context, read *mark) (next *mark, lines []toldChange, err error) {
+	if !s.reached.Load() {
+		return nil, nil, nil // no schema, so that nobody has changed anything
 	}
 	ctx, cancel := context.WithTimeout(ctx, pollEvery)
 	defer cancel()
-	now = time.Now().UnixMilli()
-	if s.dialect == "postgres" {
-		if err := s.ear.QueryRowContext(ctx, databaseTime).Scan(&now); err != nil {
-			return 0, nil, clean(err)
-		}
+	statement, since := postgresChanges, int64(math.MaxInt64)
+	if s.dialect == "sqlite" {
+		statement = sqliteChanges
 	}
-	rows, err := s.ear.QueryContext(ctx, fmt.Sprintf("SELECT seq, at, kind, object FROM changes WHERE at >= %d ORDER BY seq", now-window.Milliseconds()))
+	if read != nil {
+		since = read.horizon
+	}
+	rows, err := s.ear.QueryContext(ctx, statement, since)
 	if err != nil {
-		return 0, nil, clean(err)
+		return nil, nil, clean(err)
 	}
 	defer rows.Close()
+	next = &mark{heard: map[line]int64{}}
 	for rows.Next() {
-		var line change
-		if err := rows.Scan(&line.Seq, &line.At, &line.Kind, &line.Object); err != nil {
-			return 0, nil, clean(err)
+		var xid, seq sql.NullInt64
+		var kind, object sql.NullString
+		if err := rows.Scan(&next.horizon, &next.incarnation, &xid, &seq, &kind, &object); err != nil {
+			return nil, nil, clean(err)
 		}
-		lines = append(lines, line)
+		if seq.Valid {
+			lines = append(lines, toldChange{change{Seq: seq.Int64, Kind: kind.String, Object: object.String}, xid.Int64})
+		}
 	}
-	return now, lines, clean(rows.Err())
+	return next, lines, clean(rows.Err())
 }
 
 func (c change) announce(ctx context.Context, listener Listener) {
@@ -157,20 +202,55 @@ func (c change) announce(ctx context.Context, listener Listener) {
 	}
 }
 
-// landedWord begins the notification that a flight landed. It is no change: whoever waits for the
-// flight reads the row again, and whoever misses the word does so after half a second.
-const landedWord = "landed "
+// landedWord begins the notification that a flight landed. It is no change: those who wait for the
+// flight read the row again, and one that misses the word does so after half a second.
+const (
+	landedWord  = "landed "
+	changedWord = "changed"
+)
 
-func (s *Store) tellLanded(tx *gorm.DB, object string) error {
+// notify has the other replicas notified, beside the caller. A notification in the transaction itself
+// would have all commits of the database wait for each other: PostgreSQL takes a lock for it. One that is
+// lost costs a poll.
+func (s *core) notify(word string) {
 	if s.dialect != "postgres" {
-		return nil // one process, whose callers share the flight
+		return // one process, whose callers share the flight
 	}
-	return tx.Exec("SELECT pg_notify('wts', ?)", landedWord+object).Error
+	select {
+	case s.bell <- word:
+	default:
+	}
+}
+
+// maxRing is how many notifications go out in one statement.
+const maxRing = 512
+
+// ringBell sends notifications, as many at once as there are.
+func (s *core) ringBell(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case word := <-s.bell:
+			s.ringOnce(ctx, word)
+		}
+	}
+}
+
+// ringOnce sends what is to be notified now, beginning with a first word.
+func (s *core) ringOnce(ctx context.Context, first string) {
+	words := map[string]struct{}{first: {}}
+	for len(words) < maxRing && len(s.bell) > 0 {
+		words[<-s.bell] = struct{}{}
+	}
+	ctx, cancel := context.WithTimeout(ctx, pollEvery)
+	defer cancel()
+	_, _ = s.ear.ExecContext(ctx, "SELECT pg_notify('wts', word) FROM unnest(string_to_array($1, E'\n')) word", strings.Join(slices.Collect(maps.Keys(words)), "\n"))
 }
 
 // hearNotifications keeps a connection of its own that listens, for as long as it lasts, again and
 // again. Of changes it only wakes the poll: there is one way in which they are read.
-func (s *Store) hearNotifications(ctx context.Context, listener Listener) {
+func (s *core) hearNotifications(ctx context.Context, listener Listener) {
 	for ctx.Err() == nil {
 		s.listen(ctx, listener)
 		select {
@@ -180,7 +260,7 @@ func (s *Store) hearNotifications(ctx context.Context, listener Listener) {
 	}
 }
 
-func (s *Store) listen(ctx context.Context, listener Listener) {
+func (s *core) listen(ctx context.Context, listener Listener) {
 	config, err := parsePostgres(s.dsn)
 	if err != nil {
 		return

@@ -1,7 +1,6 @@
 package store
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"maps"
@@ -12,11 +11,10 @@ import (
 
 	"github.com/workspace-token-service/wts/pkg/broker"
 	"github.com/workspace-token-service/wts/pkg/keyring"
-	"github.com/workspace-token-service/wts/pkg/provider"
 	"github.com/workspace-token-service/wts/pkg/secret"
 )
 
-// connection is a row of connections.
+// connection is a row of connections. Times are unix milliseconds of the database's clock.
 type connection struct {
 	UserID           string `gorm:"primaryKey"`
 	Provider         string `gorm:"primaryKey"`
@@ -41,50 +39,41 @@ type connection struct {
 	PresentedAt   *int64
 	NextAttemptAt *int64
 	StoredVersion int64
+	// See the third.
+	Failure      string
+	FailingSince *int64
 }
 
-// alive tells that the row holds a grant, whatever is being done with it.
-func (r *connection) alive() bool {
-	return r.Phase == string(broker.Ready) || r.Phase == string(broker.Refreshing) || r.Phase == string(broker.Suspect)
+// readConnection is a row with the time at which it was read.
+type readConnection struct {
+	Row connection `gorm:"embedded"`
+	Now int64
 }
 
-// rotation is what is known of the connection's refreshes, in a row that may be new.
-func (r *connection) rotation() string { return cmp.Or(r.Rotates, string(broker.RotationUnknown)) }
+func objectOf(userID, providerID string) string { return userID + "/" + providerID }
 
-func (r *connection) object() string { return r.UserID + "/" + r.Provider }
-
-func (r *connection) place(column string) keyring.Place {
-	return keyring.Place{Table: "connections", Owner: r.UserID, Part: r.Provider, Column: column}
-}
-
-// seal puts tokens into a row. An empty refresh token leaves the one that is there.
-func (s *Store) seal(row *connection, tokens provider.Tokens) {
-	row.AccessToken = s.keys.Seal([]byte(tokens.AccessToken), row.place("access_token"))
-	row.AccessIssuedAt, row.AccessExpiresAt = millis(tokens.IssuedAt), millis(tokens.AccessExpiresAt)
-	if tokens.RefreshToken != "" {
-		row.RefreshToken = s.keys.Seal([]byte(tokens.RefreshToken), row.place("refresh_token"))
-		row.RefreshDigest = s.keys.Digest(string(tokens.RefreshToken))
-		row.RefreshExpiresAt = nil
-	}
-	if !tokens.RefreshExpiresAt.IsZero() {
-		row.RefreshExpiresAt = millis(tokens.RefreshExpiresAt)
-	}
+func placeOf(userID, providerID, column string) keyring.Place {
+	return keyring.Place{Table: "connections", Owner: userID, Part: providerID, Column: column}
 }
 
 // open reads a row. One that the keyring does not open is unreadable, which is no error: the row
 // stays as it is for the keyring that does.
-func (s *Store) open(row *connection) broker.Connection {
-	found := broker.Connection{
-		UserID: row.UserID, Provider: row.Provider, Subject: row.Subject, Phase: broker.Phase(row.Phase), Reason: row.Reason,
-		Version: row.Version, ConnectedAt: time.UnixMilli(row.ConnectedAt), Rotates: broker.Rotation(row.Rotates),
-		AccessIssuedAt: instant(row.AccessIssuedAt), AccessExpiresAt: instant(row.AccessExpiresAt),
-		RefreshExpiresAt: instant(row.RefreshExpiresAt),
+func (s *core) open(row *connection, reading broker.Reading) broker.Row {
+	found := broker.Row{
+		Connection: broker.Connection{
+			UserID: row.UserID, Provider: row.Provider, Subject: row.Subject, Phase: broker.Phase(row.Phase), Reason: row.Reason,
+			Version: row.Version, ConnectedAt: time.UnixMilli(row.ConnectedAt), Rotates: broker.Rotation(row.Rotates),
+			AccessIssuedAt: instant(row.AccessIssuedAt), AccessExpiresAt: instant(row.AccessExpiresAt), RefreshExpiresAt: instant(row.RefreshExpiresAt),
+		},
+		Digest: row.RefreshDigest, Parent: row.ParentDigest, FlightID: row.Flight, Replica: row.Replica, ClaimedAt: instant(row.ClaimedAt),
+		PresentedAt: instant(row.PresentedAt), NextAttemptAt: instant(row.NextAttemptAt), StoredVersion: row.StoredVersion,
+		Failure: row.Failure, FailingSince: instant(row.FailingSince), Reading: reading,
 	}
 	unseal := func(sealed []byte, column string) secret.Text {
 		if len(sealed) == 0 {
 			return ""
 		}
-		text, err := s.keys.Open(sealed, row.place(column))
+		text, err := s.keys.Open(sealed, placeOf(row.UserID, row.Provider, column))
 		if err != nil {
 			found.Unreadable = true
 		}
@@ -95,18 +84,63 @@ func (s *Store) open(row *connection) broker.Connection {
 	return found
 }
 
-// Connection implements broker.Store.
-func (s *Store) Connection(ctx context.Context, userID, providerID string) (broker.Connection, error) {
-	own, err := s.ownConnection(ctx, userID, providerID)
+// readRow reads a row of our own table, with the database's time; broker.ErrNotConnected where there is
+// none.
+func (s *core) readRow(tx *gorm.DB, userID, providerID, clause string) (broker.Row, error) {
+	var rows []readConnection
+	reading := broker.Reading{Sent: time.Now()}
+	err := tx.Raw("SELECT *, ? AS now FROM connections WHERE user_id = ? AND provider = ?"+clause, s.clock(), userID, providerID).Scan(&rows).Error
+	reading.Received = time.Now()
+	if err != nil {
+		return broker.Row{}, err
+	}
+	if len(rows) == 0 {
+		return broker.Row{Connection: broker.Connection{UserID: userID, Provider: providerID}}, broker.ErrNotConnected
+	}
+	return s.open(&rows[0].Row, s.readingAt(rows[0].Now, reading)), nil
+}
+
+// readingAt completes a reading by the database's time. SQLite's is this process's.
+func (s *core) readingAt(now int64, reading broker.Reading) broker.Reading {
+	reading.Database = time.UnixMilli(now)
+	if s.dialect == "sqlite" {
+		reading.Database, reading.Sent = reading.Received.Round(0), reading.Received
+	}
+	return reading
+}
+
+// ownRow reads a row of our own table.
+func (s *core) ownRow(ctx context.Context, userID, providerID string) (row broker.Row, err error) {
+	missing := false
+	err = s.run(ctx, func(tx *gorm.DB) (err error) {
+		row, err = s.readRow(tx, userID, providerID, "")
+		if missing = errors.Is(err, broker.ErrNotConnected); missing {
+			return nil
+		}
+		return err
+	})
+	if err == nil && missing {
+		err = broker.ErrNotConnected
+	}
+	return row, err
+}
+
+// Row implements broker.Store.
+func (s *Connections) Row(ctx context.Context, userID, providerID string) (broker.Row, error) {
+	own, err := s.ownRow(ctx, userID, providerID)
 	return s.fromGen3(ctx, userID, providerID, own, err)
 }
 
-// Connections implements broker.Store.
-func (s *Store) Connections(ctx context.Context, userID string) ([]broker.Connection, error) {
-	var rows []connection
+// Rows implements broker.Store.
+func (s *Connections) Rows(ctx context.Context, userID string) ([]broker.Row, error) {
+	var rows []readConnection
 	var elsewhere []string
-	err := s.read(ctx, func(tx *gorm.DB) (err error) {
-		if err := tx.Find(&rows, "user_id = ?", userID).Error; err != nil {
+	var reading broker.Reading
+	err := s.run(ctx, func(tx *gorm.DB) (err error) {
+		rows, reading = nil, broker.Reading{Sent: time.Now()}
+		err = tx.Raw("SELECT *, ? AS now FROM connections WHERE user_id = ?", s.clock(), userID).Scan(&rows).Error
+		reading.Received = time.Now()
+		if err != nil {
 			return err
 		}
 		elsewhere, err = s.gen3Providers(tx, userID)
@@ -115,15 +149,15 @@ func (s *Store) Connections(ctx context.Context, userID string) ([]broker.Connec
 	if err != nil {
 		return nil, err
 	}
-	found := map[string]broker.Connection{}
-	for at := range rows {
-		found[rows[at].Provider] = s.open(&rows[at])
+	found := map[string]broker.Row{}
+	for i := range rows {
+		found[rows[i].Row.Provider] = s.open(&rows[i].Row, s.readingAt(rows[i].Now, reading))
 	}
 	for _, id := range elsewhere {
 		if own, ours := found[id]; ours && !s.wanting(own, time.Now()) {
 			continue
 		}
-		completed, err := s.Connection(ctx, userID, id)
+		completed, err := s.Row(ctx, userID, id)
 		switch {
 		case err == nil:
 			found[id] = completed
@@ -134,74 +168,72 @@ func (s *Store) Connections(ctx context.Context, userID string) ([]broker.Connec
 	return slices.Collect(maps.Values(found)), nil
 }
 
-// ownConnection reads a row of our own table.
-func (s *Store) ownConnection(ctx context.Context, userID, providerID string) (broker.Connection, error) {
-	var row connection
-	err := s.read(ctx, func(tx *gorm.DB) error {
-		return tx.Take(&row, "user_id = ? AND provider = ?", userID, providerID).Error
-	})
-	if errors.Is(err, gorm.ErrRecordNotFound) {
-		return broker.Connection{}, broker.ErrNotConnected
-	}
-	if err != nil {
-		return broker.Connection{}, err
-	}
-	return s.open(&row), nil
-}
-
-// Disconnect implements broker.Store. The tombstone keeps the version, so that it never restarts,
-// and no token. What Gen3's table holds goes with it, even where our own holds nothing yet.
-func (s *Store) Disconnect(ctx context.Context, userID, providerID string) error {
+// Disconnect implements broker.Store. What Gen3's table holds goes with it, even where our own holds
+// nothing yet.
+func (s *Connections) Disconnect(ctx context.Context, userID, providerID string) error {
+	refused := false
 	err := s.write(ctx, func(tx *gorm.DB) error {
+		refused = false
 		if err := s.lockUser(tx, userID); err != nil {
 			return err
 		}
-		row, now, err := s.lockConnection(tx, userID, providerID)
-		missing := errors.Is(err, gorm.ErrRecordNotFound)
-		if err != nil && !missing {
+		row, err := s.lockRow(tx, userID, providerID)
+		if err != nil && !errors.Is(err, broker.ErrNotConnected) {
 			return err
 		}
 		forgotten, err := s.gen3Forget(tx, userID, providerID)
 		if err != nil {
 			return err
 		}
-		if (missing || row.Phase == string(broker.Disconnected)) && forgotten == 0 {
-			return gorm.ErrRecordNotFound
+		if row.Version == 0 && forgotten > 0 {
+			row.Version, row.Phase, row.Rotates = 0, broker.Ready, broker.RotationUnknown
+			return s.tombstone(tx, row)
 		}
-		if err := s.unwanted(tx, row, s.open(row).RefreshToken, now); err != nil {
-			return err
+		change, err := s.applyLocked(tx, row, broker.Disconnect{})
+		refused = errors.Is(err, broker.ErrNotConnected) || change.Refusal != nil && forgotten == 0
+		if errors.Is(err, broker.ErrNotConnected) {
+			return nil
 		}
-		tombstone := connection{
-			UserID: userID, Provider: providerID, Subject: row.Subject, ConnectedAt: row.ConnectedAt,
-			Phase: string(broker.Disconnected), Version: row.Version + 1, UpdatedAt: now, Rotates: row.rotation(),
-		}
-		if err := tx.Save(&tombstone).Error; err != nil {
-			return err
-		}
-		if err := s.tellLanded(tx, tombstone.object()); err != nil {
-			return err
-		}
-		return s.tell(tx, now, connectionChanged, tombstone.object())
+		return err
 	})
-	if errors.Is(err, gorm.ErrRecordNotFound) {
+	if errors.Is(err, gorm.ErrRecordNotFound) || err == nil && refused {
 		return broker.ErrNotConnected
 	}
 	return err
 }
 
+// tombstone marks what only Gen3's table held, so that no replica takes it over again.
+func (s *core) tombstone(tx *gorm.DB, row broker.Row) error {
+	next := row
+	next.Version, next.Phase, next.ConnectedAt = 1, broker.Disconnected, row.Reading.Database
+	if err := s.insert(tx, next); err != nil {
+		return err
+	}
+	return s.effects(tx, broker.Change{Row: next, Tell: true, Landed: true}, row.Reading.Database)
+}
+
 // lockUser comes before a lock on a connection that may not be there yet: what has no row cannot be
 // locked itself.
-func (s *Store) lockUser(tx *gorm.DB, userID string) error {
+func (s *core) lockUser(tx *gorm.DB, userID string) error {
 	return s.locked(tx).Select("id").Take(&user{}, "id = ?", userID).Error
 }
 
-// lockConnection reads a row for a change, with the database's time.
-func (s *Store) lockConnection(tx *gorm.DB, userID, providerID string) (*connection, int64, error) {
-	now, err := s.now(tx)
-	if err != nil {
-		return nil, 0, err
+// lockRow reads a row for a change. Where there is none it returns broker.ErrNotConnected and an empty
+// row with the database's time.
+func (s *core) lockRow(tx *gorm.DB, userID, providerID string) (broker.Row, error) {
+	clause := " FOR UPDATE"
+	if s.dialect == "sqlite" {
+		clause = ""
 	}
-	var row connection
-	err = s.locked(tx).Take(&row, "user_id = ? AND provider = ?", userID, providerID).Error
-	return &row, now, err
+	row, err := s.readRow(tx, userID, providerID, clause)
+	if errors.Is(err, broker.ErrNotConnected) {
+		reading := broker.Reading{Sent: time.Now()}
+		now, failed := s.now(tx)
+		if failed != nil {
+			return row, failed
+		}
+		reading.Received = time.Now()
+		row.Reading = s.readingAt(now, reading)
+	}
+	return row, err
 }

@@ -11,7 +11,6 @@ import (
 
 	"github.com/workspace-token-service/wts/pkg/broker"
 	"github.com/workspace-token-service/wts/pkg/keyring"
-	"github.com/workspace-token-service/wts/pkg/provider"
 	"github.com/workspace-token-service/wts/pkg/secret"
 )
 
@@ -121,7 +120,7 @@ const (
 	gen3Sealed   = "3417aec47fe2"
 )
 
-func (s *Store) gen3Form(tx *gorm.DB) (form gen3Form, err error) {
+func (s *core) gen3Form(tx *gorm.DB) (form gen3Form, err error) {
 	if s.gen3.current.Load() {
 		return gen3Form{true, true, true}, nil
 	}
@@ -152,7 +151,7 @@ func (s *Store) gen3Form(tx *gorm.DB) (form gen3Form, err error) {
 
 // gen3Pair narrows a query to the rows of one user and provider. Before there was an idp, every row
 // was the default provider's.
-func (s *Store) gen3Pair(tx *gorm.DB, form gen3Form, userID, providerID string) *gorm.DB {
+func (s *core) gen3Pair(tx *gorm.DB, form gen3Form, userID, providerID string) *gorm.DB {
 	pair := tx.Where("username = (SELECT username FROM users WHERE id = ? AND set_aside_at IS NULL)", userID)
 	if providerID == s.gen3.config.DefaultProvider {
 		// Python stored whatever account was logged in to under the name that was logged in before. A person
@@ -177,7 +176,7 @@ type gen3Grant struct {
 }
 
 // gen3Newest reads it; nil where there is none.
-func (s *Store) gen3Newest(tx *gorm.DB, userID, providerID string) (*gen3Grant, error) {
+func (s *core) gen3Newest(tx *gorm.DB, userID, providerID string) (*gen3Grant, error) {
 	form, err := s.gen3Form(tx)
 	if err != nil || !form.there {
 		return nil, err
@@ -204,25 +203,25 @@ func (s *Store) gen3Newest(tx *gorm.DB, userID, providerID string) (*gen3Grant, 
 
 // wanting tells that a row of ours does not serve, so that Gen3's table may know better: a Python pod
 // may have written there what it was given meanwhile.
-func (s *Store) wanting(found broker.Connection, now time.Time) bool {
+func (s *core) wanting(found broker.Row, now time.Time) bool {
 	return found.Phase == broker.Broken || found.Phase == broker.Disconnected || found.Unreadable || !found.RefreshExpiresAt.IsZero() && !now.Before(found.RefreshExpiresAt)
 }
 
 // fromGen3 completes what our own table says, which may be nothing.
-func (s *Store) fromGen3(ctx context.Context, userID, providerID string, found broker.Connection, err error) (broker.Connection, error) {
+func (s *core) fromGen3(ctx context.Context, userID, providerID string, found broker.Row, err error) (broker.Row, error) {
 	missing := errors.Is(err, broker.ErrNotConnected)
 	now := time.Now()
 	if !s.gen3.knows(providerID) || err != nil && !missing || !missing && !s.wanting(found, now) {
 		return found, err
 	}
 	var grant *gen3Grant
-	failed := s.read(ctx, func(tx *gorm.DB) (err error) {
+	failed := s.run(ctx, func(tx *gorm.DB) (err error) {
 		grant, err = s.gen3Newest(tx, userID, providerID)
 		return err
 	})
 	switch {
 	case failed != nil:
-		return broker.Connection{}, failed
+		return broker.Row{}, failed
 	case grant == nil:
 		return found, err
 	case grant.unreadable, !now.Before(grant.expires):
@@ -230,10 +229,10 @@ func (s *Store) fromGen3(ctx context.Context, userID, providerID string, found b
 			return found, err
 		}
 		// Nothing to keep, and something to say: that it cannot be read, or has expired.
-		return broker.Connection{
+		return broker.Row{Connection: broker.Connection{
 			UserID: userID, Provider: providerID, Phase: broker.Ready, Unreadable: grant.unreadable,
 			RefreshToken: grant.token, RefreshExpiresAt: grant.expires,
-		}, nil
+		}}, nil
 	}
 	return s.takeOver(ctx, userID, providerID)
 }
@@ -242,56 +241,64 @@ func (s *Store) fromGen3(ctx context.Context, userID, providerID string, found b
 const gen3Life = 30 * 24 * time.Hour
 
 // takeOver copies a grant from Gen3's table into ours. It stays there, for the way back.
-func (s *Store) takeOver(ctx context.Context, userID, providerID string) (found broker.Connection, err error) {
+func (s *core) takeOver(ctx context.Context, userID, providerID string) (found broker.Row, err error) {
 	err = s.write(ctx, func(tx *gorm.DB) error {
 		if err := s.lockUser(tx, userID); err != nil {
 			return err
 		}
-		row, now, err := s.lockConnection(tx, userID, providerID)
-		missing := errors.Is(err, gorm.ErrRecordNotFound)
+		row, err := s.lockRow(tx, userID, providerID)
+		missing := errors.Is(err, broker.ErrNotConnected)
 		if err != nil && !missing {
 			return err
 		}
-		if !missing {
-			if found = s.open(row); !s.wanting(found, time.UnixMilli(now)) {
-				return nil // somebody was quicker
-			}
+		now := row.Reading.Now().Truncate(time.Millisecond)
+		if found = row; !missing && !s.wanting(row, now) {
+			return nil // another was quicker
 		}
 		grant, err := s.gen3Newest(tx, userID, providerID)
 		switch {
 		case err != nil:
 			return err
-		case grant == nil || grant.unreadable || !time.UnixMilli(now).Before(grant.expires),
-			!missing && string(row.RefreshDigest) == string(s.keys.Digest(string(grant.token))):
+		case grant == nil || grant.unreadable || !now.Before(grant.expires),
+			!missing && string(row.Digest) == string(s.keys.Digest(string(grant.token))):
 			if missing {
 				return gorm.ErrRecordNotFound
 			}
 			return nil
 		}
-		next := connection{
-			UserID: userID, Provider: providerID, Subject: grant.subject, Phase: string(broker.Ready), Version: row.Version + 1,
-			ConnectedAt: min(now, grant.expires.Add(-gen3Life).UnixMilli()), UpdatedAt: now,
-			StoredVersion: row.Version + 1, Rotates: string(broker.RotationUnknown),
+		next := broker.Row{
+			Connection: broker.Connection{
+				UserID: userID, Provider: providerID, Subject: grant.subject, Phase: broker.Ready, Version: row.Version + 1,
+				ConnectedAt: earlier(now, grant.expires.Add(-gen3Life)), Rotates: broker.RotationUnknown,
+				RefreshToken: grant.token, RefreshExpiresAt: grant.expires,
+			},
+			Digest: s.keys.Digest(string(grant.token)), StoredVersion: row.Version + 1, Reading: row.Reading,
 		}
-		s.seal(&next, provider.Tokens{RefreshToken: grant.token, RefreshExpiresAt: grant.expires})
-		next.AccessToken = nil
-		store := tx.Save
 		if missing {
-			store = tx.Create // where somebody was quicker all the same, all of this is run again
+			err = s.insert(tx, next) // where another was quicker, all of this is run again
+		} else if swapped, failed := s.update(tx, row, next, now); failed != nil || !swapped {
+			err = errors.Join(failed, errSwaps)
 		}
-		if err := store(&next).Error; err != nil {
+		if err != nil {
 			return err
 		}
-		found = s.open(&next)
-		return s.tell(tx, now, connectionChanged, next.object())
+		found = next
+		return s.tell(tx, now.UnixMilli(), connectionChanged, objectOf(userID, providerID))
 	})
 	if errors.Is(err, gorm.ErrRecordNotFound) {
-		return broker.Connection{}, broker.ErrNotConnected
+		return broker.Row{}, broker.ErrNotConnected
 	}
 	return found, err
 }
 
-func (s *Store) gen3Reachable(tx *gorm.DB) (gen3Form, error) {
+func earlier(one, other time.Time) time.Time {
+	if other.Before(one) {
+		return other
+	}
+	return one
+}
+
+func (s *core) gen3Reachable(tx *gorm.DB) (gen3Form, error) {
 	if !s.gen3.Enabled() {
 		return gen3Form{}, nil
 	}

@@ -27,9 +27,43 @@ const (
 // legacy is a database that Gen3's Python service used, and our store on it.
 type legacy struct {
 	*store.Store
+	*store.Users
 	url    string
 	fernet *keyring.Fernet
 	raw    *sql.DB
+}
+
+// Connect stores a grant, and returns the user's id and name.
+func (l *legacy) Connect(ctx context.Context, grant broker.Grant) (userID, username string, err error) {
+	stored, err := l.Logins.Connect(ctx, grant)
+	return stored.UserID, stored.Username, err
+}
+
+// Connection reads a row.
+func (l *legacy) Connection(ctx context.Context, userID, providerID string) (broker.Row, error) {
+	return l.Connections.Row(ctx, userID, providerID)
+}
+
+// Disconnect leaves a tombstone.
+func (l *legacy) Disconnect(ctx context.Context, userID, providerID string) error {
+	return l.Connections.Disconnect(ctx, userID, providerID)
+}
+
+// Commit ends a flight with tokens.
+func (l *legacy) Commit(ctx context.Context, flight broker.Row, tokens provider.Tokens) error {
+	commit := broker.Commit{Flight: flight.FlightID, Version: flight.Version, Presented: flight.Digest, Token: flight.RefreshToken, Tokens: tokens}
+	if tokens.RefreshToken != "" {
+		commit.Successor = []byte("digest of " + string(tokens.RefreshToken))
+	}
+	_, err := l.Connections.Apply(ctx, flight, commit)
+	return err
+}
+
+// Settle ends a flight with the provider's verdict that its grant is dead.
+func (l *legacy) Settle(ctx context.Context, flight broker.Row) error {
+	verdict := broker.Verdict{Flight: flight.FlightID, Presented: flight.Digest, Token: flight.RefreshToken, Phase: broker.Broken, Reason: "revoked"}
+	_, err := l.Connections.Apply(ctx, flight, verdict)
+	return err
 }
 
 func openLegacy(t *testing.T, url string, statements ...string) *legacy {
@@ -57,6 +91,7 @@ func openLegacy(t *testing.T, url string, statements ...string) *legacy {
 	if err != nil {
 		t.Fatal(err)
 	}
+	l.Users = l.Store.Users
 	t.Cleanup(func() { _ = l.Close() })
 	if _, err := l.Migrate(t.Context()); err != nil {
 		t.Fatal(err)
@@ -106,11 +141,11 @@ func (l *legacy) mirrored(t *testing.T, username, idp string) (tokens []string) 
 }
 
 // find is the connection of somebody known by name.
-func (l *legacy) find(t *testing.T, username, providerID string) (broker.Connection, error) {
+func (l *legacy) find(t *testing.T, username, providerID string) (broker.Row, error) {
 	t.Helper()
 	who, err := l.UserByName(t.Context(), username)
 	if err != nil {
-		return broker.Connection{}, err
+		return broker.Row{}, err
 	}
 	return l.Connection(t.Context(), who.ID, providerID)
 }
@@ -141,7 +176,7 @@ func besidePython(t *testing.T, test func(t *testing.T, l *legacy)) {
 func TestConformanceBesideGen3sTable(t *testing.T) {
 	for name, fresh := range databases {
 		t.Run(name, func(t *testing.T) {
-			storetest.Run(t, func(t *testing.T) storetest.Store { return openLegacy(t, fresh(t)) })
+			storetest.Run(t, func(t *testing.T) storetest.Store { return conformed(openLegacy(t, fresh(t)).Store) })
 		})
 	}
 }
@@ -194,7 +229,7 @@ func TestWhatPythonWroteIsRead(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		all, err := l.Connections(t.Context(), who.ID)
+		all, err := l.Connections.Rows(t.Context(), who.ID)
 		if err != nil || len(all) != 2 {
 			t.Errorf("all of alice's: %+v, %v", all, err)
 		}
@@ -299,7 +334,7 @@ func TestWhatWeKeepIsMirrored(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := l.Settle(t.Context(), l.fly(t, found), broker.Verdict{Phase: broker.Broken, Reason: "revoked"}); err != nil || len(l.mirrored(t, "bob", "default")) != 0 {
+		if err := l.Settle(t.Context(), l.fly(t, found)); err != nil || len(l.mirrored(t, "bob", "default")) != 0 {
 			t.Errorf("a broken one: %v", err)
 		}
 	})
@@ -323,7 +358,7 @@ func TestARowThatDoesNotServeLooksAgain(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				if err := l.Settle(t.Context(), l.fly(t, found), broker.Verdict{Phase: broker.Broken, Reason: "revoked"}); err != nil {
+				if err := l.Settle(t.Context(), l.fly(t, found)); err != nil {
 					t.Fatal(err)
 				}
 			},
@@ -456,15 +491,15 @@ func (l *legacy) rotate(t *testing.T, userID, successor string) {
 	}
 }
 
-func (l *legacy) fly(t *testing.T, found broker.Connection) broker.Flight {
+func (l *legacy) fly(t *testing.T, found broker.Row) broker.Row {
 	t.Helper()
 	current, err := l.Connection(t.Context(), found.UserID, found.Provider)
 	if err != nil {
 		t.Fatal(err)
 	}
-	flight, err := l.Claim(t.Context(), broker.Claim{UserID: found.UserID, Provider: found.Provider, Version: current.Version, ID: fmt.Sprint(time.Now().UnixNano()), Replica: "r"})
+	change, err := l.Connections.Apply(t.Context(), current, broker.Claim{Version: current.Version, Flight: fmt.Sprint(time.Now().UnixNano()), Replica: "r"})
 	if err != nil {
 		t.Fatal(err)
 	}
-	return flight
+	return change.Row
 }

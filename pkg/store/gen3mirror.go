@@ -7,12 +7,13 @@ import (
 
 	"gorm.io/gorm"
 
+	"github.com/workspace-token-service/wts/pkg/broker"
 	"github.com/workspace-token-service/wts/pkg/keyring"
 	"github.com/workspace-token-service/wts/pkg/secret"
 )
 
 // gen3Forget deletes what Gen3's table holds of a user at a provider.
-func (s *Store) gen3Forget(tx *gorm.DB, userID, providerID string) (rows int64, err error) {
+func (s *core) gen3Forget(tx *gorm.DB, userID, providerID string) (rows int64, err error) {
 	form, err := s.gen3Reachable(tx)
 	if err != nil || !form.there {
 		return 0, err
@@ -26,7 +27,7 @@ func (s *Store) gen3Forget(tx *gorm.DB, userID, providerID string) (rows int64, 
 //
 // It is housekeeping, for the sake of which nothing of ours is undone: the successor is in the same
 // transaction.
-func (s *Store) gen3Spent(tx *gorm.DB, userID, providerID string, token secret.Text) error {
+func (s *core) gen3Spent(tx *gorm.DB, userID, providerID string, token secret.Text) error {
 	if !s.gen3.Enabled() {
 		return nil
 	}
@@ -38,7 +39,7 @@ func (s *Store) gen3Spent(tx *gorm.DB, userID, providerID string, token secret.T
 	return err
 }
 
-func (s *Store) gen3Delete(tx *gorm.DB, userID, providerID string, token secret.Text) error {
+func (s *core) gen3Delete(tx *gorm.DB, userID, providerID string, token secret.Text) error {
 	form, err := s.gen3Reachable(tx)
 	if err != nil || !form.there {
 		return err
@@ -73,7 +74,7 @@ const (
 
 // gen3Mirror writes a grant into Gen3's table, in the place of what it held of that user and provider.
 // It is a copy for the way back, so that no login fails with it.
-func (s *Store) gen3Mirror(tx *gorm.DB, who *user, row *connection, token secret.Text) error {
+func (s *core) gen3Mirror(tx *gorm.DB, who *user, row broker.Row, token secret.Text) error {
 	if !s.gen3.mirrors(row.Provider) || token == "" {
 		return nil
 	}
@@ -82,8 +83,8 @@ func (s *Store) gen3Mirror(tx *gorm.DB, who *user, row *connection, token secret
 		return err // into an older form they would go in clear
 	}
 	expires := int64(gen3NoEnd)
-	if row.RefreshExpiresAt != nil {
-		expires = min(*row.RefreshExpiresAt/1000, gen3MaxEnd)
+	if !row.RefreshExpiresAt.IsZero() {
+		expires = min(row.RefreshExpiresAt.Unix(), gen3MaxEnd)
 	}
 	mirrored := gen3Row{
 		Token: s.gen3.fernet.Seal(string(token), time.Now()), JTI: rand.Text(), Username: who.Username, UserID: row.Subject,

@@ -18,7 +18,7 @@ const gen3Issuer = "gen3"
 
 // gen3Another tells that a name in Gen3's table means another person than that subject of the default
 // provider: its rows are of other subjects alone.
-func (s *Store) gen3Another(tx *gorm.DB, username, subject string) (bool, error) {
+func (s *core) gen3Another(tx *gorm.DB, username, subject string) (bool, error) {
 	form, err := s.gen3Reachable(tx)
 	if err != nil || !form.there {
 		return false, err
@@ -37,10 +37,10 @@ func (s *Store) gen3Another(tx *gorm.DB, username, subject string) (bool, error)
 // findImported finds somebody by the name that Gen3's table has, and makes a user of them. A subject of
 // the default provider has to be the one that the table means by the name; it is empty where only the
 // name is known.
-func (s *Store) findImported(ctx context.Context, username, subject string) (authn.User, error) {
+func (s *core) findImported(ctx context.Context, username, subject string) (authn.User, error) {
 	var row user
 	known := false
-	err := s.read(ctx, func(tx *gorm.DB) error {
+	err := s.run(ctx, func(tx *gorm.DB) error {
 		row = user{}
 		err := tx.Where("username = ? AND set_aside_at IS NULL", username).Take(&row).Error
 		if !errors.Is(err, gorm.ErrRecordNotFound) {
@@ -58,7 +58,7 @@ func (s *Store) findImported(ctx context.Context, username, subject string) (aut
 		return nil
 	})
 	if err == nil && subject != "" {
-		err = s.read(ctx, func(tx *gorm.DB) error {
+		err = s.run(ctx, func(tx *gorm.DB) error {
 			another, err := s.gen3Another(tx, username, subject)
 			if another {
 				return authn.ErrUnknown
@@ -103,7 +103,7 @@ func (s *Store) findImported(ctx context.Context, username, subject string) (aut
 // adopt lets an identity be the person of that name whom only Gen3's table knew; nil where there is
 // no such person. Rows of a name that means another person there are deleted: they are nobody's who
 // could come for them.
-func (s *Store) adopt(tx *gorm.DB, identity provider.Identity, known bool, now int64) (*user, error) {
+func (s *core) adopt(tx *gorm.DB, identity provider.Identity, known bool, now int64) (*user, error) {
 	if !s.gen3.Enabled() {
 		return nil, nil
 	}
@@ -134,7 +134,7 @@ func (s *Store) adopt(tx *gorm.DB, identity provider.Identity, known bool, now i
 
 // gen3Rename lets rows follow their owner to another name; without one they are deleted, since the
 // name is about to mean another person.
-func (s *Store) gen3Rename(tx *gorm.DB, from, to string) error {
+func (s *core) gen3Rename(tx *gorm.DB, from, to string) error {
 	form, err := s.gen3Reachable(tx)
 	if err != nil || !form.there {
 		return err

@@ -27,7 +27,7 @@ var gen3Table = []string{
 const gen3Lock = 7305808869231
 
 // makeGen3Table makes the table in a database that has none. One that is there is never changed.
-func (s *Store) makeGen3Table(ctx context.Context) error {
+func (s *core) makeGen3Table(ctx context.Context) error {
 	return s.write(ctx, func(tx *gorm.DB) error {
 		if s.dialect == "postgres" {
 			if err := tx.Exec("SELECT pg_advisory_xact_lock(?)", int64(gen3Lock)).Error; err != nil {
@@ -71,14 +71,14 @@ func (s *Store) ImportGen3(ctx context.Context) (result Gen3Import, err error) {
 			result.Ignored++
 			continue
 		}
-		who, err := s.UserByName(ctx, pair.Username)
+		who, err := s.Users.UserByName(ctx, pair.Username)
 		if errors.Is(err, authn.ErrUnknown) {
 			continue // it was deleted meanwhile
 		}
 		if err != nil {
 			return result, err
 		}
-		own, err := s.ownConnection(ctx, who.ID, providerID)
+		own, err := s.ownRow(ctx, who.ID, providerID)
 		if err == nil && !s.wanting(own, time.Now()) {
 			continue
 		}
@@ -97,8 +97,8 @@ func (s *Store) ImportGen3(ctx context.Context) (result Gen3Import, err error) {
 }
 
 // gen3Pairs are the users and providers of whom the table holds something that lives.
-func (s *Store) gen3Pairs(ctx context.Context) (pairs []gen3Row, err error) {
-	err = s.read(ctx, func(tx *gorm.DB) error {
+func (s *core) gen3Pairs(ctx context.Context) (pairs []gen3Row, err error) {
+	err = s.run(ctx, func(tx *gorm.DB) error {
 		form, err := s.gen3Reachable(tx)
 		if err != nil || !form.there {
 			return err
@@ -118,7 +118,7 @@ func (s *Store) gen3Pairs(ctx context.Context) (pairs []gen3Row, err error) {
 }
 
 // gen3Providers are those of which the table holds something of a user's that lives.
-func (s *Store) gen3Providers(tx *gorm.DB, userID string) (ids []string, err error) {
+func (s *core) gen3Providers(tx *gorm.DB, userID string) (ids []string, err error) {
 	form, err := s.gen3Reachable(tx)
 	if err != nil || !form.there {
 		return nil, err

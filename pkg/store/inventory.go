@@ -23,12 +23,12 @@ type Listed struct {
 const maxListed = 10_000
 
 // List lists connections by user and provider; an empty username is everybody's. Tombstones are left out.
-func (s *Store) List(ctx context.Context, username string) ([]Listed, error) {
+func (s *Connections) List(ctx context.Context, username string) ([]Listed, error) {
 	var rows []struct {
 		Row      connection `gorm:"embedded"`
 		Username string
 	}
-	err := s.read(ctx, func(tx *gorm.DB) error {
+	err := s.run(ctx, func(tx *gorm.DB) error {
 		rows = nil
 		query := tx.Table("connections").Select("connections.*, users.username").Joins("JOIN users ON users.id = connections.user_id").
 			Where("phase <> ?", string(broker.Disconnected)).Order("users.username, provider").Limit(maxListed)

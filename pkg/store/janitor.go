@@ -46,7 +46,7 @@ const deadKept = 30 * 24 * time.Hour
 
 // shred forgets the tokens of grants that ended long ago. The rows stay, as those of a disconnect do:
 // their versions must never start again.
-func (s *Store) shred(tx *gorm.DB) error {
+func (s *core) shred(tx *gorm.DB) error {
 	now, err := s.now(tx)
 	if err != nil {
 		return err
@@ -75,7 +75,7 @@ func (s *Store) Unreadable(ctx context.Context) (unreadable, total int, err erro
 		Head []byte
 		Rows int
 	}
-	err = s.read(ctx, func(tx *gorm.DB) error {
+	err = s.run(ctx, func(tx *gorm.DB) error {
 		return tx.Model(&connection{}).Where("phase NOT IN ?", []string{string(broker.Broken), string(broker.Disconnected)}).
 			Select("substr(coalesce(refresh_token, access_token), 1, ?) AS head, count(*) AS rows", keyring.HeadLength).
 			Group("head").Scan(&groups).Error

@@ -19,7 +19,7 @@ type loginState struct {
 }
 
 // UseState implements broker.LoginStore: the primary key is what makes a state good for one callback.
-func (s *Store) UseState(ctx context.Context, digest []byte, life time.Duration) error {
+func (s *Logins) UseState(ctx context.Context, digest []byte, life time.Duration) error {
 	fresh := false
 	err := s.write(ctx, func(tx *gorm.DB) error {
 		now, err := s.now(tx)
@@ -37,13 +37,14 @@ func (s *Store) UseState(ctx context.Context, digest []byte, life time.Duration)
 }
 
 // Connect implements broker.LoginStore.
-func (s *Store) Connect(ctx context.Context, grant broker.Grant) (userID, username string, err error) {
-	var who *user
+func (s *Logins) Connect(ctx context.Context, grant broker.Grant) (stored broker.Stored, err error) {
+	var object string
 	err = s.write(ctx, func(tx *gorm.DB) error {
 		now, err := s.now(tx)
 		if err != nil {
 			return err
 		}
+		var who *user
 		if grant.UserID == "" {
 			who, err = s.identify(tx, grant.Identity, now)
 		} else {
@@ -55,23 +56,27 @@ func (s *Store) Connect(ctx context.Context, grant broker.Grant) (userID, userna
 		if who.DisabledAt != nil {
 			return broker.ErrUserDisabled
 		}
-		return s.putConnection(tx, who, grant, now)
+		change, err := s.putConnection(tx, who, grant)
+		stored = broker.Stored{UserID: who.ID, Username: who.Username, Lasting: change.Row.RefreshToken != "" || change.Row.AccessExpiresAt.IsZero()}
+		object = objectOf(who.ID, grant.Provider)
+		return err
 	})
-	for _, known := range []error{broker.ErrOtherAccount, broker.ErrUserDisabled, broker.ErrSignInFirst} {
+	for _, known := range []error{broker.ErrOtherAccount, broker.ErrUserDisabled, broker.ErrSignInFirst, broker.ErrRevoking} {
 		if errors.Is(err, known) {
-			return "", "", known
+			return broker.Stored{}, known
 		}
 	}
 	if err != nil {
-		return "", "", err
+		return broker.Stored{}, err
 	}
-	return who.ID, who.Username, nil
+	s.notify(landedWord + object)
+	return stored, nil
 }
 
 // identify finds the user of an identity, or makes one, and lets the username mean them. Issuer and
 // subject are the person; a name that comes back with another subject is another person, who
 // inherits nothing (architecture.md 5).
-func (s *Store) identify(tx *gorm.DB, identity provider.Identity, now int64) (*user, error) {
+func (s *core) identify(tx *gorm.DB, identity provider.Identity, now int64) (*user, error) {
 	var who user
 	err := s.locked(tx).Take(&who, "issuer = ? AND subject = ?", identity.Issuer, identity.Subject).Error
 	known := err == nil
@@ -111,7 +116,7 @@ func (s *Store) identify(tx *gorm.DB, identity provider.Identity, now int64) (*u
 
 // setAside takes a username from the user who has it, and ends their sessions. They get a name
 // again, and find everything as it was, when they next log in.
-func (s *Store) setAside(tx *gorm.DB, username string, now int64) error {
+func (s *core) setAside(tx *gorm.DB, username string, now int64) error {
 	var holder user
 	err := s.locked(tx).Take(&holder, "username = ? AND set_aside_at IS NULL", username).Error
 	if errors.Is(err, gorm.ErrRecordNotFound) {
@@ -135,7 +140,7 @@ func (s *Store) setAside(tx *gorm.DB, username string, now int64) error {
 	return s.tell(tx, now, userChanged, holder.object())
 }
 
-func (s *Store) existing(tx *gorm.DB, userID string) (*user, error) {
+func (s *core) existing(tx *gorm.DB, userID string) (*user, error) {
 	var who user
 	err := s.locked(tx).Take(&who, "id = ?", userID).Error
 	if errors.Is(err, gorm.ErrRecordNotFound) {
@@ -146,54 +151,44 @@ func (s *Store) existing(tx *gorm.DB, userID string) (*user, error) {
 
 // putConnection stores a grant over whatever was there for that user and provider, unless another
 // account is connected: then the person is asked first.
-func (s *Store) putConnection(tx *gorm.DB, who *user, grant broker.Grant, now int64) error {
-	userID := who.ID
-	row, _, err := s.lockConnection(tx, userID, grant.Provider)
-	if err != nil && !errors.Is(err, gorm.ErrRecordNotFound) {
-		return err
+func (s *core) putConnection(tx *gorm.DB, who *user, grant broker.Grant) (broker.Change, error) {
+	row, err := s.lockRow(tx, who.ID, grant.Provider)
+	if err != nil && !errors.Is(err, broker.ErrNotConnected) {
+		return broker.Change{}, err
 	}
-	if grant.UserID != "" && row.alive() && s.stillGood(row, now) && row.Subject != "" && row.Subject != grant.Identity.Subject {
-		return broker.ErrOtherAccount
+	tokens := grant.Tokens
+	for _, at := range []*time.Time{&tokens.IssuedAt, &tokens.AccessExpiresAt, &tokens.RefreshExpiresAt} {
+		*at = row.Reading.ToDatabase(*at)
 	}
-	next := connection{
-		UserID: userID, Provider: grant.Provider, Subject: grant.Identity.Subject, Phase: string(broker.Ready),
-		Version: row.Version + 1, ConnectedAt: now, UpdatedAt: now, StoredVersion: row.Version + 1, Rotates: row.rotation(),
+	login := broker.Login{Subject: grant.Identity.Subject, Tokens: tokens, Linked: grant.UserID != "", Separate: grant.Separate}
+	if tokens.RefreshToken != "" {
+		login.Digest = s.keys.Digest(string(tokens.RefreshToken))
 	}
-	// Some providers give a refresh token only with the first consent: the one that is there is then
-	// still the grant.
-	if grant.Tokens.RefreshToken == "" && row.alive() && s.stillGood(row, now) {
-		next.RefreshToken, next.RefreshDigest, next.RefreshExpiresAt = row.RefreshToken, row.RefreshDigest, row.RefreshExpiresAt
+	change, err := s.applyLocked(tx, row, login)
+	if err != nil {
+		return change, err
 	}
-	s.seal(&next, grant.Tokens)
-	if err := tx.Save(&next).Error; err != nil {
-		return err
-	}
-	if err := s.wantedAgain(tx, row, &next, now); err != nil {
-		return err
-	}
-	if err := s.tellLanded(tx, next.object()); err != nil {
-		return err
+	if !grant.Separate && !grant.Began.IsZero() {
+		revoking, err := s.revoking(tx, grant.Provider, grant.Identity.Subject, row.Reading.ToDatabase(grant.Began))
+		if err != nil {
+			return change, err
+		}
+		if revoking {
+			return change, broker.ErrRevoking
+		}
 	}
 	if s.gen3.Enabled() && !s.gen3.config.Providers[grant.Provider] {
 		// What may have rotated is of no use on the way back, and would come up again behind the new grant.
-		if _, err := s.gen3Forget(tx, userID, grant.Provider); err != nil {
-			return err
+		if _, err := s.gen3Forget(tx, who.ID, grant.Provider); err != nil {
+			return change, err
 		}
 	}
-	if err := s.gen3Mirror(tx, who, &next, grant.Tokens.RefreshToken); err != nil {
-		return err
-	}
-	return s.tell(tx, now, connectionChanged, next.object())
-}
-
-// stillGood tells whether a row's refresh token can be read, and has not come to its stated end.
-func (s *Store) stillGood(row *connection, now int64) bool {
-	return !s.open(row).Unreadable && (row.RefreshExpiresAt == nil || now < *row.RefreshExpiresAt)
+	return change, s.gen3Mirror(tx, who, change.Row, grant.Tokens.RefreshToken)
 }
 
 // locked locks the rows that are read, until the transaction ends. In SQLite the transaction holds
 // the one write lock from its beginning.
-func (s *Store) locked(tx *gorm.DB) *gorm.DB {
+func (s *core) locked(tx *gorm.DB) *gorm.DB {
 	if s.dialect == "sqlite" {
 		return tx
 	}

@@ -66,8 +66,8 @@ func (s *Store) Migrate(ctx context.Context) (applied int, err error) {
 
 // checkAge refuses a schema that needs a later binary than this one, which knows the migrations up
 // to newest.
-func (s *Store) checkAge(ctx context.Context, newest int64) error {
-	return s.read(ctx, func(tx *gorm.DB) error {
+func (s *core) checkAge(ctx context.Context, newest int64) error {
+	return s.run(ctx, func(tx *gorm.DB) error {
 		if !tx.Migrator().HasTable("wts_schema") {
 			return tx.Exec("SELECT 1").Error // gorm's HasTable keeps a lost connection to itself
 		}

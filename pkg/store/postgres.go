@@ -3,7 +3,9 @@ package store
 import (
 	"database/sql"
 	"errors"
+	"fmt"
 	"net/netip"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -40,6 +42,22 @@ func plaintext(url string) bool {
 	return config.TLSConfig == nil || slices.ContainsFunc(config.Fallbacks, func(other *pgconn.FallbackConfig) bool { return other.TLSConfig == nil })
 }
 
+// Place names a database by where it is, host, port and name, and by nothing that changes with its
+// credentials: what belongs to one database is kept apart from another's by it.
+func Place(url string) string {
+	if path, ok := strings.CutPrefix(url, sqlitePrefix); ok {
+		if absolute, err := filepath.Abs(path); err == nil {
+			path = absolute
+		}
+		return sqlitePrefix + path
+	}
+	config, err := parsePostgres(url)
+	if err != nil {
+		return ""
+	}
+	return fmt.Sprintf("%s:%d/%s", config.Host, config.Port, config.Database)
+}
+
 func parsePostgres(url string) (*pgx.ConnConfig, error) {
 	config, err := pgx.ParseConfig(url)
 	if err != nil {
@@ -50,6 +68,10 @@ func parsePostgres(url string) (*pgx.ConnConfig, error) {
 	}
 	if config.RuntimeParams["application_name"] == "" {
 		config.RuntimeParams["application_name"] = "wts"
+	}
+	if !strings.Contains(url, "default_query_exec_mode=") {
+		// One round trip and no named statement, which a pooler in transaction mode would lose.
+		config.DefaultQueryExecMode = pgx.QueryExecModeExec
 	}
 	return config, nil
 }

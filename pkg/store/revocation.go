@@ -14,7 +14,8 @@ import (
 	"github.com/workspace-token-service/wts/pkg/secret"
 )
 
-// revocation is a refresh token that is to be revoked at its provider.
+// revocation is a refresh token that is to be revoked at its provider. It stays for a while after it was,
+// for logins that overlapped it.
 type revocation struct {
 	ID            string `gorm:"primaryKey"`
 	UserID        string
@@ -24,42 +25,50 @@ type revocation struct {
 	CreatedAt     int64 `gorm:"autoCreateTime:false"`
 	Attempts      int64
 	NextAttemptAt int64
+	TakenUntil    int64  // the end of the last lease; nothing is sent after it
+	EndedAt       *int64 // when the provider was told
 }
 
 func (r *revocation) place() keyring.Place {
 	return keyring.Place{Table: "revocations", Owner: r.ID, Part: r.Provider, Column: "token"}
 }
 
-// unwanted puts a token of a connection's into the outbox, in the transaction that made it unwanted.
-func (s *Store) unwanted(tx *gorm.DB, of *connection, token secret.Text, now int64) error {
-	if token == "" {
-		return nil
-	}
-	row := revocation{ID: rand.Text(), UserID: of.UserID, Provider: of.Provider, Subject: of.Subject, CreatedAt: now, NextAttemptAt: now}
-	row.Token = s.keys.Seal([]byte(token), row.place())
-	return tx.Create(&row).Error
+// unwanted puts a token into the outbox, in the transaction that made it unwanted.
+func (s *core) unwanted(tx *gorm.DB, row broker.Row, unwanted broker.Unwanted, at time.Time) error {
+	now := at.UnixMilli()
+	entry := revocation{ID: rand.Text(), UserID: row.UserID, Provider: row.Provider, Subject: unwanted.Subject, CreatedAt: now, NextAttemptAt: now}
+	entry.Token = s.keys.Seal([]byte(unwanted.Token), entry.place())
+	return tx.Create(&entry).Error
 }
 
-// wantedAgain cancels what is to be revoked of the very grant that a login has just renewed: at many
-// providers both share one, and a late revocation would end the new one. Another subject's goes.
-func (s *Store) wantedAgain(tx *gorm.DB, before, next *connection, now int64) error {
-	if before.Subject != "" && before.Subject != next.Subject && len(before.RefreshToken) > 0 {
-		if err := s.unwanted(tx, before, s.open(before).RefreshToken, now); err != nil {
-			return err
-		}
-	}
-	return tx.Where("user_id = ? AND provider = ? AND subject = ?", next.UserID, next.Provider, next.Subject).Delete(&revocation{}).Error
+// cancelRevocations drops what is to be revoked of the very grant that a login has just renewed: at many
+// providers both share one, and a late revocation would end the new one. One that a replica has taken may
+// be on its way, and is not dropped.
+func (s *core) cancelRevocations(tx *gorm.DB, row broker.Row, at time.Time) error {
+	return tx.Where("user_id = ? AND provider = ? AND subject = ? AND ended_at IS NULL AND taken_until <= ?", row.UserID, row.Provider, row.Subject, at.UnixMilli()).
+		Delete(&revocation{}).Error
+}
+
+// revoking tells whether a revocation for the person may have reached the provider since then: it may have
+// ended a grant that was given since.
+func (s *core) revoking(tx *gorm.DB, providerID, subject string, since time.Time) (bool, error) {
+	var count int64
+	err := tx.Model(&revocation{}).
+		Where("provider = ? AND subject = ? AND coalesce(ended_at, taken_until) >= ?", providerID, subject, since.UnixMilli()).Limit(1).Count(&count).Error
+	return count > 0, err
 }
 
 const (
-	// revocationLease is how long one replica has for a revocation before another tries it.
-	revocationLease = 2 * time.Minute
+	// revocationPause is how long a revocation rests that failed; it doubles.
+	revocationPause = 2 * time.Minute
 	// maxRevocations is how often one is tried; by then weeks have passed.
 	maxRevocations = 30
+	// endedKept is how long one that is over is kept.
+	endedKept = time.Hour
 )
 
 // TakeRevocation implements broker.Outbox.
-func (s *Store) TakeRevocation(ctx context.Context) (taken broker.Revocation, err error) {
+func (s *Outbox) TakeRevocation(ctx context.Context, providerID string, lease time.Duration) (taken broker.Revocation, err error) {
 	err = s.write(ctx, func(tx *gorm.DB) error {
 		now, err := s.now(tx)
 		if err != nil {
@@ -70,12 +79,12 @@ func (s *Store) TakeRevocation(ctx context.Context) (taken broker.Revocation, er
 		if s.dialect == "postgres" {
 			query = tx.Clauses(clause.Locking{Strength: clause.LockingStrengthUpdate, Options: clause.LockingOptionsSkipLocked})
 		}
-		if err := query.Where("next_attempt_at <= ?", now).Order("next_attempt_at").Take(&row).Error; err != nil {
+		if err := query.Where("provider = ? AND next_attempt_at <= ? AND ended_at IS NULL", providerID, now).Order("next_attempt_at").Take(&row).Error; err != nil {
 			return err
 		}
 		row.Attempts++
-		wait := min(revocationLease<<min(row.Attempts-1, 9), 24*time.Hour)
-		row.NextAttemptAt = now + wait.Milliseconds()
+		row.TakenUntil = now + lease.Milliseconds()
+		row.NextAttemptAt = now + min(max(revocationPause, lease)<<min(row.Attempts-1, 9), 24*time.Hour).Milliseconds()
 		text, err := s.keys.Open(row.Token, row.place())
 		taken = broker.Revocation{}
 		switch {
@@ -92,7 +101,13 @@ func (s *Store) TakeRevocation(ctx context.Context) (taken broker.Revocation, er
 	return taken, err
 }
 
-// Revoked implements broker.Outbox.
-func (s *Store) Revoked(ctx context.Context, id string) error {
-	return s.write(ctx, func(tx *gorm.DB) error { return tx.Where("id = ?", id).Delete(&revocation{}).Error })
+// Revoked implements broker.Outbox. The token goes at once, the line later.
+func (s *Outbox) Revoked(ctx context.Context, id string) error {
+	return s.write(ctx, func(tx *gorm.DB) error {
+		now, err := s.now(tx)
+		if err != nil {
+			return err
+		}
+		return tx.Model(&revocation{}).Where("id = ?", id).Updates(map[string]any{"ended_at": now, "token": []byte{}}).Error
+	})
 }

@@ -20,7 +20,7 @@ type session struct {
 }
 
 // CreateSession implements authn.SessionStore.
-func (s *Store) CreateSession(ctx context.Context, begun authn.BrowserSession) error {
+func (s *Sessions) CreateSession(ctx context.Context, begun authn.BrowserSession) error {
 	return s.write(ctx, func(tx *gorm.DB) error {
 		return tx.Create(&session{
 			Digest: begun.Digest[:], UserID: begun.UserID, CreatedAt: begun.CreatedAt.UnixMilli(),
@@ -30,9 +30,9 @@ func (s *Store) CreateSession(ctx context.Context, begun authn.BrowserSession) e
 }
 
 // Session implements authn.SessionStore.
-func (s *Store) Session(ctx context.Context, digest authn.SessionDigest) (authn.BrowserSession, error) {
+func (s *Sessions) Session(ctx context.Context, digest authn.SessionDigest) (authn.BrowserSession, error) {
 	var row session
-	err := s.read(ctx, func(tx *gorm.DB) error { return tx.Take(&row, "digest = ?", digest[:]).Error })
+	err := s.run(ctx, func(tx *gorm.DB) error { return tx.Take(&row, "digest = ?", digest[:]).Error })
 	if errors.Is(err, gorm.ErrRecordNotFound) {
 		return authn.BrowserSession{}, authn.ErrUnknown
 	}
@@ -46,14 +46,14 @@ func (s *Store) Session(ctx context.Context, digest authn.SessionDigest) (authn.
 }
 
 // TouchSession implements authn.SessionStore.
-func (s *Store) TouchSession(ctx context.Context, digest authn.SessionDigest, seen time.Time) error {
+func (s *Sessions) TouchSession(ctx context.Context, digest authn.SessionDigest, seen time.Time) error {
 	return s.write(ctx, func(tx *gorm.DB) error {
 		return tx.Model(&session{}).Where("digest = ?", digest[:]).Update("seen_at", seen.UnixMilli()).Error
 	})
 }
 
 // EndSession implements authn.SessionStore.
-func (s *Store) EndSession(ctx context.Context, digest authn.SessionDigest) error {
+func (s *Sessions) EndSession(ctx context.Context, digest authn.SessionDigest) error {
 	return s.write(ctx, func(tx *gorm.DB) error {
 		now, err := s.now(tx)
 		if err != nil {
@@ -63,11 +63,11 @@ func (s *Store) EndSession(ctx context.Context, digest authn.SessionDigest) erro
 	})
 }
 
-func (s *Store) endSessionsOf(tx *gorm.DB, userID string, now int64) error {
+func (s *core) endSessionsOf(tx *gorm.DB, userID string, now int64) error {
 	return s.endSessions(tx, now, "user_id = ?", userID)
 }
 
-func (s *Store) endSessions(tx *gorm.DB, now int64, condition string, argument any) error {
+func (s *core) endSessions(tx *gorm.DB, now int64, condition string, argument any) error {
 	var ended []session
 	if err := tx.Find(&ended, condition, argument).Error; err != nil {
 		return err

@@ -33,15 +33,15 @@ func keyPlace(id string) keyring.Place {
 const keysLock = 7_764_011
 
 // SigningKeys implements issuer.Store.
-func (s *Store) SigningKeys(ctx context.Context) (keys []issuer.Key, now time.Time, err error) {
-	err = s.read(ctx, func(tx *gorm.DB) error {
+func (s *SigningKeys) SigningKeys(ctx context.Context) (keys []issuer.Key, now time.Time, err error) {
+	err = s.run(ctx, func(tx *gorm.DB) error {
 		_, keys, now, err = s.signingKeys(tx)
 		return err
 	})
 	return keys, now, err
 }
 
-func (s *Store) signingKeys(tx *gorm.DB) (rows []signingKey, keys []issuer.Key, now time.Time, err error) {
+func (s *core) signingKeys(tx *gorm.DB) (rows []signingKey, keys []issuer.Key, now time.Time, err error) {
 	at, err := s.now(tx)
 	if err != nil {
 		return nil, nil, time.Time{}, err
@@ -61,7 +61,7 @@ func (s *Store) signingKeys(tx *gorm.DB) (rows []signingKey, keys []issuer.Key, 
 
 // openKey reads a row. A private half that the keyring does not open is left out: the key is
 // published all the same.
-func (s *Store) openKey(row *signingKey) (issuer.Key, error) {
+func (s *core) openKey(row *signingKey) (issuer.Key, error) {
 	public, err := x509.ParsePKIXPublicKey(row.Public)
 	if err != nil {
 		return issuer.Key{}, fmt.Errorf("the public half of signing key %s: %w", row.ID, err)
@@ -81,7 +81,7 @@ func (s *Store) openKey(row *signingKey) (issuer.Key, error) {
 }
 
 // UpdateSigningKeys implements issuer.Store.
-func (s *Store) UpdateSigningKeys(ctx context.Context, update func([]issuer.Key, time.Time) ([]issuer.Key, error)) error {
+func (s *SigningKeys) UpdateSigningKeys(ctx context.Context, update func([]issuer.Key, time.Time) ([]issuer.Key, error)) error {
 	return s.write(ctx, func(tx *gorm.DB) error {
 		if s.dialect == "postgres" {
 			if err := tx.Exec("SELECT pg_advisory_xact_lock(?)", keysLock).Error; err != nil {
@@ -105,7 +105,7 @@ func (s *Store) UpdateSigningKeys(ctx context.Context, update func([]issuer.Key,
 }
 
 // storeKeys makes the table hold these keys and no others, touching only what differs.
-func (s *Store) storeKeys(tx *gorm.DB, rows []signingKey, keys []issuer.Key) (changed bool, err error) {
+func (s *core) storeKeys(tx *gorm.DB, rows []signingKey, keys []issuer.Key) (changed bool, err error) {
 	before := map[string]signingKey{}
 	for _, row := range rows {
 		before[row.ID] = row
@@ -135,7 +135,7 @@ func (s *Store) storeKeys(tx *gorm.DB, rows []signingKey, keys []issuer.Key) (ch
 }
 
 // sealKey is the row of a key. A key that was there keeps its halves, byte for byte.
-func (s *Store) sealKey(key issuer.Key, old signingKey) (signingKey, error) {
+func (s *core) sealKey(key issuer.Key, old signingKey) (signingKey, error) {
 	row := signingKey{
 		ID: key.ID, Algorithm: key.Algorithm, Private: old.Private, Public: old.Public, CreatedAt: key.CreatedAt.UnixMilli(),
 		ActivatesAt: key.ActivatesAt.UnixMilli(), LeavesAt: millis(key.LeavesAt), TokenLife: key.TokenLife.Milliseconds(),

@@ -68,8 +68,38 @@ func (c Config) Validate() error {
 	return errors.Join(faults...)
 }
 
-// Store is the database. It is safe for concurrent use.
+// Store is the database: a part for each thing that is kept. It is safe for concurrent use.
 type Store struct {
+	*core
+	Connections *Connections
+	Logins      *Logins
+	Users       *Users
+	Sessions    *Sessions
+	SigningKeys *SigningKeys
+	Outbox      *Outbox
+	Replicas    *Replicas
+}
+
+// The parts. Each is a table or two, and sees nothing of another but through the core.
+type (
+	// Connections keeps users' grants; it implements broker.Store.
+	Connections struct{ *core }
+	// Logins stores what a login gave; it implements broker.LoginStore.
+	Logins struct{ *core }
+	// Users implements authn.Directory.
+	Users struct{ *core }
+	// Sessions implements authn.SessionStore.
+	Sessions struct{ *core }
+	// SigningKeys implements issuer.Store.
+	SigningKeys struct{ *core }
+	// Outbox keeps tokens to be revoked; it implements broker.Outbox.
+	Outbox struct{ *core }
+	// Replicas keeps heartbeats; it implements broker.Replicas.
+	Replicas struct{ *core }
+)
+
+// core is what the parts share: the connections to the database, its clock, the keyring and the feed.
+type core struct {
 	db      *gorm.DB
 	pool    *sql.DB
 	ear     *sql.DB // the change feed's, so that requests which take every connection do not deafen it
@@ -80,15 +110,21 @@ type Store struct {
 	owner   *flock.Flock
 	log     *slog.Logger
 
+	unlimited  bool // for tests of what holds without the server's limit
 	reached    atomic.Bool
 	statements atomic.Int64
 	woken      chan struct{} // a change was written by this process
+	bell       chan string   // what the other replicas are to be notified of
 }
 
 // Open prepares a database without reaching for it: one that is down does not keep the service from
 // starting. The schema is there after Migrate.
 func Open(config Config, keys *keyring.Keyring, log *slog.Logger) (*Store, error) {
-	s := &Store{keys: keys, log: log, woken: make(chan struct{}, 1)}
+	c := &core{keys: keys, log: log, woken: make(chan struct{}, 1), bell: make(chan string, 4096)}
+	s := &Store{
+		core: c, Connections: &Connections{c}, Logins: &Logins{c}, Users: &Users{c}, Sessions: &Sessions{c}, SigningKeys: &SigningKeys{c},
+		Outbox: &Outbox{c}, Replicas: &Replicas{c},
+	}
 	url := string(config.URL)
 	var dialector gorm.Dialector
 	var err error
@@ -117,7 +153,7 @@ func Open(config Config, keys *keyring.Keyring, log *slog.Logger) (*Store, error
 	s.pool.SetMaxIdleConns(config.MaxConnections)
 	s.pool.SetConnMaxIdleTime(5 * time.Minute)
 	if s.ear != s.pool {
-		s.ear.SetMaxOpenConns(1)
+		s.ear.SetMaxOpenConns(2) // the feed, and the bell
 	}
 	s.db, err = gorm.Open(dialector, &gorm.Config{
 		DisableAutomaticPing:   true,
@@ -136,7 +172,7 @@ func Open(config Config, keys *keyring.Keyring, log *slog.Logger) (*Store, error
 
 // countStatements keeps count of what is asked of the database, for the tests that say how much
 // that may be, and for the metrics.
-func (s *Store) countStatements() error {
+func (s *core) countStatements() error {
 	count := func(*gorm.DB) { s.statements.Add(1) }
 	hooks := s.db.Callback()
 	return errors.Join(
@@ -178,6 +214,9 @@ func (s *Store) Ping(ctx context.Context) error {
 
 // Close ends the connections to the database.
 func (s *Store) Close() error {
+	if len(s.bell) > 0 { // a command that ends now, and that nobody follows the feed for
+		s.ringOnce(context.Background(), <-s.bell)
+	}
 	err := errors.Join(s.ear.Close(), s.pool.Close())
 	if s.owner != nil {
 		err = errors.Join(err, s.owner.Unlock())
@@ -192,8 +231,8 @@ func (s *Store) Plaintext() bool { return s.dialect == "postgres" && plaintext(s
 // committed, or never will be, this long after.
 const statementTimeout = 5 * time.Second
 
-// read runs queries that change nothing.
-func (s *Store) read(ctx context.Context, query func(tx *gorm.DB) error) error {
+// run runs a statement of its own, or several that need no transaction.
+func (s *core) run(ctx context.Context, query func(tx *gorm.DB) error) error {
 	ctx, cancel := context.WithTimeout(ctx, statementTimeout)
 	defer cancel()
 	for attempt := 0; ; attempt++ {
@@ -208,13 +247,19 @@ func (s *Store) read(ctx context.Context, query func(tx *gorm.DB) error) error {
 // write runs one transaction. One that met another, at a unique key or in a deadlock, is run again:
 // what it found the first time has changed. So is one whose connection was gone before the commit was sent: nothing of
 // it has happened.
-func (s *Store) write(ctx context.Context, change func(tx *gorm.DB) error) error {
+func (s *core) write(ctx context.Context, change func(tx *gorm.DB) error) error {
 	ctx, cancel := context.WithTimeout(ctx, statementTimeout)
 	defer cancel()
+	told := false
+	ctx = context.WithValue(ctx, toldKey{}, &told)
 	for attempt := 0; ; attempt++ {
 		committing := false
+		told = false
 		err := s.db.WithContext(ctx).Transaction(func(tx *gorm.DB) error {
-			err := change(tx)
+			err := s.limit(tx)
+			if err == nil {
+				err = change(tx)
+			}
 			committing = err == nil
 			return err
 		})
@@ -222,11 +267,21 @@ func (s *Store) write(ctx context.Context, change func(tx *gorm.DB) error) error
 		if again && attempt < maxAttempts {
 			continue
 		}
-		if err == nil {
-			s.wake()
+		if err == nil && told {
+			s.announced()
 		}
 		return clean(err)
 	}
+}
+
+// limit has the server undo a transaction whose COMMIT does not come: one that is held up on the way must
+// not take effect long after its caller was told that it failed. A setting of the transaction, since
+// those of a session do not pass a pooler.
+func (s *core) limit(tx *gorm.DB) error {
+	if s.dialect != "postgres" || s.unlimited {
+		return nil
+	}
+	return tx.Exec(fmt.Sprintf("SET LOCAL idle_in_transaction_session_timeout = %d", statementTimeout.Milliseconds())).Error
 }
 
 // maxAttempts is more than the pool holds: after the database was restarted, each of its connections
@@ -274,7 +329,7 @@ func clean(err error) error {
 const databaseTime = "SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint"
 
 // now is the database's time, in unix milliseconds. SQLite is in this process, and so is its clock.
-func (s *Store) now(tx *gorm.DB) (int64, error) {
+func (s *core) now(tx *gorm.DB) (int64, error) {
 	if s.dialect == "sqlite" {
 		return time.Now().UnixMilli(), nil
 	}

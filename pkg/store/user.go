@@ -22,12 +22,12 @@ type user struct {
 func (u *user) object() string { return u.ID + "/" + u.Username }
 
 // UserByID implements authn.Directory. Somebody who was set aside is nobody until they log in again.
-func (s *Store) UserByID(ctx context.Context, id string) (authn.User, error) {
+func (s *Users) UserByID(ctx context.Context, id string) (authn.User, error) {
 	return s.findUser(ctx, "id = ? AND set_aside_at IS NULL", id)
 }
 
 // UserByName implements authn.Directory.
-func (s *Store) UserByName(ctx context.Context, username string) (authn.User, error) {
+func (s *Users) UserByName(ctx context.Context, username string) (authn.User, error) {
 	found, err := s.findUser(ctx, "username = ? AND set_aside_at IS NULL", username)
 	if errors.Is(err, authn.ErrUnknown) && s.gen3.Enabled() {
 		return s.findImported(ctx, username, "")
@@ -36,7 +36,7 @@ func (s *Store) UserByName(ctx context.Context, username string) (authn.User, er
 }
 
 // UserBySubject implements authn.Directory.
-func (s *Store) UserBySubject(ctx context.Context, issuer, subject, username string) (authn.User, error) {
+func (s *Users) UserBySubject(ctx context.Context, issuer, subject, username string) (authn.User, error) {
 	found, err := s.findUser(ctx, "issuer = ? AND subject = ? AND set_aside_at IS NULL", issuer, subject)
 	if errors.Is(err, authn.ErrUnknown) && s.gen3.Enabled() {
 		return s.findImported(ctx, username, subject)
@@ -44,9 +44,9 @@ func (s *Store) UserBySubject(ctx context.Context, issuer, subject, username str
 	return found, err
 }
 
-func (s *Store) findUser(ctx context.Context, condition string, arguments ...any) (authn.User, error) {
+func (s *core) findUser(ctx context.Context, condition string, arguments ...any) (authn.User, error) {
 	var row user
-	err := s.read(ctx, func(tx *gorm.DB) error {
+	err := s.run(ctx, func(tx *gorm.DB) error {
 		return tx.Where(condition, arguments...).Take(&row).Error
 	})
 	if errors.Is(err, gorm.ErrRecordNotFound) {
@@ -60,7 +60,7 @@ func (s *Store) findUser(ctx context.Context, condition string, arguments ...any
 
 // SetDisabled shuts a user out, or lets them in again: denied on every replica within seconds, by
 // every proof. What they connected is kept.
-func (s *Store) SetDisabled(ctx context.Context, username string, disabled bool) error {
+func (s *Users) SetDisabled(ctx context.Context, username string, disabled bool) error {
 	if _, err := s.UserByName(ctx, username); err != nil { // which makes a user of whom only Gen3's table knows
 		return err
 	}

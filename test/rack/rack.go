@@ -173,8 +173,9 @@ func (r *Rack) Connect(t testing.TB, name string, life time.Duration, second boo
 			},
 		}
 	}
-	if userID, _, err = opened.Connect(t.Context(), grant(r.Provider, "main")); err == nil && second {
-		_, _, err = opened.Connect(t.Context(), grant(r.Second, "second"))
+	stored, err := opened.Logins.Connect(t.Context(), grant(r.Provider, "main"))
+	if userID = stored.UserID; err == nil && second {
+		_, err = opened.Logins.Connect(t.Context(), grant(r.Second, "second"))
 	}
 	if err != nil {
 		t.Fatal(err)

@@ -78,11 +78,11 @@ func oneUserFromManyLogins(t *testing.T, s Store) {
 	var all sync.WaitGroup
 	for i := range ids {
 		all.Go(func() {
-			id, _, err := s.Connect(context.Background(), grantOf("alice", tokensOf(secret.Text(fmt.Sprint("rt-", i)), "at")))
+			stored, err := s.Connect(context.Background(), grantOf("alice", tokensOf(secret.Text(fmt.Sprint("rt-", i)), "at")))
 			if err != nil {
 				t.Error(err)
 			}
-			ids[i] = id
+			ids[i] = stored.UserID
 		})
 	}
 	all.Wait()
@@ -154,7 +154,7 @@ func disabled(t *testing.T, s Store) {
 	}
 	_, err := s.Session(t.Context(), session.Digest)
 	want(t, "the session", err, authn.ErrUnknown)
-	_, _, err = s.Connect(t.Context(), grantOf("alice", tokensOf("rt-2", "at-2")))
+	_, err = s.Connect(t.Context(), grantOf("alice", tokensOf("rt-2", "at-2")))
 	want(t, "a login", err, broker.ErrUserDisabled)
 	equal(t, "the grant is kept", secret.Text("rt-1"), read(t, s, alice, "main").RefreshToken)
 	if err := s.SetDisabled(t.Context(), "alice", false); err != nil {
@@ -170,13 +170,13 @@ func signingKeys(t *testing.T, s Store) {
 	var all sync.WaitGroup
 	for range 4 {
 		all.Go(func() {
-			if err := issuer.New(config, s, time.Now).Maintain(context.Background()); err != nil {
+			if err := issuer.New(config, s.Issuer, time.Now).Maintain(context.Background()); err != nil {
 				t.Error(err)
 			}
 		})
 	}
 	all.Wait()
-	keys, at, err := s.SigningKeys(t.Context())
+	keys, at, err := s.Issuer.SigningKeys(t.Context())
 	if err != nil || len(keys) != 2 {
 		t.Fatalf("%d keys, %v; want one for each algorithm", len(keys), err)
 	}
@@ -189,19 +189,19 @@ func signingKeys(t *testing.T, s Store) {
 		}
 	}
 	failure := errors.New("no")
-	err = s.UpdateSigningKeys(t.Context(), func([]issuer.Key, time.Time) ([]issuer.Key, error) { return nil, failure })
+	err = s.Issuer.UpdateSigningKeys(t.Context(), func([]issuer.Key, time.Time) ([]issuer.Key, error) { return nil, failure })
 	want(t, "an update that fails", err, failure)
-	if after, _, _ := s.SigningKeys(t.Context()); len(after) != 2 {
+	if after, _, _ := s.Issuer.SigningKeys(t.Context()); len(after) != 2 {
 		t.Error("an update that failed changed the keys")
 	}
-	err = s.UpdateSigningKeys(t.Context(), func(keys []issuer.Key, now time.Time) ([]issuer.Key, error) {
+	err = s.Issuer.UpdateSigningKeys(t.Context(), func(keys []issuer.Key, now time.Time) ([]issuer.Key, error) {
 		keys[0].LeavesAt = now.Add(time.Hour)
 		return keys[:1], nil
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	after, _, err := s.SigningKeys(t.Context())
+	after, _, err := s.Issuer.SigningKeys(t.Context())
 	if err != nil || len(after) != 1 || after[0].ID != keys[0].ID || after[0].LeavesAt.IsZero() || after[0].Private == nil {
 		t.Errorf("after an update: %v, %v", after, err)
 	}

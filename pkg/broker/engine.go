@@ -1,0 +1,141 @@
+package broker
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/singleflight"
+
+	"github.com/workspace-token-service/wts/pkg/keyring"
+)
+
+// engine refreshes connections: which token is presented, when, by which replica, and what an answer
+// means for the row (refresh-engine.md). It fills the cache; it does not know who asks.
+type engine struct {
+	config   Config
+	replica  string // a random id of this process
+	alone    bool   // this is the only process on the database
+	store    Store
+	replicas Replicas
+	outbox   Outbox
+	keys     *keyring.Keyring
+	cache    *cache
+	observer Observer
+	now      func() time.Time
+	digest   func(token string) []byte // the keyring's
+
+	upstreams map[string]*upstream
+	flights   singleflight.Group
+	lease     lease
+	peers     peers
+	landings  landings
+	aloft     aloft
+	spool     spooler
+	tasks     tasks
+	// databaseAway is until when the database counts as away, in unix nanoseconds.
+	databaseAway atomic.Int64
+}
+
+// read reads a connection and refuses one that is not good.
+func (e *engine) read(ctx context.Context, key cacheKey) (Row, error) {
+	ctx, cancel := context.WithTimeout(ctx, statementTimeout)
+	defer cancel()
+	row, err := e.store.Row(ctx, key.userID, key.provider)
+	switch {
+	case errors.Is(err, ErrNotConnected):
+		return Row{}, ErrNotConnected
+	case err != nil:
+		e.databaseAway.Store(e.now().Add(time.Second).UnixNano())
+		return Row{}, outage(err)
+	}
+	if err := row.flaw(e.now()); err != nil {
+		return Row{}, err
+	}
+	return row, nil
+}
+
+// apply applies an action to a row in the database.
+func (e *engine) apply(ctx context.Context, row Row, action Action) (Change, error) {
+	ctx, cancel := context.WithTimeout(ctx, statementTimeout)
+	defer cancel()
+	return e.store.Apply(ctx, row, action)
+}
+
+// policy is what the configuration says for the rules.
+func (e *engine) policy(up *upstream) Policy {
+	return Policy{
+		Grace: up.config.ReuseGrace, Timeout: up.config.RefreshTimeout, SpoolWait: e.config.SpoolWait,
+		NeverRotates: up.config.NeverRotates(), Alone: e.alone,
+	}
+}
+
+// tasks are what runs beside the callers, for as long as the engine does.
+type tasks struct {
+	mu      sync.Mutex
+	ctx     context.Context //nolint:containedctx // the engine's own life, which outlasts every caller's
+	running sync.WaitGroup
+}
+
+// background runs a task until it ends or the engine does. Before Run, and after it, nothing is run.
+func (e *engine) background(task func(ctx context.Context)) {
+	e.tasks.mu.Lock()
+	defer e.tasks.mu.Unlock()
+	if e.tasks.ctx == nil || e.tasks.ctx.Err() != nil {
+		return
+	}
+	ctx := e.tasks.ctx
+	e.tasks.running.Go(func() { task(ctx) })
+}
+
+// again runs a step beside the callers until it says that it is over, with growing pauses.
+func (e *engine) again(step func(ctx context.Context) (over bool)) {
+	e.background(func(ctx context.Context) {
+		for wait := 100 * time.Millisecond; ; wait = min(wait*2, 2*time.Second) {
+			select {
+			case <-ctx.Done():
+				return
+			case <-time.After(wait):
+			}
+			if step(ctx) {
+				return
+			}
+		}
+	})
+}
+
+// run keeps the engine: the heartbeat, the sweeper, the spool, the outbox. It returns when the context
+// has ended and everything with it.
+func (e *engine) run(ctx context.Context) {
+	e.tasks.mu.Lock()
+	e.tasks.ctx = ctx
+	e.tasks.mu.Unlock()
+	e.background(e.beat)
+	e.background(e.sweep)
+	for _, up := range e.upstreams {
+		e.background(func(ctx context.Context) { e.revoke(ctx, up) })
+	}
+	<-ctx.Done()
+	e.tasks.running.Wait()
+	e.spool.close(e.aloft.count() > 0)
+}
+
+// drain begins no flight any more, and waits until every one of this process has ended, or the context
+// has: a token that is on its way when the process ends may be lost.
+func (e *engine) drain(ctx context.Context) (left int) {
+	e.aloft.close()
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		if left = e.aloft.count(); left == 0 {
+			return 0
+		}
+		select {
+		case <-ctx.Done():
+			return left
+		case <-tick.C:
+		}
+	}
+}

@@ -146,6 +146,8 @@ const (
 	maxHeaderBytes    = 256 << 10
 	// requestTime is how long requests under way have at the end: callers wait for 15 s at most.
 	requestTime = 20 * time.Second
+	// lastFlights is how long after drain_delay requests under way may still begin a refresh.
+	lastFlights = 2 * time.Second
 )
 
 // run serves until the context ends, then lets the requests under way finish.
@@ -225,20 +227,30 @@ func (s *service) drain(servers []*http.Server) (err error) {
 	time.Sleep(s.config.DrainDelay)
 	stop, cancel := context.WithDeadline(context.Background(), began.Add(max(s.config.StopTimeout, s.config.DrainDelay)))
 	defer cancel()
-	landed := make(chan int, 1)
-	go func() { landed <- s.broker.Drain(stop) }()
-	ctx, cancelRequests := context.WithTimeout(stop, requestTime)
-	defer cancelRequests()
+	requests := make(chan error, 1)
+	go func() { requests <- s.endRequests(stop, servers) }()
+	select { // a request under way may still need a refresh
+	case err = <-requests:
+	case <-time.After(lastFlights):
+		defer func() { err = <-requests }()
+	}
+	if left := s.broker.Drain(stop); left > 0 {
+		s.log.Error("stopped with refreshes under way, whose grants may be lost where the provider has no reuse_grace; give the process more time (stop_timeout, and terminationGracePeriodSeconds in Kubernetes)",
+			slog.Int("refreshes", left))
+	}
+	s.log.Info("stopped", slog.Duration("after", time.Since(began).Round(time.Millisecond)))
+	return err
+}
+
+// endRequests takes no new request, and waits for those under way.
+func (*service) endRequests(ctx context.Context, servers []*http.Server) (err error) {
+	ctx, cancel := context.WithTimeout(ctx, requestTime)
+	defer cancel()
 	for _, one := range servers {
 		if failed := one.Shutdown(ctx); failed != nil {
 			err = errors.Join(err, fmt.Errorf("requests were cut off: %w", failed), one.Close())
 		}
 	}
-	if left := <-landed; left > 0 {
-		s.log.Error("stopped with refreshes under way, whose grants may be lost where the provider has no reuse_grace; give the process more time (stop_timeout, and terminationGracePeriodSeconds in Kubernetes)",
-			slog.Int("refreshes", left))
-	}
-	s.log.Info("stopped", slog.Duration("after", time.Since(began).Round(time.Millisecond)))
 	return err
 }
 

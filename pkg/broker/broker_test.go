@@ -32,7 +32,7 @@ type house struct {
 	store  *faulty
 	logins *store.Logins
 	count  func() int64 // the statements so far
-	path   string // of the database
+	path   string       // of the database
 	main   *providertest.Server
 	second *providertest.Server
 	clock  atomic.Int64 // nanoseconds added to the time

@@ -26,7 +26,7 @@ type held struct {
 	renewAt  atomic.Int64
 	renewing atomic.Bool
 	read     int64 // when this was read from the row
-	degraded bool // it is handed out because no better one can be had
+	degraded bool  // it is handed out because no better one can be had
 }
 
 // Token is an upstream access token, ready to be handed on.

@@ -99,6 +99,7 @@ var (
 	// ErrClaimed: another flight has the connection.
 	ErrClaimed = errors.New("another flight has it")
 	errLapsed  = errors.New("this replica's lease has lapsed")
+	errClosing = errors.New("this process is about to end")
 )
 
 // NotYet says that a connection is not to be presented for a while.

@@ -161,7 +161,7 @@ func (e *engine) claim(ctx context.Context, row Row, claim Claim, stamp uint64) 
 	}
 	id := crand.Text()
 	if !e.aloft.add(id) {
-		return Flight{}, errLapsed // this process is about to end
+		return Flight{}, errClosing
 	}
 	claim.Version, claim.Flight, claim.Replica = row.Version, id, e.replica
 	change, err := e.apply(ctx, row, claim)

@@ -28,7 +28,7 @@ type Row struct {
 	// Failure is what the provider answers about this connection alone, again and again since then.
 	Failure      string
 	FailingSince time.Time
-	Reading           Reading
+	Reading      Reading
 }
 
 // Reading is when a row was read: the database's time, and this process's before the statement was

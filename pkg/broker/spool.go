@@ -304,4 +304,3 @@ func nextRecord(from io.Reader, keys *keyring.Keyring) (record spooled, err erro
 	}
 	return record, json.Unmarshal(text, &record)
 }
-

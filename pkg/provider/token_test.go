@@ -263,7 +263,7 @@ func TestAnAbandonedRequestIsAborted(t *testing.T) {
 		t.Run(fmt.Sprintf("encrypted %t", encrypted), func(t *testing.T) {
 			address, accepted := deaf(t, encrypted)
 			p := provider.New("deaf", provider.Config{
-				AuthURL: address + "/auth", TokenURL: address + "/token", ClientID: "wts", ClientSecret: "s", RefreshTimeout: 400 * time.Millisecond,
+				AuthURL: address + "/auth", TokenURL: address + "/token", ClientID: "wts", ClientSecret: "s", RefreshTimeout: 2 * time.Second,
 			}, "https://wts.example.org/oauth2/authorize")
 			// More than fits the kernels' buffers, so that a part of it is still to be sent when it is given up.
 			large := secret.Text(strings.Repeat("x", 32<<20))

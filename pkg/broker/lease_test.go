@@ -1,0 +1,87 @@
+package broker
+
+import (
+	"testing"
+	"testing/synctest"
+	"time"
+	"unsafe"
+)
+
+// EN7: who is silent is told by this process's own clock alone, and by looks that it made.
+func TestWhoIsSilent(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := &peers{seen: map[string]heard{}}
+		look := func(beats map[string]int64) { p.look(beats, time.Now(), time.Now()) }
+		expect := func(what, id string, want time.Duration) {
+			t.Helper()
+			if got := p.silent(id); got != want {
+				t.Errorf("%s: silent for %s, want %s", what, got, want)
+			}
+		}
+		look(map[string]int64{"a": 1, "b": 1})
+		for i := range int64(5) {
+			time.Sleep(time.Second)
+			look(map[string]int64{"a": 1 + i*1_000_000, "b": 1}) // a's database clock steps, and it beats
+		}
+		expect("one that beats", "a", 0)
+		expect("one that does not", "b", 5*time.Second)
+		time.Sleep(2 * time.Second)
+		expect("without a new look nothing is known", "b", 5*time.Second)
+
+		time.Sleep(10 * time.Second) // the database was away, or this process was suspended
+		look(map[string]int64{"a": 5, "b": 1})
+		expect("just after an outage nobody is silent", "b", 0)
+		for range 3 {
+			time.Sleep(time.Second)
+			look(map[string]int64{"a": 5, "b": 1})
+		}
+		expect("a lease's life later", "b", 3*time.Second)
+		if alive := p.alive(); len(alive) != 0 {
+			t.Errorf("alive: %v, want nobody", alive)
+		}
+		time.Sleep(time.Second)
+		look(map[string]int64{"a": 5})
+		expect("one whose line was deleted", "b", 4*time.Second)
+		expect("one that nobody ever heard of", "c", 0)
+		time.Sleep(time.Second)
+		look(map[string]int64{"a": 5})
+		expect("and counts from the first look on", "c", time.Second)
+	})
+}
+
+// A lease lapses by the larger of the two clocks: the monotonic one stands still while a machine is
+// suspended, the wall clock may be set back.
+func TestALeaseLapsesByEitherClock(t *testing.T) {
+	now := time.Now()
+	for name, row := range map[string]struct {
+		later time.Time
+		holds bool
+	}{
+		"a moment later":                {now.Add(time.Second), true},
+		"a lease's life later":          {now.Add(leaseLife), false},
+		"suspended for an hour":         {wallStep(now, time.Hour), false},
+		"the wall clock was set back":   {wallStep(now.Add(leaseLife), -time.Hour), false},
+		"it was set back a little, now": {wallStep(now.Add(time.Second), -time.Hour), true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			l := &lease{}
+			l.renewed(now, now)
+			if _, holds := l.now(row.later); holds != row.holds {
+				t.Errorf("the lease holds: %t, want %t", holds, row.holds)
+			}
+			before, _ := l.now(now)
+			l.renewed(row.later, row.later)
+			if epoch, _ := l.now(row.later); (epoch == before) != row.holds {
+				t.Errorf("the epoch went from %d to %d, and the lease had held: %t", before, epoch, row.holds)
+			}
+		})
+	}
+}
+
+// wallStep is a reading whose wall clock has stepped and whose monotonic clock has not, as after a
+// suspension. Package time has no way to make one: of its first word the seconds begin at bit 30.
+func wallStep(at time.Time, by time.Duration) time.Time {
+	words := (*[2]uint64)(unsafe.Pointer(&at))
+	words[0] += uint64(by/time.Second) << 30
+	return at
+}

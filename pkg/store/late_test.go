@@ -1,0 +1,228 @@
+package store_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"net"
+	"net/url"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/workspace-token-service/wts/pkg/broker"
+	"github.com/workspace-token-service/wts/pkg/store"
+	"github.com/workspace-token-service/wts/test/pgtest"
+)
+
+// holdsCommits is a way to PostgreSQL on which a COMMIT is held up once, as a partition holds it: its
+// sender goes away, and it arrives all the same.
+type holdsCommits struct {
+	net.Listener
+	server string
+	held   atomic.Int64 // nanoseconds that the next one is held for
+	passed chan time.Time
+}
+
+func newHoldsCommits(t *testing.T, address string) *holdsCommits {
+	t.Helper()
+	parsed, err := url.Parse(address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = listener.Close() })
+	way := &holdsCommits{Listener: listener, server: parsed.Host, passed: make(chan time.Time, 1)}
+	go func() {
+		for {
+			client, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			go way.carry(client)
+		}
+	}()
+	return way
+}
+
+func (w *holdsCommits) carry(client net.Conn) {
+	defer client.Close()
+	server, err := net.Dial("tcp", w.server)
+	if err != nil {
+		return
+	}
+	defer server.Close()
+	go func() { _, _ = io.Copy(client, server); _ = client.Close() }()
+	buffer := make([]byte, 64<<10)
+	for {
+		n, err := client.Read(buffer)
+		if n > 0 {
+			if held := w.held.Load(); held > 0 && bytes.Contains(buffer[:n], []byte("commit")) {
+				w.held.Store(0)
+				time.Sleep(time.Duration(held))
+				_, _ = server.Write(buffer[:n])
+				time.Sleep(time.Second) // the server acts, whoever listens
+				w.passed <- time.Now()
+				return
+			}
+			if _, err := server.Write(buffer[:n]); err != nil {
+				return
+			}
+		}
+		if err != nil {
+			return
+		}
+	}
+}
+
+// A COMMIT that arrives 40 s late (EN3). With the server's limit it has no effect; without, every replica
+// hears of it when it takes effect, though the line of the feed is 40 s old by then.
+func TestACommitThatArrivesLate(t *testing.T) {
+	for name, unlimited := range map[string]bool{"with the server's limit": false, "without": true} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			address, keys := pgtest.Database(t), newKeys(t)
+			direct := open(t, address, keys)
+			alice := connect(t, direct, "alice")
+			way := newHoldsCommits(t, address)
+			late := open(t, withHost(t, address, way.Addr().String()), keys)
+			if unlimited {
+				store.Unlimit(late)
+			}
+			ears := &ear{heard: map[string]time.Time{}}
+			ctx, stop := context.WithCancel(t.Context())
+			followed := make(chan struct{})
+			go func() { direct.Follow(ctx, ears, time.Hour); close(followed) }()
+			defer func() { stop(); <-followed }()
+			await(t, ears, "missed", time.Time{})
+
+			way.held.Store(int64(40 * time.Second))
+			began := time.Now()
+			if err := late.Connections.Disconnect(t.Context(), alice, "main"); err == nil || errors.Is(err, broker.ErrNotConnected) {
+				t.Fatalf("got %v while the COMMIT is held up, want an outage", err)
+			}
+			if took := time.Since(began); took > 8*time.Second {
+				t.Errorf("the caller was told after %s, want about 5 s", took)
+			}
+			passed := <-way.passed
+			row, err := direct.Connections.Row(t.Context(), alice, "main")
+			if err != nil {
+				t.Fatal(err)
+			}
+			switch {
+			case !unlimited && row.Phase != broker.Ready:
+				t.Errorf("the row is %s: a COMMIT took effect long after its caller was told that it failed", row.Phase)
+			case unlimited && row.Phase != broker.Disconnected:
+				t.Fatalf("the row is %s: nothing was late", row.Phase)
+			case unlimited:
+				await(t, ears, "connection "+alice+" main", passed.Add(-2*time.Second))
+			}
+		})
+	}
+}
+
+func withHost(t *testing.T, address, host string) string {
+	t.Helper()
+	parsed, err := url.Parse(address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	parsed.Host = host
+	return parsed.String()
+}
+
+// A disconnect that finds a tombstone has every replica told again: one of them may not have heard (EN3).
+func TestADisconnectIsToldAgain(t *testing.T) {
+	onEach(t, func(t *testing.T, address string) {
+		keys := newKeys(t)
+		writer, reader := open(t, address, keys), open(t, address, keys)
+		alice := connect(t, writer, "alice")
+		if err := writer.Connections.Disconnect(t.Context(), alice, "main"); err != nil {
+			t.Fatal(err)
+		}
+		ears := &ear{heard: map[string]time.Time{}}
+		ctx, stop := context.WithCancel(t.Context())
+		followed := make(chan struct{})
+		go func() { reader.Follow(ctx, ears, time.Hour); close(followed) }()
+		defer func() { stop(); <-followed }()
+		await(t, ears, "missed", time.Time{})
+		since := time.Now()
+		want := broker.ErrNotConnected
+		if err := writer.Connections.Disconnect(t.Context(), alice, "main"); !errors.Is(err, want) {
+			t.Errorf("got %v, want %v", err, want)
+		}
+		await(t, ears, "connection "+alice+" main", since)
+	})
+}
+
+// Lines are known by incarnation, transaction and number (EN9), however late they commit beside others
+// that are later and committed before.
+func TestLinesThatCommitOutOfOrder(t *testing.T) {
+	address, keys := pgtest.Database(t), newKeys(t)
+	reader := open(t, address, keys)
+	ears := &ear{heard: map[string]time.Time{}}
+	ctx, stop := context.WithCancel(t.Context())
+	followed := make(chan struct{})
+	go func() { reader.Follow(ctx, ears, time.Hour); close(followed) }()
+	defer func() { stop(); <-followed }()
+	await(t, ears, "missed", time.Time{})
+	begun := time.Now()
+
+	db := raw(t, address)
+	long, err := db.BeginTx(t.Context(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = long.Rollback() }()
+	old := time.Now().Add(-time.Minute).UnixMilli() // by the time when it was written nobody would read it
+	if _, err := long.ExecContext(t.Context(), "INSERT INTO changes (at, kind, object) VALUES ($1, 'connection', 'early/main')", old); err != nil {
+		t.Fatal(err)
+	}
+	exec(t, db, "INSERT INTO changes (at, kind, object) SELECT (extract(epoch FROM now()) * 1000)::bigint, 'connection', 'u' || n || '/main' FROM generate_series(1, 500) n")
+	await(t, ears, "connection u500 main", begun)
+	time.Sleep(3 * time.Second) // a poll in which the first line is not visible yet
+	since := time.Now()
+	if err := long.Commit(); err != nil {
+		t.Fatal(err)
+	}
+	await(t, ears, "connection early main", since)
+	if ears.heardAfter("connection u500 main", since.Add(time.Second)) {
+		t.Error("a line was acted on twice")
+	}
+	if ears.heardAfter("missed", begun) {
+		t.Error("it thinks that it missed something")
+	}
+}
+
+// A cold token costs three statements: read, claim, commit, the line of the feed in it (target 6).
+func TestExactStatementsOfARefresh(t *testing.T) {
+	for name, tell := range map[string]bool{"as usual": false, "where a refresh revokes the access token": true} {
+		t.Run(name, func(t *testing.T) {
+			s := open(t, pgtest.Database(t), newKeys(t))
+			alice := connect(t, s, "alice")
+			before := s.Statements()
+			row, err := s.Connections.Row(t.Context(), alice, "main")
+			if err != nil {
+				t.Fatal(err)
+			}
+			claimed, err := s.Connections.Apply(t.Context(), row, broker.Claim{Version: row.Version, Flight: "f", Replica: "r"})
+			if err != nil {
+				t.Fatal(err)
+			}
+			tokens := grant("alice").Tokens
+			commit := broker.Commit{
+				Flight: "f", Version: claimed.Row.Version, Presented: row.Digest, Token: row.RefreshToken, Tokens: tokens, Successor: []byte("next"), Tell: tell,
+			}
+			if _, err := s.Connections.Apply(t.Context(), claimed.Row, commit); err != nil {
+				t.Fatal(err)
+			}
+			if got := s.Statements() - before; got != 3 {
+				t.Errorf("%d statements, want 3", got)
+			}
+		})
+	}
+}

@@ -20,6 +20,8 @@ type Fault struct {
 	Status int
 	Body   string
 	Header http.Header
+	// Thinks lets the provider act, rotate and all, and then waits this long with its answer.
+	Thinks time.Duration
 	// LoseAnswer lets the provider act, rotate and all, and then breaks the connection.
 	LoseAnswer bool
 	// Down breaks every connection, discovery and keys too, before anything is done.
@@ -84,6 +86,16 @@ func (f *faults) around(ledger *ledger, next http.Handler) http.Handler {
 		case fault.LoseAnswer:
 			next.ServeHTTP(httptest.NewRecorder(), r.WithContext(context.WithValue(r.Context(), answerLost{}, true)))
 			panic(http.ErrAbortHandler)
+		case fault.Thinks > 0:
+			// It has acted, whatever becomes of its caller.
+			answer := httptest.NewRecorder()
+			next.ServeHTTP(answer, r.WithContext(context.WithoutCancel(r.Context())))
+			time.Sleep(fault.Thinks)
+			for name, values := range answer.Header() {
+				w.Header()[name] = values
+			}
+			w.WriteHeader(answer.Code)
+			_, _ = w.Write(answer.Body.Bytes())
 		default:
 			next.ServeHTTP(w, r)
 		}

@@ -236,7 +236,7 @@ func listKeys(ctx context.Context, out io.Writer, loaded config.Config, db *stor
 func usersCommand(file *string) *cobra.Command {
 	users := &cobra.Command{Use: "users", Short: "Shut users out, and let them in again"}
 	for name, disabled := range map[string]bool{"disable": true, "enable": false} {
-		short := "Deny a user everything, on every replica within seconds; their connections are kept"
+		short := "Deny a user everything, on every replica that reaches the database within 5 s; their connections are kept"
 		if !disabled {
 			short = "Let a user in again"
 		}
@@ -251,6 +251,7 @@ func usersCommand(file *string) *cobra.Command {
 					if err != nil {
 						return err
 					}
+					fmt.Fprint(cmd.OutOrStdout(), said(args[0], disabled, loaded.RideThroughMax))
 					log, flush := telemetry.NewLog(loaded.Log, cmd.ErrOrStderr())
 					defer flush()
 					audit.Write(cmd.Context(), log, audit.Event{Action: audit.Action("user " + name), Username: args[0], Proof: "operator"})
@@ -260,6 +261,14 @@ func usersCommand(file *string) *cobra.Command {
 		})
 	}
 	return users
+}
+
+// said tells an operator what has been done, and what holds for a replica that cannot hear of it.
+func said(username string, disabled bool, rideThrough time.Duration) string {
+	if !disabled {
+		return fmt.Sprintf("%s may use the service again.\n", username)
+	}
+	return fmt.Sprintf("%s is refused within 5 s by every replica that reaches the database. One that is cut off from it goes on with what it knows for ride_through_max (%s); stop it if that is too long.\n", username, rideThrough)
 }
 
 func versionCommand() *cobra.Command {

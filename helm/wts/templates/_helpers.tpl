@@ -25,6 +25,8 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
   "metrics_listen" ":9090"
   "keyring_file" "keyring/wts-keyring"
   "spool_dir" "/var/lib/wts"
+  "drain_delay" "5s"
+  "stop_timeout" (printf "%ds" (sub (int .Values.terminationGracePeriodSeconds) 5))
   "database" (dict "url_file" "database/url")
   "kubernetes" (dict
     "enabled" (not (empty .Values.workspaces.namespaces))

@@ -66,6 +66,8 @@ type Config struct {
 	Keys *keyring.Keyring `koanf:"-"`
 	// Sources says what was read from where, in a deployment of the Python service.
 	Sources []string `koanf:"-"`
+	// Warnings are what an operator should hear of, and what does not keep the service from starting.
+	Warnings []string `koanf:"-"`
 }
 
 // EnvPrefix begins the variables that override the file: WTS_DATABASE__URL is database.url.
@@ -92,7 +94,10 @@ func Load(path string, environ []string) (Config, error) {
 			deployed.faults = append(deployed.faults, fault)
 		}
 	}
-	return config, errors.Join(errors.Join(deployed.faults...), faults, config.validate())
+	listening := errors.Join(config.checkListeners()...)
+	encrypting, warnings := config.checkTLS()
+	config.Warnings = slices.Concat(checkEnvironment(environ), config.checkModes(filepath.Dir(path)), warnings)
+	return config, errors.Join(errors.Join(deployed.faults...), faults, config.validate(), listening, errors.Join(encrypting...))
 }
 
 // LoadForDatabase is Load for a command that needs the database and the keys, and may run where the
@@ -120,8 +125,13 @@ func load(path string, environ []string, deployed *gen3) (Config, error) {
 		return Config{}, fmt.Errorf("the configuration cannot be read (`wts init` writes one): %w", err)
 	}
 	var tree map[string]any
-	if err := yaml.Unmarshal(text, &tree); err != nil {
-		return Config{}, fmt.Errorf("%s is not YAML: %w", path, err)
+	var document yaml.Node
+	if err := errors.Join(yaml.Unmarshal(text, &tree), yaml.Unmarshal(text, &document)); err != nil {
+		first, _, _ := strings.Cut(strings.ReplaceAll(err.Error(), "yaml: unmarshal errors:\n  ", "yaml: "), "\n")
+		return Config{}, fmt.Errorf("%s is not YAML: %s", path, first)
+	}
+	if faults := unknownSettings(&document, reflect.TypeFor[Config](), ""); len(faults) > 0 {
+		return Config{}, errors.Join(faults...)
 	}
 	tree = merge(deployed.tree, tree)
 	overlay(tree, environ)

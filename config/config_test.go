@@ -56,7 +56,9 @@ func TestTheExampleIsGood(t *testing.T) {
 	for line := range strings.Lines(config.Example()) {
 		all.WriteString(setting.ReplaceAllString(line, "$1$2"))
 	}
-	loaded, err = config.Load(write(t, dir, "all.yaml", all.String()), nil)
+	certificate(t, dir, "tls", time.Now().Add(90*24*time.Hour))
+	encrypted := strings.Replace(all.String(), "url: http://", "url: https://", 1)
+	loaded, err = config.Load(write(t, dir, "all.yaml", encrypted), nil)
 	if err != nil {
 		t.Fatalf("%v\n%s", err, all.String())
 	}
@@ -121,8 +123,8 @@ audiences:
 func TestWhatCannotBeRead(t *testing.T) {
 	dir := folder(t)
 	for name, row := range map[string]struct{ text, want string }{
-		"an unknown setting":          {"databse: {url: x}\n", "unknown setting: databse"},
-		"an unknown nested setting":   {"database: {uri: x}\n", "'database' unknown setting: uri"},
+		"an unknown setting":          {"databse: {url: x}\n", "databse: line 1: unknown setting; did you mean database?"},
+		"an unknown nested setting":   {"database: {uri: x}\n", "database.uri: line 1: unknown setting; did you mean url?"},
 		"a word for a number":         {"database: {max_connections: many}\n", "'database.max_connections'"},
 		"a duration without a unit":   {"ride_through_max: soon\n", "'ride_through_max'"},
 		"a duration that is a number": {"session: {idle: 3600}\n", "like 90s, 10m or 12h"},

@@ -95,8 +95,10 @@ func writeNew(name, text string, mode os.FileMode) error {
 }
 
 func checkConfigCommand(file *string) *cobra.Command {
-	return &cobra.Command{
+	online := false
+	command := &cobra.Command{
 		Use: "check-config", Short: "Say everything that is wrong with the configuration", Args: cobra.NoArgs,
+		Long: "Reads the configuration and says everything that is wrong with it. With --online it also tries what can be tried without a person: each provider's discovery document, keys and client credentials, the database, and the clocks.",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			loaded, err := config.Load(*file, os.Environ())
 			faults := config.Faults(err)
@@ -108,16 +110,24 @@ func checkConfigCommand(file *string) *cobra.Command {
 					fmt.Fprintf(cmd.OutOrStdout(), "WARNING: providers.%s has no issuer: where it publishes no discovery document at its base_url, its id_tokens are taken without their signature\n", id)
 				}
 			}
+			for _, warning := range loaded.Warnings {
+				fmt.Fprintln(cmd.OutOrStdout(), "WARNING:", warning)
+			}
 			for _, fault := range faults {
 				fmt.Fprintln(cmd.OutOrStdout(), fault)
 			}
 			if len(faults) > 0 {
-				return fmt.Errorf("%d faults", len(faults))
+				return config.ErrFaults(len(faults))
 			}
 			fmt.Fprintf(cmd.OutOrStdout(), "The configuration is good.\nRegister this redirect URI at every provider: %s/oauth2/authorize\n", loaded.Server.URL)
+			if online {
+				return checkOnline(cmd.Context(), cmd.OutOrStdout(), loaded)
+			}
 			return nil
 		},
 	}
+	command.Flags().BoolVar(&online, "online", false, "also try the providers, the database and the clocks")
+	return command
 }
 
 // withStore runs an operator's command on the database.

@@ -37,7 +37,7 @@ func TestInitCheckMigrateAndKeys(t *testing.T) {
 	}
 
 	out, err := run(t, "check-config", "-c", file)
-	if err == nil || !strings.Contains(out, "providers.main.client_secret_file: ") || !strings.Contains(err.Error(), "faults") {
+	if err == nil || !strings.Contains(out, "providers.main.client_secret_file: ") || !strings.HasSuffix(err.Error(), "1 fault") {
 		t.Errorf("a secret is missing: %v\n%s", err, out)
 	}
 	if err := os.WriteFile(filepath.Join(dir, "main-client-secret"), []byte("s\n"), 0o600); err != nil {

@@ -187,6 +187,7 @@ func (s *service) run(ctx context.Context, ready func(addresses []net.Addr)) err
 	if s.cluster != nil {
 		go s.cluster.Run(background)
 	}
+	go s.summarize(background)
 	go func() {
 		if err := s.keepHouse(background); err != nil {
 			failed <- err
@@ -256,6 +257,9 @@ func (*service) endRequests(ctx context.Context, servers []*http.Server) (err er
 
 // warn says at the start what an operator should know is weaker than it could be.
 func (s *service) warn() {
+	for _, warning := range s.config.Warnings {
+		s.log.Warn(warning)
+	}
 	if strings.HasPrefix(s.config.Server.URL, "http://") {
 		s.log.Warn("the public url is plain http: session cookies have neither the __Host- prefix nor Secure; use https anywhere but on localhost")
 	}

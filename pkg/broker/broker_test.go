@@ -113,6 +113,11 @@ func newHouse(t *testing.T, change ...func(*provider.Config)) *house {
 	stopped := make(chan struct{})
 	go func() { h.Run(ctx); close(stopped) }()
 	t.Cleanup(func() { stop(); <-stopped })
+	for deadline := time.Now().Add(20 * time.Second); !h.Beating(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("no heartbeat within 20 s")
+		}
+	}
 	return h
 }
 

@@ -269,8 +269,9 @@ func TestAnAbandonedRequestIsAborted(t *testing.T) {
 			large := secret.Text(strings.Repeat("x", 32<<20))
 			_, err := p.Refresh(t.Context(), large, "", nil)
 			var failure *provider.Error
-			if !errors.As(err, &failure) || failure.Outcome != provider.Unanswered {
-				t.Fatalf("got %v, want unanswered", err)
+			// Nothing is acknowledged any more, so that the user timeout may come first.
+			if !errors.As(err, &failure) || failure.Outcome != provider.Unanswered && failure.Outcome != provider.Unknown {
+				t.Fatalf("got %v, want it given up", err)
 			}
 			connection := <-accepted
 			defer connection.Close()

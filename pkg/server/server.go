@@ -65,10 +65,16 @@ func (c Config) WithDefaults() Config {
 
 // Validate reports every fault at once, each with the name of its field.
 func (c Config) Validate() error {
+	var pair error
+	if (c.TLS.CertFile == "") != (c.TLS.KeyFile == "") {
+		pair = errors.New("tls: cert_file and key_file go together")
+	}
+	return errors.Join(pair, c.validateURL())
+}
+
+func (c Config) validateURL() error {
 	parsed, err := url.Parse(c.URL)
 	switch {
-	case (c.TLS.CertFile == "") != (c.TLS.KeyFile == ""):
-		return errors.New("tls: cert_file and key_file go together")
 	case c.URL == "":
 		return errors.New("url: is missing; it is how browsers reach the service, like https://wts.example.org")
 	case err != nil || parsed.Host == "" || parsed.User != nil || parsed.RawQuery != "" || parsed.Fragment != "":

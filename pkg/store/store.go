@@ -212,6 +212,23 @@ func (s *Store) Ping(ctx context.Context) error {
 	return clean(s.pool.PingContext(ctx))
 }
 
+// Clock reaches for the database and says how far its clock is ahead of this machine's.
+func (s *Store) Clock(ctx context.Context) (ahead time.Duration, err error) {
+	err = s.run(ctx, func(tx *gorm.DB) error {
+		sent := time.Now()
+		now, err := s.now(tx)
+		if err != nil {
+			return err
+		}
+		if err := tx.Exec("SELECT 1").Error; err != nil {
+			return err
+		}
+		ahead = time.UnixMilli(now).Sub(sent)
+		return nil
+	})
+	return ahead, err
+}
+
 // Close ends the connections to the database.
 func (s *Store) Close() error {
 	if len(s.bell) > 0 { // a command that ends now, and that nobody follows the feed for

@@ -1,0 +1,97 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/workspace-token-service/wts/config"
+	"github.com/workspace-token-service/wts/pkg/provider"
+	"github.com/workspace-token-service/wts/pkg/store"
+)
+
+// tried is one thing that was tried of the world around the service.
+type tried struct {
+	where, what, said string
+	err               error
+}
+
+// try tries the database and every provider at once, and returns what was found in a stable order. The
+// clients' credentials cost a request at the token endpoint.
+func try(ctx context.Context, loaded config.Config, db *store.Store, credentials bool) []tried {
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	ids := slices.Sorted(maps.Keys(loaded.Providers))
+	found := make([][]provider.Finding, len(ids))
+	var all sync.WaitGroup
+	for i, id := range ids {
+		all.Go(func() {
+			found[i] = provider.New(id, loaded.Providers[id], loaded.Server.URL+"/oauth2/authorize").Probe(ctx, credentials)
+		})
+	}
+	results := tryDatabase(ctx, db)
+	all.Wait()
+	for i, id := range ids {
+		for _, one := range found[i] {
+			results = append(results, tried{"providers." + id, one.What, one.Said, one.Err})
+		}
+	}
+	return results
+}
+
+func tryDatabase(ctx context.Context, db *store.Store) []tried {
+	const where = "database"
+	skew, err := db.Clock(ctx)
+	if err != nil {
+		return []tried{{where, "connection", "", err}}
+	}
+	results := []tried{{where, "connection", "reachable", nil}}
+	if skew > 5*time.Second || skew < -5*time.Second {
+		results = append(results, tried{where, "clock", "", fmt.Errorf("it differs from this machine's by %s", skew.Round(time.Second))})
+	}
+	if db.Plaintext() {
+		results = append(results, tried{where, "encryption", "", fmt.Errorf("the connection may go without TLS: add sslmode=verify-full to database.url")})
+	}
+	return results
+}
+
+// checkOnline prints what was tried, and fails where something is wrong.
+func checkOnline(ctx context.Context, out io.Writer, loaded config.Config) error {
+	db, err := store.Open(loaded.Database, loaded.Keys, slog.New(slog.DiscardHandler))
+	if err != nil {
+		return err
+	}
+	defer db.Close()
+	wrong := 0
+	for _, one := range try(ctx, loaded, db, true) {
+		if one.err != nil {
+			wrong++
+			fmt.Fprintf(out, "%s: %s: %v\n", one.where, one.what, one.err)
+			continue
+		}
+		fmt.Fprintf(out, "%s: %s: good: %s\n", one.where, one.what, one.said)
+	}
+	if wrong > 0 {
+		return config.ErrFaults(wrong)
+	}
+	return nil
+}
+
+// summarize logs the same at the start, beside serving, but for the credentials.
+func (s *service) summarize(ctx context.Context) {
+	wrong := 0
+	for _, one := range try(ctx, s.config, s.store, false) {
+		if one.err != nil && ctx.Err() == nil {
+			wrong++
+			s.log.Warn("something that logins and refreshes need does not work yet", slog.String("where", one.where), slog.String("what", one.what), slog.String("error", one.err.Error()))
+		}
+	}
+	if wrong == 0 && ctx.Err() == nil {
+		s.log.Info("the providers and the database answer as they should", slog.Int("providers", len(s.config.Providers)))
+	}
+}

@@ -218,6 +218,7 @@ func durationsHaveUnits(from, to reflect.Type, value any) (any, error) {
 func (c Config) complete(dir string) (Config, error) {
 	files := &reader{dir: dir}
 	files.secret("database.url_file", c.Database.URLFile, &c.Database.URL)
+	files.secret("database.direct_url_file", c.Database.DirectURLFile, &c.Database.DirectURL)
 	files.secret("gen3.encryption_key_file", c.Gen3.EncryptionKeyFile, &c.Gen3.EncryptionKey)
 	for _, id := range slices.Sorted(maps.Keys(c.Providers)) {
 		one := c.Providers[id]

@@ -261,7 +261,7 @@ func (s *core) hearNotifications(ctx context.Context, listener Listener) {
 }
 
 func (s *core) listen(ctx context.Context, listener Listener) {
-	config, err := parsePostgres(s.dsn)
+	config, err := parsePostgres(s.direct)
 	if err != nil {
 		return
 	}

@@ -36,7 +36,14 @@ func (s *Store) Migrate(ctx context.Context) (applied int, err error) {
 		}
 		options = append(options, goose.WithSessionLocker(locker))
 	}
-	provider, err := goose.NewProvider(dialect, s.pool, folder, options...)
+	pool := s.pool
+	if s.dialect == "postgres" && s.direct != s.dsn {
+		if _, pool, err = openPostgres(s.direct); err != nil {
+			return 0, err
+		}
+		defer pool.Close()
+	}
+	provider, err := goose.NewProvider(dialect, pool, folder, options...)
 	if err != nil {
 		return 0, fmt.Errorf("the migrations: %w", err)
 	}

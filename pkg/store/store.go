@@ -6,6 +6,7 @@
 package store
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"database/sql/driver"
@@ -34,6 +35,11 @@ type Config struct {
 	URL secret.Text `koanf:"url"`
 	// URLFile names a file that holds the URL; it wins over URL.
 	URLFile string `koanf:"url_file"`
+	// DirectURL reaches the same database past a pooler in transaction mode (pgbouncer): for migrations,
+	// which hold a lock of a session, and for notifications. URL where it is empty.
+	DirectURL secret.Text `koanf:"direct_url"`
+	// DirectURLFile names a file that holds it; it wins over DirectURL.
+	DirectURLFile string `koanf:"direct_url_file"`
 	// MaxConnections bounds the pool. Default 16; SQLite has 4.
 	MaxConnections int `koanf:"max_connections"`
 	// Gen3 is the table of Gen3's Python service in the same database.
@@ -60,6 +66,11 @@ func (c Config) Validate() error {
 		}
 	default:
 		faults = append(faults, errors.New("database.url: must begin with postgres:// or sqlite: to name a database"))
+	}
+	if direct := string(c.DirectURL); direct != "" {
+		if _, err := parsePostgres(direct); err != nil || !strings.HasPrefix(url, "postgres") {
+			faults = append(faults, errors.New("database.direct_url: want a PostgreSQL URL beside that of a pooler in database.url"))
+		}
 	}
 	faults = append(faults, c.Gen3.Validate())
 	if c.MaxConnections < 0 {
@@ -105,6 +116,7 @@ type core struct {
 	ear     *sql.DB // the change feed's, so that requests which take every connection do not deafen it
 	dialect string  // "postgres" or "sqlite"
 	dsn     string  // a URL, or a path
+	direct  string  // the URL past a pooler; the same where there is none
 	keys    *keyring.Keyring
 	gen3    *gen3 // nil where there is no such table
 	owner   *flock.Flock
@@ -134,7 +146,7 @@ func Open(config Config, keys *keyring.Keyring, log *slog.Logger) (*Store, error
 		s.ear = s.pool
 		config.MaxConnections = 4
 	} else {
-		s.dialect, s.dsn = "postgres", url
+		s.dialect, s.dsn, s.direct = "postgres", url, cmp.Or(string(config.DirectURL), url)
 		dialector, s.pool, err = openPostgres(url)
 		if err == nil {
 			_, s.ear, err = openPostgres(url)

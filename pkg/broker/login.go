@@ -254,6 +254,7 @@ func (b *Broker) loginFailure(err error) error {
 			return fmt.Errorf("%w: %w", ErrLoginFailed, err)
 		case provider.Misconfigured:
 			return &Unavailable{RetryAfter: time.Minute, Cause: fmt.Errorf("%w: %w", ErrClientRejected, err)}
+		case provider.Unsent, provider.Unknown, provider.Unanswered, provider.Throttled, provider.Unexpected:
 		}
 	}
 	return &Unavailable{RetryAfter: 5 * time.Second, Cause: err}

@@ -553,10 +553,10 @@ func (r *simReplica) Refresh(ctx context.Context, refreshToken secret.Text, subj
 		delete(r.current, string(refreshToken))
 	}
 	r.note("%s presented %s: %q", r.name, string(refreshToken), outcome)
-	switch outcome {
-	case "":
+	if outcome == "" {
 		return got.tokens, nil
-	case provider.Unknown, provider.Unanswered:
+	}
+	if outcome == provider.Unknown || outcome == provider.Unanswered {
 		if token := r.tokens[string(refreshToken)]; token != nil {
 			token.excused = true
 			for _, other := range r.tokens {

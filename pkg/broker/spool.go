@@ -267,7 +267,7 @@ func (s *spool) replayFile(ctx context.Context, path string, keys *keyring.Keyri
 	if err != nil {
 		return false
 	}
-	defer file.Close()
+	defer func() { _ = file.Close() }() // it was only read
 	for {
 		record, err := nextRecord(file, keys)
 		if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {

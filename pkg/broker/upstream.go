@@ -177,7 +177,7 @@ func spread(most time.Duration, key cacheKey, now time.Time) time.Duration {
 		return 0
 	}
 	sum := fnv.New64a()
-	_, _ = sum.Write(binary.LittleEndian.AppendUint64([]byte(key.userID+"/"+key.provider), uint64(now.UnixNano()))) //nolint:gosec // bits for a hash
+	_, _ = sum.Write(binary.LittleEndian.AppendUint64([]byte(key.userID+"/"+key.provider), uint64(now.UnixNano())))
 	mixed := sum.Sum64()
 	mixed ^= mixed >> 33
 	mixed *= 0xff51afd7ed558ccd

@@ -123,7 +123,7 @@ func TestASecondClientSecret(t *testing.T) {
 // The gate is asked before the first byte, and where it is shut nothing leaves.
 func TestTheGate(t *testing.T) {
 	var posts atomic.Int32
-	p := tokenEndpoint(t, nil, func(w http.ResponseWriter, r *http.Request) {
+	p := tokenEndpoint(t, nil, func(w http.ResponseWriter, _ *http.Request) {
 		posts.Add(1) // a head without its body counts: it holds the client's secret (EN10)
 		w.Header().Set("Content-Type", "application/json")
 		_, _ = io.WriteString(w, `{"access_token":"a","expires_in":60}`)

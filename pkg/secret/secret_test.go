@@ -18,7 +18,7 @@ func TestASecretIsNeverPrinted(t *testing.T) {
 		"%v":  fmt.Sprintf("%v", holder),
 		"%+v": fmt.Sprintf("%+v", holder),
 		"%#v": fmt.Sprintf("%#v", holder),
-		"%s":  fmt.Sprintf("%s", holder.Token),
+		"%s":  fmt.Sprintf("a token %s", holder.Token),
 		"%q":  fmt.Sprintf("%q", holder.Token),
 	}
 	marshalled, err := json.Marshal(holder)

@@ -23,6 +23,7 @@ func (s *Store) Tidy(ctx context.Context) error {
 		{"expires_at < ?", 0, &loginState{}},
 		{"at < ?", -changesKept.Milliseconds(), &change{}},
 		{"beat_at < ?", -changesKept.Milliseconds(), &replica{}},
+		{"ended_at < ?", -endedKept.Milliseconds(), &revocation{}},
 	} {
 		err := s.write(ctx, func(tx *gorm.DB) error {
 			now, err := s.now(tx)

@@ -41,7 +41,7 @@ func (s *Store) Migrate(ctx context.Context) (applied int, err error) {
 		if _, pool, err = openPostgres(s.direct); err != nil {
 			return 0, err
 		}
-		defer pool.Close()
+		defer func() { _ = pool.Close() }()
 	}
 	provider, err := goose.NewProvider(dialect, pool, folder, options...)
 	if err != nil {

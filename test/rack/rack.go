@@ -99,14 +99,15 @@ metrics_listen: "off"
 database: {url: "%s"}
 keyring_file: %s
 workers_file: %s/workers.yaml
-spool_dir: %s/spool
+spool_dir: %s/spool-%d
+stop_timeout: 20s
 spool_wait: 20s
 log: {level: %s}
 default_provider: main
 providers:
   main: {issuer: "%s", %s}
   second: {issuer: "%s", %s}
-`, first, port, r.Database.URL, keyFile, dir, dir, cmp.Or(of.Log, "warn"), r.Provider.Issuer, options, r.Second.Issuer, options)))
+`, first, port, r.Database.URL, keyFile, dir, dir, at, cmp.Or(of.Log, "warn"), r.Provider.Issuer, options, r.Second.Issuer, options)))
 	}
 	for _, one := range r.WTS {
 		one.AwaitReady(t)

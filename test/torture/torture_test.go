@@ -46,6 +46,8 @@ const (
 	restart  = "database restarts (immediate)"
 	cut      = "answers to be cut off after the provider had acted"
 	slow     = "times the provider was slow"
+	thinks   = "times the provider acted, and answered late"
+	stop     = "graceful stops (SIGTERM)"
 	failing  = "times the provider failed"
 	notThere = "times the provider was away"
 )
@@ -61,7 +63,7 @@ func (r victim) hurt(t *testing.T, until time.Time) (done []fault) {
 	for time.Now().Before(until) {
 		one := r.WTS[chance.IntN(len(r.WTS))]
 		now := fault{began: time.Now()}
-		switch roll := chance.IntN(40); {
+		switch roll := chance.IntN(46); {
 		case roll < 20:
 			now.what = kill
 			one.Kill()
@@ -91,6 +93,16 @@ func (r victim) hurt(t *testing.T, until time.Time) (done []fault) {
 			now.what = failing
 			r.Provider.Fail(&providertest.Fault{Times: 5, Status: http.StatusServiceUnavailable})
 			time.Sleep(between(500*time.Millisecond, time.Second))
+		case roll < 40:
+			now.what = thinks // for longer than a short grace, and shorter than it is waited for
+			r.Provider.Fail(&providertest.Fault{Times: 8, Thinks: between(500*time.Millisecond, refreshTimeout-500*time.Millisecond)})
+			time.Sleep(between(500*time.Millisecond, 2*time.Second))
+		case roll < 43:
+			now.what = stop
+			if _, code := one.Terminate(); code != 0 {
+				t.Errorf("a replica that was told to stop exited with %d:\n%s", code, one.Log())
+			}
+			one.Restart(t)
 		default:
 			now.what = notThere
 			r.Provider.Fail(&providertest.Fault{Down: true})
@@ -142,9 +154,9 @@ func causeOf(rotation, reuse providertest.Event, faults []fault) string {
 	}
 	for _, one := range faults {
 		switch {
-		case one.what == kill && !reuse.SpentAt.Before(one.began.Add(-landing)) && reuse.SpentAt.Before(one.ended):
+		case one.what == kill && !reuse.SpentAt.Before(one.began.Add(-landing-rotation.Thinks)) && reuse.SpentAt.Before(one.ended):
 			return byKill
-		case one.what == pause && one.ended.Sub(one.began) >= refreshTimeout-landing && !reuse.SpentAt.Before(one.began.Add(-landing)) && reuse.SpentAt.Before(one.ended):
+		case one.what == pause && one.ended.Sub(one.began)+rotation.Thinks >= refreshTimeout-landing && !reuse.SpentAt.Before(one.began.Add(-landing-rotation.Thinks)) && reuse.SpentAt.Before(one.ended):
 			return byPause
 		}
 	}
@@ -178,12 +190,12 @@ func TestTorture(t *testing.T) {
 	// The tokens live for a short time, so that every connection is refreshed again and again.
 	r := newVictim(t, rack.Setup{People: *people, Replicas: *replicas, Grace: *grace, Life: 3 * time.Second, Rate: 1000})
 	before := r.Provider.Ledger()
-	seen, stop := &tally{}, make(chan struct{})
-	working := r.work(t, seen, r.everybody(), stop)
+	seen, over := &tally{}, make(chan struct{})
+	working := r.work(t, seen, r.everybody(), over)
 	began := time.Now()
 	faults := r.hurt(t, began.Add(*duration))
 	time.Sleep(5 * time.Second) // to come to rest
-	close(stop)
+	close(over)
 	working.Wait()
 	lost := r.lost(t)
 	ledger, events := r.Provider.Ledger(), r.Provider.Events()
@@ -196,7 +208,7 @@ func TestTorture(t *testing.T) {
 	line("time", time.Since(began).Round(time.Second))
 	line("replicas, connections", fmt.Sprintf("%d, %d", len(r.WTS), len(r.Names)))
 	line("grace of the provider", *grace)
-	for _, what := range []string{kill, pause, restart, cut, slow, failing, notThere} {
+	for _, what := range []string{kill, pause, restart, cut, slow, thinks, failing, notThere, stop} {
 		line(what, count(faults, what))
 	}
 	line("rotations", rotations)
@@ -213,8 +225,13 @@ func TestTorture(t *testing.T) {
 	line("  replica away", seen.unreachable.Load())
 	line("  401 or 403, of a grant that is lost", min(refused, ledger.Reused))
 	line("  401 or 403, which nothing explains", max(0, refused-ledger.Reused))
+	line("  another person's token", seen.foreign.Load())
+	line("  a token that had ended before the call", seen.ended.Load())
 	line("p50, p99 of those served", fmt.Sprintf("%s, %s", seen.percentile(.5).Round(10*time.Microsecond), seen.percentile(.99).Round(time.Millisecond)))
 	fmt.Printf("\n%s\n", table)
+	if seen.foreign.Load() > 0 || seen.ended.Load() > 0 {
+		t.Errorf("%d answers were another person's token, %d had ended before the call", seen.foreign.Load(), seen.ended.Load())
+	}
 	if len(unexplained) > 0 || refused > ledger.Reused || len(lost) > 0 {
 		t.Errorf("%d calls were refused, %d families ended; not served at the end: %v; unexplained: %v", refused, ledger.Reused, lost, unexplained)
 	}

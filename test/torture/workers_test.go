@@ -3,6 +3,7 @@
 package torture
 
 import (
+	"encoding/json"
 	"fmt"
 	"math/rand/v2"
 	"net/http"
@@ -33,6 +34,7 @@ func newVictim(t *testing.T, of rack.Setup) victim {
 // tally is what the workers saw.
 type tally struct {
 	calls, served, unavailable, refused, unreachable atomic.Int64
+	foreign, ended                                   atomic.Int64 // tokens that must never be handed out
 
 	mu    sync.Mutex
 	waits []time.Duration
@@ -53,8 +55,9 @@ func (r victim) work(t *testing.T, seen *tally, people []int, stop <-chan struct
 				case <-time.After(20*time.Millisecond + time.Duration(chance.IntN(200))*time.Millisecond):
 				}
 				began := time.Now()
-				status := ask(client, r.WTS[chance.IntN(len(r.WTS))].Address)
+				status, token := ask(client, r.WTS[chance.IntN(len(r.WTS))].Address)
 				seen.note(status, time.Since(began))
+				r.inspect(seen, token, r.Names[at], began)
 				if status == http.StatusForbidden || status == http.StatusUnauthorized {
 					for r.LogIn(t.Context(), r.Names[at]) != nil && t.Context().Err() == nil {
 						time.Sleep(300 * time.Millisecond)
@@ -74,13 +77,29 @@ func (r victim) everybody() (people []int) {
 	return people
 }
 
-func ask(client *http.Client, address string) (status int) {
+func ask(client *http.Client, address string) (status int, token string) {
 	response, err := client.Get("http://" + address + "/token/?expires=600")
 	if err != nil {
-		return 0
+		return 0, ""
 	}
-	_ = response.Body.Close()
-	return response.StatusCode
+	defer response.Body.Close()
+	var answer struct{ Token string }
+	_ = json.NewDecoder(response.Body).Decode(&answer) // an error has none
+	return response.StatusCode, answer.Token
+}
+
+// inspect holds a token that was handed out to what the provider knows of it.
+func (r victim) inspect(seen *tally, token, name string, asked time.Time) {
+	if token == "" {
+		return
+	}
+	subject, ends, known := r.Provider.Inspect(token)
+	if !known || subject != name {
+		seen.foreign.Add(1)
+	}
+	if known && ends.Before(asked) {
+		seen.ended.Add(1)
+	}
 }
 
 func (s *tally) note(status int, took time.Duration) {
@@ -117,7 +136,7 @@ func (r victim) lost(t *testing.T) (names []string) {
 		client := instance.WorkerAt(rack.AddressOf(at))
 		status := 0
 		for deadline := time.Now().Add(90 * time.Second); status != http.StatusOK && status != http.StatusForbidden && time.Now().Before(deadline); time.Sleep(100 * time.Millisecond) {
-			status = ask(client, r.WTS[at%len(r.WTS)].Address)
+			status, _ = ask(client, r.WTS[at%len(r.WTS)].Address)
 		}
 		if status != http.StatusOK {
 			names = append(names, fmt.Sprintf("%s (%d)", name, status))

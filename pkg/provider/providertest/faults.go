@@ -89,7 +89,7 @@ func (f *faults) around(ledger *ledger, next http.Handler) http.Handler {
 		case fault.Thinks > 0:
 			// It has acted, whatever becomes of its caller.
 			answer := httptest.NewRecorder()
-			next.ServeHTTP(answer, r.WithContext(context.WithoutCancel(r.Context())))
+			next.ServeHTTP(answer, r.WithContext(context.WithValue(context.WithoutCancel(r.Context()), thinking{}, fault.Thinks)))
 			time.Sleep(fault.Thinks)
 			for name, values := range answer.Header() {
 				w.Header()[name] = values
@@ -130,7 +130,12 @@ type Event struct {
 	SpentAt time.Time
 	// AnswerLost: the fault of that name befell the request.
 	AnswerLost bool
+	// Thinks is how long the answer took after that.
+	Thinks time.Duration
 }
+
+// thinking is where the context of a request says how long its answer will take.
+type thinking struct{}
 
 // answerLost marks the context of a request whose answer is thrown away.
 type answerLost struct{}

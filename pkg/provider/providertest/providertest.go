@@ -59,6 +59,7 @@ type Server struct {
 	options Options
 	store   *storage
 	faults  *faults
+	crypto  op.Crypto
 	http    *http.Server
 }
 
@@ -84,6 +85,7 @@ func Start(options Options) (*Server, error) {
 	server := &Server{Issuer: "http://" + listener.Addr().String(), options: options, store: store, faults: &faults{}}
 	var key [32]byte
 	rand.Read(key[:])
+	server.crypto = op.NewAESCrypto(key)
 	provider, err := op.NewProvider(&op.Config{
 		CryptoKey: key, CodeMethodS256: true, AuthMethodPost: true, GrantTypeRefreshToken: true,
 		SupportedScopes: []string{"openid", "profile", "email", "offline_access"},

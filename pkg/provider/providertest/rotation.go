@@ -3,6 +3,7 @@ package providertest
 import (
 	"context"
 	"crypto/rand"
+	"strings"
 	"time"
 
 	"github.com/zitadel/oidc/v3/pkg/oidc"
@@ -35,7 +36,31 @@ func (t *refreshToken) SetCurrentScopes([]string) {}
 func (s *storage) expiry() time.Time { return time.Now().Add(s.options.AccessLife) }
 
 func (s *storage) CreateAccessToken(context.Context, op.TokenRequest) (string, time.Time, error) {
-	return rand.Text(), s.expiry(), nil
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	id, ends := s.access()
+	return id, ends, nil
+}
+
+// access makes an access token's id, and notes when it ends.
+func (s *storage) access() (id string, ends time.Time) {
+	id, ends = rand.Text(), s.expiry()
+	s.ends[id] = ends
+	return id, ends
+}
+
+// Inspect tells whose an opaque access token is and when it ends, as an introspection would; ok is false for
+// one that the provider never gave.
+func (s *Server) Inspect(accessToken string) (subject string, ends time.Time, ok bool) {
+	text, err := s.crypto.Decrypt(accessToken)
+	if err != nil {
+		return "", time.Time{}, false
+	}
+	id, subject, _ := strings.Cut(text, ":")
+	s.store.mu.Lock()
+	defer s.store.mu.Unlock()
+	ends, ok = s.store.ends[id]
+	return subject, ends, ok
 }
 
 // CreateAccessAndRefreshTokens is both the first grant and every rotation; a rotation is decided
@@ -46,10 +71,12 @@ func (s *storage) CreateAccessAndRefreshTokens(ctx context.Context, of op.TokenR
 	if current == "" {
 		begun := &family{client: of.GetAudience()[0], subject: of.GetSubject(), scopes: of.GetScopes(), at: time.Now()}
 		s.ledger.count(func(l *Ledger) { l.Grants++ })
-		return rand.Text(), s.issue(begun), s.expiry(), nil
+		id, ends := s.access()
+		return id, s.issue(begun), ends, nil
 	}
 	presented, ok := s.tokens[current]
 	event := Event{What: Rotated, Subject: of.GetSubject(), AnswerLost: ctx.Value(answerLost{}) != nil}
+	event.Thinks, _ = ctx.Value(thinking{}).(time.Duration)
 	if ok {
 		event.SpentAt = presented.spentAt
 	}
@@ -59,7 +86,8 @@ func (s *storage) CreateAccessAndRefreshTokens(ctx context.Context, of op.TokenR
 		return "", "", time.Time{}, oidc.ErrInvalidGrant()
 	case s.options.KeepRefreshTokens:
 		s.ledger.count(func(l *Ledger) { l.Refreshes++ })
-		return rand.Text(), current, s.expiry(), nil
+		id, ends := s.access()
+		return id, current, ends, nil
 	case presented.spentAt.IsZero():
 		presented.spentAt = time.Now()
 	case time.Since(presented.spentAt) > s.options.Grace:
@@ -71,7 +99,8 @@ func (s *storage) CreateAccessAndRefreshTokens(ctx context.Context, of op.TokenR
 	}
 	s.ledger.count(func(l *Ledger) { l.Refreshes++; l.Rotations++ })
 	s.ledger.write(event)
-	return rand.Text(), s.issue(presented.family), s.expiry(), nil
+	id, ends := s.access()
+	return id, s.issue(presented.family), ends, nil
 }
 
 // issue makes a refresh token of a family.

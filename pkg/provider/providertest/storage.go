@@ -27,6 +27,7 @@ type storage struct {
 	requests map[string]*request
 	codes    map[string]string // code to request
 	tokens   map[string]*refreshToken
+	ends     map[string]time.Time // of access tokens, by id
 }
 
 func newStorage(options Options) (*storage, error) {
@@ -37,7 +38,7 @@ func newStorage(options Options) (*storage, error) {
 	s := &storage{
 		options: options, key: key, ledger: &ledger{},
 		clients: map[string]Client{}, users: map[string]User{}, requests: map[string]*request{},
-		codes: map[string]string{}, tokens: map[string]*refreshToken{},
+		codes: map[string]string{}, tokens: map[string]*refreshToken{}, ends: map[string]time.Time{},
 	}
 	for _, user := range options.Users {
 		s.setUser(user)

@@ -19,15 +19,15 @@ import (
 
 var flightNumber atomic.Int64
 
-func newClaim(row broker.Row, replica string) broker.Claim {
-	return broker.Claim{Version: row.Version, Flight: fmt.Sprint("flight-", flightNumber.Add(1)), Replica: replica}
+func newClaim(row broker.Row) broker.Claim {
+	return broker.Claim{Version: row.Version, Flight: fmt.Sprint("flight-", flightNumber.Add(1)), Replica: "r1"}
 }
 
 // fly claims a user's row as it is now.
 func fly(t *testing.T, s Store, userID string) broker.Row {
 	t.Helper()
 	row := read(t, s, userID, "main")
-	change, err := s.Apply(t.Context(), row, newClaim(row, "r1"))
+	change, err := s.Apply(t.Context(), row, newClaim(row))
 	if err != nil {
 		t.Fatalf("claiming: %v", err)
 	}
@@ -96,7 +96,7 @@ func oneClaim(t *testing.T, s Store) {
 	results := make([]error, 12)
 	var all sync.WaitGroup
 	for i := range results {
-		all.Go(func() { _, results[i] = s.Apply(context.Background(), row, newClaim(row, "r1")) })
+		all.Go(func() { _, results[i] = s.Apply(context.Background(), row, newClaim(row)) })
 	}
 	all.Wait()
 	given := 0
@@ -113,17 +113,17 @@ func oneClaim(t *testing.T, s Store) {
 	bob := connect(t, s, grantOf("bob", tokensOf("rt-2", "at-2")))
 	old := read(t, s, bob, "main")
 	refresh(t, s, bob, tokensOf("rt-3", "at-3"))
-	_, err := s.Apply(t.Context(), old, newClaim(old, "r1"))
+	_, err := s.Apply(t.Context(), old, newClaim(old))
 	want(t, "a claim on a row as it was before", err, broker.ErrSuperseded)
 	old.UserID = "no such user"
-	_, err = s.Apply(t.Context(), old, newClaim(old, "r1"))
+	_, err = s.Apply(t.Context(), old, newClaim(old))
 	want(t, "a claim on a row that is not there", err, broker.ErrSuperseded)
 }
 
 func claimRecognised(t *testing.T, s Store) {
 	alice := connect(t, s, grantOf("alice", tokensOf("rt-1", "at-1")))
 	row := read(t, s, alice, "main")
-	claim := newClaim(row, "r1")
+	claim := newClaim(row)
 	first, err := s.Apply(t.Context(), row, claim)
 	if err != nil {
 		t.Fatal(err)
@@ -161,7 +161,7 @@ func verdictsStored(t *testing.T, s Store) {
 	}
 	equal(t, "what the provider answered", "status 418", after.Failure)
 	var notYet *broker.NotYet
-	if _, err := s.Apply(t.Context(), after, newClaim(after, "r1")); !errors.As(err, &notYet) {
+	if _, err := s.Apply(t.Context(), after, newClaim(after)); !errors.As(err, &notYet) {
 		t.Errorf("a claim before that: got %v, want NotYet", err)
 	}
 	after.Version, after.NextAttemptAt, after.Failure, after.FailingSince = before.Version, time.Time{}, "", time.Time{}

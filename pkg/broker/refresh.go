@@ -166,7 +166,7 @@ func (e *engine) claim(ctx context.Context, row Row, claim Claim, stamp uint64) 
 	claim.Version, claim.Flight, claim.Replica = row.Version, id, e.replica
 	change, err := e.apply(ctx, row, claim)
 	if err != nil {
-		e.aloft.remove(id) // where it was given all the same, the sweeper finds it and releases it
+		e.aloft.remove(id) // where it was given anyway, the sweeper finds it and releases it
 		return Flight{}, err
 	}
 	flight := flightOf(change.Row)

@@ -88,7 +88,7 @@ func TestARefreshThatNamesAnotherPersonEndsTheGrant(t *testing.T) {
 	}
 }
 
-// An access token that may not be handed out: its refresh token is stored all the same, and another
+// An access token that may not be handed out: its refresh token is stored anyway, and another
 // attempt is made after a rest, not at every call (SE7).
 func TestAnAccessTokenThatMayNotBeHandedOut(t *testing.T) {
 	h := newHouse(t)
@@ -110,7 +110,7 @@ func TestAnAccessTokenThatMayNotBeHandedOut(t *testing.T) {
 }
 
 // A connection that was read a while ago is read again before more is minted or handed out by it, so that
-// a change that was never heard of is seen all the same (EN3).
+// a change that was never heard of is seen anyway (EN3).
 func TestWhatIsRememberedHasAnAgeLimit(t *testing.T) {
 	h := newHouse(t)
 	alice := h.connect(t, "main", "", "alice", "a").UserID

@@ -163,7 +163,7 @@ func TestASpoolInAFolderOfEverybodys(t *testing.T) {
 
 func TestASpoolFolderThatIsNotOurs(t *testing.T) {
 	if os.Getuid() != 0 {
-		t.Log("only root can give a folder away; the link is tested all the same")
+		t.Log("only root can give a folder away; the link is tested anyway")
 	} else {
 		theirs := t.TempDir()
 		if err := os.Mkdir(filepath.Join(theirs, "wts-0"), 0o700); err != nil {

@@ -80,7 +80,7 @@ func TestTheQueueIsWhatOneMoreWouldWait(t *testing.T) {
 
 func rowOf(user string) Row { return Row{Connection: Connection{UserID: user, Provider: "main"}} }
 
-// While a provider fails, one attempt at a time asks whether it is back, whoever and however many ask;
+// While a provider fails, one attempt at a time asks whether it is back, however many callers ask;
 // and once it is, all are served.
 func TestAProviderThatFailsIsAskedNowAndThen(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

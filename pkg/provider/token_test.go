@@ -126,7 +126,7 @@ func idToken(claims string) string {
 }
 
 // An id_token that comes with a refresh has to name the person whose grant it is (OIDC Core 12.2; SE17).
-// What came is returned all the same: it has to be stored.
+// What came is returned anyway: it has to be stored.
 func TestTheIDTokenOfARefresh(t *testing.T) {
 	for name, row := range map[string]struct {
 		issuer, named string // what the id_token says; ISSUER is the provider's own

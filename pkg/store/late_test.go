@@ -17,7 +17,7 @@ import (
 )
 
 // holdsCommits is a way to PostgreSQL on which a COMMIT is held up once, as a partition holds it: its
-// sender goes away, and it arrives all the same.
+// sender goes away, and it arrives anyway.
 type holdsCommits struct {
 	net.Listener
 	server string
@@ -65,7 +65,7 @@ func (w *holdsCommits) carry(client net.Conn) {
 				w.held.Store(0)
 				time.Sleep(time.Duration(held))
 				_, _ = server.Write(buffer[:n])
-				time.Sleep(time.Second) // the server acts, whoever listens
+				time.Sleep(time.Second) // the server acts, though nobody listens
 				w.passed <- time.Now()
 				return
 			}

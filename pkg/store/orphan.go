@@ -31,7 +31,7 @@ func (s *Connections) Orphans(ctx context.Context, look broker.Look) (orphans []
 	}
 	var rows []found
 	var reading broker.Reading
-	err = s.run(ctx, func(tx *gorm.DB) error {
+	err = s.run(besideRequests(ctx), func(tx *gorm.DB) error {
 		var flights, doubts []found
 		reading = broker.Reading{Sent: time.Now()}
 		arguments := map[string]any{
@@ -65,7 +65,7 @@ type replica struct {
 
 // Beat implements broker.Replicas.
 func (s *Replicas) Beat(ctx context.Context, id string) (beats map[string]int64, err error) {
-	err = s.run(ctx, func(tx *gorm.DB) error {
+	err = s.run(besideRequests(ctx), func(tx *gorm.DB) error {
 		beat := "INSERT INTO replicas (id, beat_at) VALUES (?, ?) ON CONFLICT (id) DO UPDATE SET beat_at = excluded.beat_at"
 		if err := tx.Exec(beat, id, s.clock()).Error; err != nil {
 			return err

@@ -69,7 +69,7 @@ const (
 
 // TakeRevocation implements broker.Outbox.
 func (s *Outbox) TakeRevocation(ctx context.Context, providerID string, lease time.Duration) (taken broker.Revocation, err error) {
-	err = s.write(ctx, func(tx *gorm.DB) error {
+	err = s.write(besideRequests(ctx), func(tx *gorm.DB) error {
 		now, err := s.now(tx)
 		if err != nil {
 			return err

@@ -185,7 +185,11 @@ func Open(config Config, keys *keyring.Keyring, log *slog.Logger) (*Store, error
 // countStatements keeps count of what is asked of the database, for the tests that say how much
 // that may be, and for the metrics.
 func (s *core) countStatements() error {
-	count := func(*gorm.DB) { s.statements.Add(1) }
+	count := func(tx *gorm.DB) {
+		if tx.Statement.Context.Value(beside{}) == nil {
+			s.statements.Add(1)
+		}
+	}
 	hooks := s.db.Callback()
 	return errors.Join(
 		hooks.Query().Before("*").Register("count", count), hooks.Row().Before("*").Register("count", count),
@@ -194,7 +198,15 @@ func (s *core) countStatements() error {
 	)
 }
 
-// Statements is how many statements were sent so far, those of the change feed not counted.
+// beside marks the context of statements that no request causes: heartbeats, sweeps, the outbox.
+type beside struct{}
+
+func besideRequests(ctx context.Context) context.Context {
+	return context.WithValue(ctx, beside{}, true)
+}
+
+// Statements is how many statements were sent so far, those of the change feed, the heartbeats, the
+// sweeps and the outbox not counted.
 func (s *Store) Statements() int64 { return s.statements.Load() }
 
 // Reached tells whether the database was ever reached with its schema in place.

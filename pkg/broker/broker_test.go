@@ -43,6 +43,7 @@ type house struct {
 type faulty struct {
 	broker.Store
 	failCommits  atomic.Int64
+	hang         atomic.Int64 // nanoseconds that reading a row takes
 	onConnection func()
 }
 
@@ -56,6 +57,13 @@ func (f *faulty) Apply(ctx context.Context, row broker.Row, action broker.Action
 }
 
 func (f *faulty) Row(ctx context.Context, userID, providerID string) (broker.Row, error) {
+	if hang := time.Duration(f.hang.Load()); hang > 0 {
+		select {
+		case <-ctx.Done():
+			return broker.Row{}, ctx.Err()
+		case <-time.After(hang):
+		}
+	}
 	row, err := f.Store.Row(ctx, userID, providerID)
 	if f.onConnection != nil {
 		f.onConnection()

@@ -25,8 +25,10 @@ type held struct {
 	// renewAt is when a caller's next use lets the token be renewed beside it; 0: never.
 	renewAt  atomic.Int64
 	renewing atomic.Bool
-	read     int64 // when this was read from the row
-	degraded bool  // it is handed out because no better one can be had
+	// confirming: a caller looks whether the row still says so.
+	confirming atomic.Bool
+	read       int64 // when this was read from the row
+	degraded   bool  // it is handed out because no better one can be had
 }
 
 // Token is an upstream access token, ready to be handed on.

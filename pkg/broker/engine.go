@@ -40,15 +40,17 @@ type engine struct {
 }
 
 // read reads a connection and refuses one that is not good.
-func (e *engine) read(ctx context.Context, key cacheKey) (Row, error) {
-	ctx, cancel := context.WithTimeout(ctx, statementTimeout)
+func (e *engine) read(caller context.Context, key cacheKey) (Row, error) {
+	ctx, cancel := context.WithTimeout(caller, statementTimeout)
 	defer cancel()
 	row, err := e.store.Row(ctx, key.userID, key.provider)
 	switch {
 	case errors.Is(err, ErrNotConnected):
 		return Row{}, ErrNotConnected
 	case err != nil:
-		e.databaseAway.Store(e.now().Add(time.Second).UnixNano())
+		if caller.Err() == nil { // a caller who goes away says nothing of the database
+			e.noteAway()
+		}
 		return Row{}, outage(err)
 	}
 	if err := row.flaw(e.now()); err != nil {
@@ -56,6 +58,11 @@ func (e *engine) read(ctx context.Context, key cacheKey) (Row, error) {
 	}
 	return row, nil
 }
+
+// noteAway notes that the database does not answer, and away tells whether that was a moment ago.
+func (e *engine) noteAway() { e.databaseAway.Store(e.now().Add(time.Second).UnixNano()) }
+
+func (e *engine) away(now time.Time) bool { return now.UnixNano() < e.databaseAway.Load() }
 
 // apply applies an action to a row in the database.
 func (e *engine) apply(ctx context.Context, row Row, action Action) (Change, error) {

@@ -151,3 +151,29 @@ func TestADisconnectDuringARefreshIsNotForgotten(t *testing.T) {
 		t.Errorf("got %v, want ErrNotConnected: the token was remembered", err)
 	}
 }
+
+// A database that hangs, rather than refuses, keeps nobody waiting whose token memory holds, however long
+// ago it was read; and a caller who goes away is not a sign of it.
+func TestADatabaseThatHangsKeepsNobodyWaiting(t *testing.T) {
+	h := newHouse(t)
+	alice := h.connect(t, "main", "", "alice", "a").UserID
+	now := time.Now()
+	h.put(t, alice, provider.Tokens{AccessToken: "long", IssuedAt: now, AccessExpiresAt: now.Add(10 * time.Hour)})
+	h.Forget(alice, "main")
+	h.token(t, alice, 0)
+	h.advance(2 * time.Minute)
+	h.store.hang.Store(int64(4 * time.Second))
+	defer h.store.hang.Store(0)
+	began := time.Now()
+	for range 3 {
+		if token := h.token(t, alice, 600*time.Second); token.Degraded || token.Value != "long" {
+			t.Errorf("degraded %t, another token %t", token.Degraded, token.Value != "long")
+		}
+		if err := h.Living(t.Context(), alice, "main"); err != nil {
+			t.Errorf("minting: %v", err)
+		}
+	}
+	if took := time.Since(began); took > time.Second {
+		t.Errorf("six calls took %s, want them from memory", took)
+	}
+}

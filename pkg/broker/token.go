@@ -20,8 +20,11 @@ func (b *Broker) Token(ctx context.Context, userID, providerID string, life time
 		return Token{}, ErrNotConnected
 	}
 	key, now := cacheKey{userID, providerID}, b.now()
+	if err := b.confirm(ctx, key, now); err != nil {
+		return Token{}, err
+	}
 	known, ok := b.cache.get(key)
-	if ok && known.enough(life, now) && !known.ended(now) && !known.old(now) {
+	if ok && known.enough(life, now) && !known.ended(now) {
 		b.renewBeside(key, known, now)
 		return b.served(key, known.token(), now), nil
 	}
@@ -76,7 +79,7 @@ func (b *Broker) degraded(key cacheKey, known *held, now time.Time) Token {
 // their turn there.
 func (e *engine) troubled(providerID string, now time.Time) bool {
 	up := e.upstreams[providerID]
-	return now.UnixNano() < e.databaseAway.Load() || up != nil && (up.troubled() || up.queue() > 0)
+	return e.away(now) || up != nil && (up.troubled() || up.queue() > 0)
 }
 
 // renewAgain is how long after a renewal that failed the next one is tried.
@@ -112,10 +115,33 @@ func (b *Broker) Living(ctx context.Context, userID, providerID string) error {
 		return ErrNotConnected
 	}
 	key, now := cacheKey{userID, providerID}, b.now()
-	known, ok := b.cache.get(key)
-	if ok && !known.ended(now) && !known.old(now) {
+	if err := b.confirm(ctx, key, now); err != nil {
+		return err
+	}
+	if known, ok := b.cache.get(key); ok && !known.ended(now) {
 		return nil
 	}
+	stamp := b.cache.stamp()
+	row, err := b.engine.read(ctx, key)
+	if err == nil {
+		b.cache.remember(key, row, stamp)
+	}
+	return err
+}
+
+// confirmPatience is how long a caller waits for a look at a row that memory already answers for.
+const confirmPatience = 250 * time.Millisecond
+
+// confirm looks at the row of what was remembered a while ago: one caller in each maxAge, who does not wait
+// for a database that hangs. The error is why the connection is no longer good.
+func (b *Broker) confirm(ctx context.Context, key cacheKey, now time.Time) error {
+	known, ok := b.cache.get(key)
+	if !ok || !known.old(now) || b.engine.away(now) || !known.confirming.CompareAndSwap(false, true) {
+		return nil
+	}
+	defer known.confirming.Store(false)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), confirmPatience)
+	defer cancel()
 	stamp := b.cache.stamp()
 	row, err := b.engine.read(ctx, key)
 	switch {
@@ -123,12 +149,10 @@ func (b *Broker) Living(ctx context.Context, userID, providerID string) error {
 		b.cache.remember(key, row, stamp)
 		return nil
 	case errors.Is(err, ErrUnavailable):
-		if known, ok = b.cache.get(key); ok && !known.ended(b.now()) {
-			return nil
-		}
-	default:
-		b.cache.forget(key)
+		b.engine.noteAway()
+		return nil
 	}
+	b.cache.forget(key)
 	return err
 }
 

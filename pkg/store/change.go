@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"database/sql"
+	"errors"
 	"maps"
 	"math"
 	"slices"
@@ -10,6 +11,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"gorm.io/gorm"
 )
 
@@ -149,6 +151,10 @@ const (
 		SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint AS horizon,
 			(SELECT system_identifier::text FROM pg_control_system()) || '/' || left(pg_walfile_name(pg_current_wal_insert_lsn()), 8) AS incarnation) s
 		LEFT JOIN changes c ON c.xid >= $1 ORDER BY c.seq`
+	// For engines and users that have no such functions: a failover is then not noticed by itself.
+	plainChanges = `SELECT s.horizon, '', c.xid, c.seq, c.kind, c.object FROM (
+		SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint AS horizon) s
+		LEFT JOIN changes c ON c.xid >= $1 ORDER BY c.seq`
 	// SQLite has one writer at a time: lines commit in the order of their numbers.
 	sqliteChanges = `SELECT s.horizon, '', c.seq, c.seq, c.kind, c.object FROM (SELECT coalesce(max(seq), 0) + 1 AS horizon FROM changes) s
 		LEFT JOIN changes c ON c.seq >= $1 ORDER BY c.seq`
@@ -163,14 +169,18 @@ func (s *core) changesSince(ctx context.Context, read *mark) (next *mark, lines 
 	ctx, cancel := context.WithTimeout(ctx, pollEvery)
 	defer cancel()
 	statement, since := postgresChanges, int64(math.MaxInt64)
-	if s.dialect == "sqlite" {
+	switch {
+	case s.dialect == "sqlite":
 		statement = sqliteChanges
+	case s.nameless.Load():
+		statement = plainChanges
 	}
 	if read != nil {
 		since = read.horizon
 	}
 	rows, err := s.ear.QueryContext(ctx, statement, since)
 	if err != nil {
+		s.withoutIncarnation(err)
 		return nil, nil, clean(err)
 	}
 	defer rows.Close()
@@ -185,7 +195,22 @@ func (s *core) changesSince(ctx context.Context, read *mark) (next *mark, lines 
 			lines = append(lines, toldChange{change{Seq: seq.Int64, Kind: kind.String, Object: object.String}, xid.Int64})
 		}
 	}
+	s.withoutIncarnation(rows.Err())
 	return next, lines, clean(rows.Err())
+}
+
+// withoutIncarnation gives up asking for the incarnation where the database does not say it.
+func (s *core) withoutIncarnation(err error) {
+	var said *pgconn.PgError
+	if !errors.As(err, &said) || s.nameless.Load() {
+		return
+	}
+	switch said.Code {
+	case "42883", "42501", "0A000": // no such function, not allowed, not supported
+		s.nameless.Store(true)
+		s.log.Warn("the database does not say which incarnation it is (pg_control_system, pg_walfile_name): after a failover that loses commits, restart the replicas")
+		s.wake()
+	}
 }
 
 func (c change) announce(ctx context.Context, listener Listener) {

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/url"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -225,4 +226,47 @@ func TestExactStatementsOfARefresh(t *testing.T) {
 			}
 		})
 	}
+}
+
+// The feed is heard by an ordinary user of the database, and by one that may not even ask which incarnation
+// it is: the tests' own user may everything.
+func TestAnOrdinaryUserHearsChanges(t *testing.T) {
+	for name, forbidden := range map[string]bool{"an ordinary user": false, "where the incarnation is not said": true} {
+		t.Run(name, func(t *testing.T) {
+			address := pgtest.Database(t)
+			db := raw(t, address)
+			role := "ordinary_" + strings.TrimPrefix(mustParse(t, address).Path, "/")
+			exec(t, db, "CREATE ROLE "+role+" LOGIN")
+			exec(t, db, "GRANT ALL ON SCHEMA public TO "+role)
+			t.Cleanup(func() {
+				for _, statement := range []string{"REASSIGN OWNED BY " + role + " TO CURRENT_USER", "DROP OWNED BY " + role, "DROP ROLE " + role} {
+					_, _ = db.ExecContext(context.Background(), statement)
+				}
+			})
+			if forbidden {
+				exec(t, db, "REVOKE EXECUTE ON FUNCTION pg_control_system() FROM PUBLIC")
+			}
+			parsed := mustParse(t, address)
+			parsed.User = url.User(role)
+			s := open(t, parsed.String(), newKeys(t))
+			ears := &ear{heard: map[string]time.Time{}}
+			ctx, stop := context.WithCancel(t.Context())
+			followed := make(chan struct{})
+			go func() { s.Follow(ctx, ears, time.Hour); close(followed) }()
+			defer func() { stop(); <-followed }()
+			await(t, ears, "missed", time.Time{})
+			since := time.Now()
+			alice := connect(t, s, "alice")
+			await(t, ears, "connection "+alice+" main", since)
+		})
+	}
+}
+
+func mustParse(t *testing.T, address string) *url.URL {
+	t.Helper()
+	parsed, err := url.Parse(address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return parsed
 }

@@ -124,6 +124,7 @@ type core struct {
 
 	unlimited  bool // for tests of what holds without the server's limit
 	reached    atomic.Bool
+	nameless   atomic.Bool // the database does not say which incarnation it is
 	statements atomic.Int64
 	woken      chan struct{} // a change was written by this process
 	bell       chan string   // what the other replicas are to be notified of

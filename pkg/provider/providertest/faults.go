@@ -1,6 +1,7 @@
 package providertest
 
 import (
+	"cmp"
 	"context"
 	"net/http"
 	"net/http/httptest"
@@ -62,44 +63,74 @@ func (f *faults) take(atTokenEndpoint bool) Fault {
 	return fault
 }
 
-// around puts the faults, and the ledger's count of requests, before the provider.
-func (f *faults) around(ledger *ledger, next http.Handler) http.Handler {
+// around puts the faults, and the ledger's count of requests, before the provider. The function tells whose a
+// refresh token is; nil where the provider does not say.
+func (f *faults) around(ledger *ledger, whose func(refreshToken string) string, next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		atTokenEndpoint := strings.HasSuffix(r.URL.Path, "/oauth/token") || strings.HasSuffix(r.URL.Path, "/oauth2/token")
-		if atTokenEndpoint {
-			ledger.count(func(l *Ledger) { l.TokenPosts++ })
-			ledger.write(Event{What: Posted})
-		} else {
+		if !atTokenEndpoint {
 			ledger.count(func(l *Ledger) { l.OtherRequests++ })
-		}
-		fault := f.take(atTokenEndpoint)
-		time.Sleep(fault.Delay)
-		switch {
-		case fault.Down:
-			panic(http.ErrAbortHandler)
-		case fault.Status != 0:
-			for name, values := range fault.Header {
-				w.Header()[name] = values
+			if f.take(false).Down {
+				panic(http.ErrAbortHandler)
 			}
-			w.WriteHeader(fault.Status)
-			_, _ = w.Write([]byte(fault.Body))
-		case fault.LoseAnswer:
-			next.ServeHTTP(httptest.NewRecorder(), r.WithContext(context.WithValue(r.Context(), answerLost{}, true)))
-			panic(http.ErrAbortHandler)
-		case fault.Thinks > 0:
-			// It has acted, whatever becomes of its caller.
-			answer := httptest.NewRecorder()
-			next.ServeHTTP(answer, r.WithContext(context.WithValue(context.WithoutCancel(r.Context()), thinking{}, fault.Thinks)))
-			time.Sleep(fault.Thinks)
-			for name, values := range answer.Header() {
-				w.Header()[name] = values
-			}
-			w.WriteHeader(answer.Code)
-			_, _ = w.Write(answer.Body.Bytes())
-		default:
 			next.ServeHTTP(w, r)
+			return
 		}
+		fault, current := f.take(true), ledger.posted(r, whose)
+		current.answerLost, current.thinks = fault.LoseAnswer, fault.Thinks
+		r = r.WithContext(context.WithValue(r.Context(), post{}, current))
+		answer := &answered{ResponseWriter: w}
+		defer func() {
+			ledger.write(Event{What: Answered, Post: current.number, From: current.from, Subject: current.subject, Status: answer.status, Gone: r.Context().Err() != nil})
+		}()
+		fault.befall(answer, r, next)
 	})
+}
+
+// befall lets the provider answer one request at the token endpoint as the fault has it.
+func (f Fault) befall(w http.ResponseWriter, r *http.Request, next http.Handler) {
+	time.Sleep(f.Delay)
+	switch {
+	case f.Down:
+		panic(http.ErrAbortHandler)
+	case f.Status != 0:
+		for name, values := range f.Header {
+			w.Header()[name] = values
+		}
+		w.WriteHeader(f.Status)
+		_, _ = w.Write([]byte(f.Body))
+	case f.LoseAnswer:
+		next.ServeHTTP(httptest.NewRecorder(), r)
+		panic(http.ErrAbortHandler)
+	case f.Thinks > 0:
+		// It has acted, whatever becomes of its caller.
+		answer := httptest.NewRecorder()
+		next.ServeHTTP(answer, r.WithContext(context.WithoutCancel(r.Context())))
+		time.Sleep(f.Thinks)
+		for name, values := range answer.Header() {
+			w.Header()[name] = values
+		}
+		w.WriteHeader(answer.Code)
+		_, _ = w.Write(answer.Body.Bytes())
+	default:
+		next.ServeHTTP(w, r)
+	}
+}
+
+// answered notes the status of an answer.
+type answered struct {
+	http.ResponseWriter
+	status int
+}
+
+func (a *answered) WriteHeader(status int) {
+	a.status = status
+	a.ResponseWriter.WriteHeader(status)
+}
+
+func (a *answered) Write(body []byte) (int, error) {
+	a.status = cmp.Or(a.status, http.StatusOK)
+	return a.ResponseWriter.Write(body)
 }
 
 // Ledger counts what was asked of the provider and how it went.
@@ -116,29 +147,66 @@ type Ledger struct {
 
 // What an event was.
 const (
-	Posted  = "posted"  // a request at the token endpoint
-	Rotated = "rotated" // a refresh token was spent, and another given
-	Reused  = "reused"  // a spent token came back, and the family ended
+	Posted   = "posted"   // a request at the token endpoint
+	Answered = "answered" // and its end
+	Granted  = "granted"  // a login's first refresh token
+	Rotated  = "rotated"  // a refresh token was spent, and another given
+	Reused   = "reused"   // a spent token came back, and the family ended
+	Refused  = "refused"  // a token was unknown, or its family had ended
+	Revoked  = "revoked"  // the client revoked a token, and the family ended
 )
 
 // Event is one line of the ledger.
 type Event struct {
-	What    string
-	At      time.Time
-	Subject string // whose token it was; empty for a post
+	What string
+	At   time.Time
+	// Post numbers the request at the token endpoint that the event belongs to, and From is where it came
+	// from; 0 and empty outside one.
+	Post    int
+	From    string
+	Subject string // whose token it was; empty where that is not known
+	// Presented and Given are refresh tokens.
+	Presented, Given string
 	// SpentAt is when the token that was presented had been spent before; zero where it had not.
 	SpentAt time.Time
 	// AnswerLost: the fault of that name befell the request.
 	AnswerLost bool
 	// Thinks is how long the answer took after that.
 	Thinks time.Duration
+	// Status is the answer's, 0 where the connection was broken instead; Gone: the caller had gone by then.
+	Status int
+	Gone   bool
 }
 
-// thinking is where the context of a request says how long its answer will take.
-type thinking struct{}
+// post is a request at the token endpoint, and where its context keeps it.
+type post struct {
+	number        int
+	from, subject string
+	answerLost    bool
+	thinks        time.Duration
+}
 
-// answerLost marks the context of a request whose answer is thrown away.
-type answerLost struct{}
+// event begins a line of the ledger that belongs to the request of the context, if any does.
+func event(ctx context.Context, what string) Event {
+	of, _ := ctx.Value(post{}).(post)
+	return Event{What: what, Post: of.number, From: of.from, Subject: of.subject, AnswerLost: of.answerLost, Thinks: of.thinks}
+}
+
+// posted notes a request at the token endpoint when it arrives, and then reads whose token it presents.
+func (l *ledger) posted(r *http.Request, whose func(refreshToken string) string) post {
+	current := post{from: r.RemoteAddr}
+	arrived := time.Now()
+	line := Event{What: Posted, At: arrived, From: r.RemoteAddr}
+	if whose != nil {
+		line.Presented = r.PostFormValue("refresh_token")
+		line.Subject = whose(line.Presented)
+		current.subject = line.Subject
+	}
+	l.count(func(l *Ledger) { l.TokenPosts++; current.number = l.TokenPosts })
+	line.Post = current.number
+	l.write(line)
+	return current
+}
 
 type ledger struct {
 	mu sync.Mutex
@@ -149,7 +217,9 @@ type ledger struct {
 func (l *ledger) write(event Event) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	event.At = time.Now()
+	if event.At.IsZero() {
+		event.At = time.Now()
+	}
 	l.events = append(l.events, event)
 }
 

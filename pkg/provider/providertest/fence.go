@@ -89,7 +89,7 @@ func StartFence(options FenceOptions) (*Fence, error) {
 	if options.Commons != nil {
 		mux.Handle("/", options.Commons)
 	}
-	f.http = &http.Server{Handler: f.faults.around(f.ledger, mux), ReadHeaderTimeout: 5 * time.Second}
+	f.http = &http.Server{Handler: f.faults.around(f.ledger, nil, mux), ReadHeaderTimeout: 5 * time.Second}
 	go func() { _ = f.http.Serve(listener) }()
 	return f, nil
 }

@@ -50,9 +50,12 @@ func (p *loginPage) render(w http.ResponseWriter, status int, request, failure s
 
 // Browser is a client that keeps cookies and follows redirects, and says that it navigates, as a
 // browser does.
-func Browser() *http.Client {
+func Browser() *http.Client { return BrowserOver(http.DefaultTransport) }
+
+// BrowserOver is a Browser on a network that only this transport reaches.
+func BrowserOver(transport http.RoundTripper) *http.Client {
 	jar, _ := cookiejar.New(nil) // fails for no options but ours, and there are none
-	return &http.Client{Jar: jar, Transport: navigation{http.DefaultTransport}}
+	return &http.Client{Jar: jar, Transport: navigation{transport}}
 }
 
 type navigation struct{ next http.RoundTripper }

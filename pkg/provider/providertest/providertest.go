@@ -9,6 +9,7 @@ package providertest
 
 import (
 	"crypto/rand"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -32,7 +33,9 @@ type User struct {
 type Options struct {
 	// Address to listen on. Default 127.0.0.1 and a free port.
 	Address string
-	Users   []User
+	// Certificate is what it speaks TLS with; nil for plain http, which clients take on a loopback address alone.
+	Certificate *tls.Certificate
+	Users       []User
 	// AccessLife is how long access tokens live. Default 60 s.
 	AccessLife time.Duration
 	// KeepRefreshTokens turns rotation off.
@@ -82,7 +85,12 @@ func Start(options Options) (*Server, error) {
 	if err != nil {
 		return nil, errors.Join(err, listener.Close())
 	}
-	server := &Server{Issuer: "http://" + listener.Addr().String(), options: options, store: store, faults: &faults{}}
+	scheme := "http://"
+	if options.Certificate != nil {
+		scheme = "https://"
+		listener = tls.NewListener(listener, &tls.Config{Certificates: []tls.Certificate{*options.Certificate}, MinVersion: tls.VersionTLS12})
+	}
+	server := &Server{Issuer: scheme + listener.Addr().String(), options: options, store: store, faults: &faults{}}
 	var key [32]byte
 	rand.Read(key[:])
 	server.crypto = op.NewAESCrypto(key)
@@ -97,7 +105,7 @@ func Start(options Options) (*Server, error) {
 	login := &loginPage{store: store, title: options.Title, done: op.AuthCallbackURL(provider), issuer: server.Issuer}
 	mux.HandleFunc("GET /login", login.show)
 	mux.HandleFunc("POST /login", login.submit)
-	mux.Handle("/", server.faults.around(store.ledger, provider))
+	mux.Handle("/", server.faults.around(store.ledger, store.whose, provider))
 	server.http = &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second}
 	go func() { _ = server.http.Serve(listener) }()
 	return server, nil

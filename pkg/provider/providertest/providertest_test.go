@@ -2,10 +2,13 @@ package providertest_test
 
 import (
 	"errors"
+	"fmt"
 	"net/http"
 	"net/url"
 	"testing"
 	"time"
+
+	"github.com/google/go-cmp/cmp"
 
 	"github.com/workspace-token-service/wts/pkg/provider"
 	"github.com/workspace-token-service/wts/pkg/provider/providertest"
@@ -138,4 +141,55 @@ func TestFaults(t *testing.T) {
 		t.Errorf("down: %v", err)
 	}
 	server.Fail(nil)
+}
+
+// A loss is explained from the ledger: which token each request presented, what it got, and whether the answer
+// left.
+func TestTheLedgerTellsEachRequest(t *testing.T) {
+	server, client := start(t, providertest.Options{})
+	first := grant(t, client)
+	second, err := client.Refresh(t.Context(), first.RefreshToken, "", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	server.Fail(&providertest.Fault{Times: 1, LoseAnswer: true})
+	if _, err := client.Refresh(t.Context(), second.RefreshToken, "", nil); err == nil {
+		t.Fatal("the answer was to be lost")
+	}
+	if _, err := client.Refresh(t.Context(), second.RefreshToken, "", nil); outcome(err) != provider.Refused {
+		t.Fatal(err)
+	}
+	var got []string
+	posts := map[int]bool{}
+	events := server.Events()
+	for _, event := range events[len(events)-9:] {
+		line := event.What
+		for name, token := range map[string]string{" first": string(first.RefreshToken), " second": string(second.RefreshToken)} {
+			if event.Presented == token {
+				line += name
+			}
+		}
+		if event.Given == string(second.RefreshToken) {
+			line += " -> second"
+		}
+		if event.What == providertest.Answered {
+			line += fmt.Sprint(" ", event.Status)
+		}
+		if event.AnswerLost {
+			line += " lost"
+		}
+		if event.Subject != "alice" || event.From == "" || event.At.IsZero() {
+			t.Errorf("%+v", event)
+		}
+		posts[event.Post] = true
+		got = append(got, line)
+	}
+	want := []string{
+		"posted first", "rotated first -> second", "answered 200",
+		"posted second", "rotated second lost", "answered 0",
+		"posted second", "reused second", "answered 400",
+	}
+	if diff := cmp.Diff(want, got); diff != "" || len(posts) != 3 {
+		t.Errorf("%d posts: %s", len(posts), diff)
+	}
 }

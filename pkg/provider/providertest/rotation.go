@@ -72,17 +72,22 @@ func (s *storage) CreateAccessAndRefreshTokens(ctx context.Context, of op.TokenR
 		begun := &family{client: of.GetAudience()[0], subject: of.GetSubject(), scopes: of.GetScopes(), at: time.Now()}
 		s.ledger.count(func(l *Ledger) { l.Grants++ })
 		id, ends := s.access()
-		return id, s.issue(begun), ends, nil
+		line := event(ctx, Granted)
+		line.Subject, line.Given = begun.subject, s.issue(begun)
+		s.ledger.write(line)
+		return id, line.Given, ends, nil
 	}
 	presented, ok := s.tokens[current]
-	event := Event{What: Rotated, Subject: of.GetSubject(), AnswerLost: ctx.Value(answerLost{}) != nil}
-	event.Thinks, _ = ctx.Value(thinking{}).(time.Duration)
+	line := event(ctx, Rotated)
+	line.Subject, line.Presented = of.GetSubject(), current
 	if ok {
-		event.SpentAt = presented.spentAt
+		line.SpentAt = presented.spentAt
 	}
 	switch {
 	case !ok || presented.revoked:
 		s.ledger.count(func(l *Ledger) { l.Refused++ })
+		line.What = Refused
+		s.ledger.write(line)
 		return "", "", time.Time{}, oidc.ErrInvalidGrant()
 	case s.options.KeepRefreshTokens:
 		s.ledger.count(func(l *Ledger) { l.Refreshes++ })
@@ -93,14 +98,15 @@ func (s *storage) CreateAccessAndRefreshTokens(ctx context.Context, of op.TokenR
 	case time.Since(presented.spentAt) > s.options.Grace:
 		presented.revoked = true
 		s.ledger.count(func(l *Ledger) { l.Reused++ })
-		event.What = Reused
-		s.ledger.write(event)
+		line.What = Reused
+		s.ledger.write(line)
 		return "", "", time.Time{}, oidc.ErrInvalidGrant()
 	}
 	s.ledger.count(func(l *Ledger) { l.Refreshes++; l.Rotations++ })
-	s.ledger.write(event)
 	id, ends := s.access()
-	return id, s.issue(presented.family), ends, nil
+	line.Given = s.issue(presented.family)
+	s.ledger.write(line)
+	return id, line.Given, ends, nil
 }
 
 // issue makes a refresh token of a family.
@@ -110,13 +116,24 @@ func (s *storage) issue(of *family) string {
 	return text
 }
 
-func (s *storage) TokenRequestByRefreshToken(_ context.Context, token string) (op.RefreshTokenRequest, error) {
+// whose is the subject of a refresh token, spent or not; empty for one that the provider never gave.
+func (s *storage) whose(token string) string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if known, ok := s.tokens[token]; ok {
+		return known.subject
+	}
+	return ""
+}
+
+func (s *storage) TokenRequestByRefreshToken(ctx context.Context, token string) (op.RefreshTokenRequest, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if presented, ok := s.tokens[token]; ok {
 		return presented, nil
 	}
 	s.ledger.count(func(l *Ledger) { l.Refused++ })
+	s.ledger.write(event(ctx, Refused))
 	return nil, oidc.ErrInvalidGrant()
 }
 
@@ -137,6 +154,7 @@ func (s *storage) RevokeToken(_ context.Context, token, _, clientID string) *oid
 	if presented, ok := s.tokens[token]; ok && presented.client == clientID {
 		presented.revoked = true
 		s.ledger.count(func(l *Ledger) { l.Revocations++ })
+		s.ledger.write(Event{What: Revoked, Subject: presented.subject, Presented: token})
 	}
 	return nil
 }

@@ -6,6 +6,7 @@
 package pgtest
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -33,15 +34,29 @@ const EnvServer = "WTS_TEST_POSTGRES"
 // Cluster is a PostgreSQL of ours.
 type Cluster struct {
 	// URL is that of the database "postgres".
-	URL  string
-	dir  string
-	port int
-	run  func(name string, args ...string) *exec.Cmd
+	URL     string
+	options Options
+	dir     string
+	port    int
+	clock   []string // what makes PostgreSQL follow the file that StepClock writes
+	offset  time.Duration
+	run     func(name string, args ...string) *exec.Cmd
 }
 
-// Start makes and starts a cluster. PostgreSQL refuses to run as root, so that root runs it as the
+// Options say what is different from a cluster on the loopback address.
+type Options struct {
+	// Host is the address to listen on, where every host may connect: one of a network of the test's own.
+	Host string
+	// Clock has the cluster's clock follow StepClock.
+	Clock bool
+}
+
+// Start makes and starts a cluster on the loopback address.
+func Start() (*Cluster, error) { return StartWith(Options{}) }
+
+// StartWith makes and starts a cluster. PostgreSQL refuses to run as root, so that root runs it as the
 // user "postgres", which its package makes, or as "nobody".
-func Start() (*Cluster, error) {
+func StartWith(options Options) (*Cluster, error) {
 	programs, err := findPrograms()
 	if err != nil {
 		return nil, err
@@ -63,8 +78,10 @@ func Start() (*Cluster, error) {
 	if err != nil {
 		return nil, err
 	}
+	options.Host = cmp.Or(options.Host, loopback)
 	c := &Cluster{
-		dir: dir, port: port, URL: fmt.Sprintf("postgres://wts@127.0.0.1:%d/postgres?sslmode=disable", port),
+		options: options, dir: dir, port: port,
+		URL: fmt.Sprintf("postgres://wts@%s/postgres?sslmode=disable", net.JoinHostPort(options.Host, strconv.Itoa(port))),
 		run: func(name string, args ...string) *exec.Cmd {
 			command := exec.Command(filepath.Join(programs, name), args...)
 			command.Dir = dir
@@ -76,13 +93,37 @@ func Start() (*Cluster, error) {
 	if output, err := c.run("initdb", "-D", dir+"/data", "-U", "wts", "-A", "trust", "-E", "UTF8", "--no-locale", "-N").CombinedOutput(); err != nil {
 		return nil, fmt.Errorf("initdb: %w\n%s", err, output)
 	}
+	if options.Host != loopback {
+		if err := c.letIn(); err != nil {
+			return nil, err
+		}
+	}
+	if options.Clock {
+		if err := c.fakeClock(); err != nil {
+			return nil, err
+		}
+	}
 	return c, c.Start()
+}
+
+const loopback = "127.0.0.1"
+
+// letIn lets every host connect.
+func (c *Cluster) letIn() error {
+	file, err := os.OpenFile(c.dir+"/data/pg_hba.conf", os.O_APPEND|os.O_WRONLY, 0)
+	if err != nil {
+		return fmt.Errorf("letting other hosts in: %w", err)
+	}
+	_, err = file.WriteString("host all all all trust\n")
+	return errors.Join(err, file.Close())
 }
 
 // Start starts a cluster that was stopped, on the port that it had.
 func (c *Cluster) Start() error {
-	options := fmt.Sprintf("-c listen_addresses=127.0.0.1 -c port=%d -c unix_socket_directories=%s -c fsync=off -c max_connections=300", c.port, c.dir)
-	if output, err := c.run("pg_ctl", "-D", c.dir+"/data", "-l", c.dir+"/log", "-w", "-o", options, "start").CombinedOutput(); err != nil {
+	options := fmt.Sprintf("-c listen_addresses=%s -c port=%d -c unix_socket_directories=%s -c fsync=off -c max_connections=300", c.options.Host, c.port, c.dir)
+	start := c.run("pg_ctl", "-D", c.dir+"/data", "-l", c.dir+"/log", "-w", "-o", options, "start")
+	start.Env = append(start.Env, c.clock...)
+	if output, err := start.CombinedOutput(); err != nil {
 		log, _ := os.ReadFile(c.dir + "/log")
 		return fmt.Errorf("pg_ctl start: %w\n%s\n%s", err, output, log)
 	}
@@ -143,7 +184,7 @@ func unprivileged() (*syscall.Credential, error) {
 }
 
 func freePort() (int, error) {
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	listener, err := net.Listen("tcp", loopback+":0")
 	if err != nil {
 		return 0, fmt.Errorf("a free port: %w", err)
 	}

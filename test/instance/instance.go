@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -19,6 +20,7 @@ import (
 	"time"
 
 	"github.com/workspace-token-service/wts/pkg/keyring"
+	"github.com/workspace-token-service/wts/test/network"
 )
 
 // build makes the binary once for each test process, with the race detector where the test has it.
@@ -90,6 +92,7 @@ type Instance struct {
 	Address string
 	args    []string // that name the configuration
 	env     []string // nil for that of the tests
+	host    *network.Host
 	binary  string
 	log     *os.File
 	process *exec.Cmd
@@ -99,23 +102,32 @@ type Instance struct {
 // Start runs `wts serve` with a configuration on a port, until the test ends.
 func Start(t testing.TB, port int, config string) *Instance {
 	t.Helper()
+	return StartOn(t, nil, localAddress(port), config)
+}
+
+func localAddress(port int) string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(port)) }
+
+// StartOn is Start on a host of a network of the test's own, at an address that is the host's.
+func StartOn(t testing.TB, host *network.Host, address, config string) *Instance {
+	t.Helper()
 	path := filepath.Join(t.TempDir(), "wts.yaml")
 	if err := os.WriteFile(path, []byte(config), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	return start(t, port, nil, "-c", path)
+	return start(t, &Instance{Address: address, host: host, args: []string{"-c", path}})
 }
 
 // StartDeployed runs `wts serve` with an environment and no file, as Gen3's service is deployed, on a
 // port, until the test ends.
 func StartDeployed(t testing.TB, port int, env []string) *Instance {
 	t.Helper()
-	return start(t, port, slices.Concat(env, []string{fmt.Sprintf("WTS_LISTEN=127.0.0.1:%d", port)}))
+	address := localAddress(port)
+	return start(t, &Instance{Address: address, env: slices.Concat(env, []string{"WTS_LISTEN=" + address})})
 }
 
-func start(t testing.TB, port int, env []string, args ...string) *Instance {
+func start(t testing.TB, i *Instance) *Instance {
 	t.Helper()
-	i := &Instance{Address: net.JoinHostPort("127.0.0.1", strconv.Itoa(port)), args: args, env: env, binary: Binary(t)}
+	i.binary = Binary(t)
 	var err error
 	if i.log, err = os.Create(filepath.Join(t.TempDir(), "log")); err != nil {
 		t.Fatal(err)
@@ -125,7 +137,10 @@ func start(t testing.TB, port int, env []string, args ...string) *Instance {
 		i.Kill()
 		_ = i.log.Close()
 		if t.Failed() {
-			log := i.Log()
+			// Requests that were served, or are to be tried again, say little of a failure, and fill pages.
+			log := strings.Join(slices.DeleteFunc(strings.SplitAfter(i.Log(), "\n"), func(line string) bool {
+				return strings.Contains(line, `"msg":"request"`) && (strings.Contains(line, `"status":200`) || strings.Contains(line, `"status":503`))
+			}), "")
 			t.Logf("the end of the log of %s:\n%s", i.Address, log[max(0, len(log)-20_000):])
 		}
 	})
@@ -135,17 +150,20 @@ func start(t testing.TB, port int, env []string, args ...string) *Instance {
 // Restart starts the process that was stopped or killed.
 func (i *Instance) Restart(t testing.TB) {
 	t.Helper()
-	// A connection that some client opened may have taken the port for its own end.
-	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
-		listener, err := net.Listen("tcp", i.Address)
-		if err == nil {
-			_ = listener.Close()
-			break
-		}
-	}
 	command := exec.Command(i.binary, append([]string{"serve"}, i.args...)...)
 	command.Stderr, command.Env = i.log, i.env
-	if err := command.Start(); err != nil {
+	err := i.host.Within(func() error {
+		// A connection that some client opened may have taken the port for its own end.
+		for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
+			listener, err := net.Listen("tcp", i.Address)
+			if err == nil {
+				_ = listener.Close()
+				break
+			}
+		}
+		return command.Start()
+	})
+	if err != nil {
 		t.Fatal(err)
 	}
 	i.process, i.done = command, make(chan struct{})
@@ -218,6 +236,9 @@ func (i *Instance) Log() string {
 	}
 	return string(text)
 }
+
+// LogFile is where it writes that.
+func (i *Instance) LogFile() string { return i.log.Name() }
 
 // PID is its process' id.
 func (i *Instance) PID() int { return i.process.Process.Pid }

@@ -8,8 +8,10 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/http"
 	"os"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -23,6 +25,7 @@ import (
 	"github.com/workspace-token-service/wts/pkg/secret"
 	"github.com/workspace-token-service/wts/pkg/store"
 	"github.com/workspace-token-service/wts/test/instance"
+	"github.com/workspace-token-service/wts/test/network"
 	"github.com/workspace-token-service/wts/test/pgtest"
 )
 
@@ -38,6 +41,10 @@ type Setup struct {
 	Revokes bool
 	// Log is the level that the replicas log at, default warn.
 	Log string
+	// Apart gives every replica a network namespace of its own, PostgreSQL a clock that can be stepped, and the
+	// provider TLS; the test has to be in a network of its own (package network). Else all of them share the
+	// loopback address.
+	Apart bool
 }
 
 // Rack is a deployment.
@@ -48,36 +55,50 @@ type Rack struct {
 	WTS              []*instance.Instance
 	// Names are the people's.
 	Names []string
+	// Hosts are the replicas', where they are apart.
+	Hosts []*network.Host
+	// Digest is how the rows name a token.
+	Digest func(token string) []byte
 
-	login string // where people begin to log in
-	store func() (*store.Store, error)
+	login   string // where people begin to log in
+	browser http.RoundTripper
+	store   func() (*store.Store, error)
 }
 
 // New runs a deployment, in which nobody has logged in yet, until the test ends.
 func New(t testing.TB, of Setup) *Rack {
 	t.Helper()
-	r := &Rack{}
+	r := &Rack{browser: http.DefaultTransport}
+	addresses, place := make([]string, of.Replicas), place{provider: providertest.Options{}}
+	if of.Apart {
+		r.Hosts = network.Hosts(t, of.Replicas)
+		place = apart(t)
+	}
+	for at := range addresses {
+		addresses[at] = r.addressOfReplica(t, at)
+	}
 	var err error
-	if r.Database, err = pgtest.Start(); err != nil {
+	if r.Database, err = pgtest.StartWith(place.database); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = r.Database.Remove() })
-	var users []providertest.User
 	workers := ""
 	for at := range of.People {
 		name := fmt.Sprintf("user%d", at)
 		r.Names = append(r.Names, name)
-		users = append(users, providertest.User{Name: name, Password: "p"})
-		workers += fmt.Sprintf("%s: %s\n", AddressOf(at), name)
+		place.provider.Users = append(place.provider.Users, providertest.User{Name: name, Password: "p"})
+		workers += fmt.Sprintf("%s: %s\n", r.workerAddress(at), name)
 	}
-	first := instance.FreePort(t)
+	// Browsers reach the first replica under this name, wherever it is.
+	public := "localhost:" + addresses[0][strings.LastIndexByte(addresses[0], ':')+1:]
+	place.provider.AccessLife, place.provider.Grace, place.provider.OpaqueAccessTokens = of.Life, of.Grace, true
 	for _, one := range []**providertest.Server{&r.Provider, &r.Second} {
-		server, err := providertest.Start(providertest.Options{Users: users, AccessLife: of.Life, Grace: of.Grace, OpaqueAccessTokens: true})
+		server, err := providertest.Start(place.provider)
 		if err != nil {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { _ = server.Close() })
-		server.Register(providertest.Client{ID: "wts", Secret: "s", RedirectURI: fmt.Sprintf("http://localhost:%d/oauth2/authorize", first)})
+		server.Register(providertest.Client{ID: "wts", Secret: "s", RedirectURI: "http://" + public + "/oauth2/authorize"})
 		*one = server
 	}
 	dir := t.TempDir()
@@ -85,43 +106,45 @@ func New(t testing.TB, of Setup) *Rack {
 		t.Fatal(err)
 	}
 	keyFile := instance.NewKeyring(t)
+	timeout := cmp.Or(of.Timeout, 4*time.Second)
 	options := fmt.Sprintf("client_id: wts, client_secret: s, username_claim: preferred_username, timeout: 5s, refresh_timeout: %s, refresh_rate: %d, reuse_grace: %s, revokes_access: %t",
-		cmp.Or(of.Timeout, 4*time.Second), of.Rate, of.Grace, of.Revokes)
-	for at := range of.Replicas {
-		port := first
-		if at > 0 {
-			port = instance.FreePort(t)
-		}
-		r.WTS = append(r.WTS, instance.Start(t, port, fmt.Sprintf(`
-url: http://localhost:%d
-listen: ["127.0.0.1:%d"]
+		timeout, of.Rate, of.Grace, of.Revokes)
+	for at, address := range addresses {
+		r.WTS = append(r.WTS, instance.StartOn(t, r.host(at), address, fmt.Sprintf(`
+url: http://%s
+listen: ["%s"]
 metrics_listen: "off"
 database: {url: "%s"}
 keyring_file: %s
 workers_file: %s/workers.yaml
 spool_dir: %s/spool-%d
-stop_timeout: 20s
-spool_wait: 20s
+stop_timeout: %s
+spool_wait: %s
 log: {level: %s}
 default_provider: main
 providers:
   main: {issuer: "%s", %s}
   second: {issuer: "%s", %s}
-`, first, port, r.Database.URL, keyFile, dir, dir, at, cmp.Or(of.Log, "warn"), r.Provider.Issuer, options, r.Second.Issuer, options)))
+`, public, address, r.Database.URL, keyFile, dir, dir, at, max(20*time.Second, timeout+10*time.Second), max(20*time.Second, timeout+6*time.Second),
+			cmp.Or(of.Log, "warn"), r.Provider.Issuer, options, r.Second.Issuer, options)))
 	}
 	for _, one := range r.WTS {
 		one.AwaitReady(t)
 	}
-	r.login = fmt.Sprintf("http://localhost:%d/oauth2/authorization_url", first)
+	r.login = "http://" + public + "/oauth2/authorization_url"
+	if of.Apart {
+		r.browser = browserTo(public, addresses[0])
+	}
+	text, err := os.ReadFile(keyFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	keys, err := keyring.Parse(string(text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Digest = keys.Digest
 	r.store = sync.OnceValues(func() (*store.Store, error) {
-		text, err := os.ReadFile(keyFile)
-		if err != nil {
-			return nil, err
-		}
-		keys, err := keyring.Parse(string(text))
-		if err != nil {
-			return nil, err
-		}
 		opened, err := store.Open(store.Config{URL: secret.Text(r.Database.URL)}, keys, slog.New(slog.DiscardHandler))
 		if err == nil {
 			t.Cleanup(func() { _ = opened.Close() })
@@ -131,12 +154,38 @@ providers:
 	return r
 }
 
-// AddressOf is where a person's worker calls from.
+// AddressOf is where a person's worker calls from, on the loopback device.
 func AddressOf(at int) string { return fmt.Sprintf("127.1.%d.%d", at/250, at%250+1) }
+
+// Worker is a person's, by their number.
+func (r *Rack) Worker(at int) *http.Client { return instance.WorkerAt(r.workerAddress(at)) }
+
+func (r *Rack) workerAddress(at int) string {
+	if r.Hosts != nil {
+		return network.Worker(at)
+	}
+	return AddressOf(at)
+}
+
+// addressOfReplica is what a replica listens on.
+func (r *Rack) addressOfReplica(t testing.TB, at int) string {
+	if host := r.host(at); host != nil {
+		return net.JoinHostPort(host.Address, "8080")
+	}
+	return fmt.Sprintf("127.0.0.1:%d", instance.FreePort(t))
+}
+
+// host is a replica's, nil on the loopback address.
+func (r *Rack) host(at int) *network.Host {
+	if r.Hosts == nil {
+		return nil
+	}
+	return r.Hosts[at]
+}
 
 // LogIn logs a person in with a browser.
 func (r *Rack) LogIn(ctx context.Context, name string) error {
-	page, err := providertest.LogIn(ctx, providertest.Browser(), r.login, name, "p")
+	page, err := providertest.LogIn(ctx, providertest.BrowserOver(r.browser), r.login, name, "p")
 	if err != nil || page.Status != http.StatusOK {
 		return fmt.Errorf("logging in %s: %d, %w", name, page.Status, err)
 	}

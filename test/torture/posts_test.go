@@ -9,26 +9,25 @@ import (
 	"testing"
 	"time"
 
-	"github.com/workspace-token-service/wts/test/instance"
 	"github.com/workspace-token-service/wts/test/rack"
 )
 
 var (
-	pairs = flag.Int("torture.pairs", 60, "how many expiries of a connection 500 callers meet at once")
-	life  = flag.Duration("torture.life", 6*time.Second, "of tokens of which workers ask for 600 s all the time, for nearly two lives")
+	pairs     = flag.Int("torture.pairs", 60, "how many expiries of a connection 500 callers meet at once")
+	shortLife = flag.Duration("torture.life", 6*time.Second, "of tokens of which workers ask for 600 s all the time, for nearly two lives")
 )
 
 // Tokens that do not live for what is asked are refreshed once in half a life, however many ask.
 func TestPostsForShortLives(t *testing.T) {
 	const connections, callers = 10, 50 // of each
-	r := newVictim(t, rack.Setup{People: connections, Replicas: 3, Life: *life, Rate: 1000})
+	r := newVictim(t, rack.Setup{People: connections, Replicas: 3, Life: *shortLife, Rate: 1000})
 	before := r.Provider.Ledger()
-	stop := time.Now().Add(*life * 195 / 100)
+	stop := time.Now().Add(*shortLife * 195 / 100)
 	var all sync.WaitGroup
 	for at := range connections {
 		for caller := range callers {
 			all.Go(func() {
-				worker := instance.WorkerAt(rack.AddressOf(at))
+				worker := r.Worker(at)
 				for time.Now().Before(stop) {
 					if got := r.WTS[caller%len(r.WTS)].Token(t, worker, "?expires=600"); got.Status != http.StatusOK {
 						t.Errorf("%d", got.Status)
@@ -40,7 +39,7 @@ func TestPostsForShortLives(t *testing.T) {
 	}
 	all.Wait()
 	posts := r.Provider.Ledger().TokenPosts - before.TokenPosts
-	t.Logf("%d connections, %d callers, tokens of %s, in 1.95 lives: %d posts; the caps allow %d", connections, connections*callers, *life, posts, 4*connections)
+	t.Logf("%d connections, %d callers, tokens of %s, in 1.95 lives: %d posts; the caps allow %d", connections, connections*callers, *shortLife, posts, 4*connections)
 	if posts > 4*connections || posts < 3*connections {
 		t.Errorf("%d posts", posts)
 	}
@@ -57,7 +56,7 @@ func TestOnePostForEachExpiry(t *testing.T) {
 	for at := range connections {
 		renewed[at] = time.Now()
 		for range r.WTS {
-			worker := instance.WorkerAt(rack.AddressOf(at))
+			worker := r.Worker(at)
 			worker.Transport.(*http.Transport).MaxIdleConnsPerHost = callers
 			workers[at] = append(workers[at], worker)
 		}

@@ -13,19 +13,14 @@ import (
 	"testing"
 	"time"
 
-	"github.com/workspace-token-service/wts/test/instance"
 	"github.com/workspace-token-service/wts/test/rack"
 )
-
-// refreshTimeout is how long an answer of the provider is waited for.
-const refreshTimeout = 4 * time.Second
 
 // victim is a deployment that is hurt.
 type victim struct{ *rack.Rack }
 
 func newVictim(t *testing.T, of rack.Setup) victim {
 	t.Helper()
-	of.Timeout = refreshTimeout
 	r := rack.New(t, of)
 	r.LogInAll(t)
 	return victim{r}
@@ -34,10 +29,12 @@ func newVictim(t *testing.T, of rack.Setup) victim {
 // tally is what the workers saw.
 type tally struct {
 	calls, served, unavailable, refused, unreachable atomic.Int64
-	foreign, ended                                   atomic.Int64 // tokens that must never be handed out
 
-	mu    sync.Mutex
-	waits []time.Duration
+	mu       sync.Mutex
+	waits    []time.Duration
+	refusals []refusal
+	foreign  []string // other people's tokens that were handed out
+	ended    []dead
 }
 
 // work lets the workers of these people, by number, ask all the time, each at a replica of its choice,
@@ -46,7 +43,7 @@ func (r victim) work(t *testing.T, seen *tally, people []int, stop <-chan struct
 	working := &sync.WaitGroup{}
 	for _, at := range people {
 		working.Go(func() {
-			client, chance := instance.WorkerAt(rack.AddressOf(at)), rand.New(rand.NewPCG(*seed, uint64(at)))
+			client, chance := r.Worker(at), rand.New(rand.NewPCG(*seed, uint64(at)))
 			client.Timeout = 10 * time.Second
 			for {
 				select {
@@ -55,10 +52,12 @@ func (r victim) work(t *testing.T, seen *tally, people []int, stop <-chan struct
 				case <-time.After(20*time.Millisecond + time.Duration(chance.IntN(200))*time.Millisecond):
 				}
 				began := time.Now()
-				status, token := ask(client, r.WTS[chance.IntN(len(r.WTS))].Address)
+				replica := chance.IntN(len(r.WTS))
+				status, token := ask(client, r.WTS[replica].Address)
 				seen.note(status, time.Since(began))
-				r.inspect(seen, token, r.Names[at], began)
+				r.inspect(seen, token, r.Names[at], replica, began)
 				if status == http.StatusForbidden || status == http.StatusUnauthorized {
+					seen.refuse(r.rowOf(r.Names[at]))
 					for r.LogIn(t.Context(), r.Names[at]) != nil && t.Context().Err() == nil {
 						time.Sleep(300 * time.Millisecond)
 					}
@@ -88,18 +87,38 @@ func ask(client *http.Client, address string) (status int, token string) {
 	return response.StatusCode, answer.Token
 }
 
+// dead is a call that was answered with a token that had ended before it.
+type dead struct {
+	name    string
+	replica int
+	// asked is when the worker sent its call, answered when it had the token.
+	asked, answered, ended time.Time
+}
+
+func (d dead) String() string {
+	return fmt.Sprintf("%s: r%d gave %s a token that had ended %s before", d.asked.Format(clock), d.replica, d.name, d.asked.Sub(d.ended))
+}
+
 // inspect holds a token that was handed out to what the provider knows of it.
-func (r victim) inspect(seen *tally, token, name string, asked time.Time) {
+func (r victim) inspect(seen *tally, token, name string, replica int, asked time.Time) {
 	if token == "" {
 		return
 	}
 	subject, ends, known := r.Provider.Inspect(token)
+	seen.mu.Lock()
+	defer seen.mu.Unlock()
 	if !known || subject != name {
-		seen.foreign.Add(1)
+		seen.foreign = append(seen.foreign, fmt.Sprintf("%s: r%d gave %s a token of %q", asked.Format(clock), replica, name, subject))
 	}
 	if known && ends.Before(asked) {
-		seen.ended.Add(1)
+		seen.ended = append(seen.ended, dead{name, replica, asked, time.Now(), ends})
 	}
+}
+
+func (s *tally) refuse(one refusal) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.refusals = append(s.refusals, one)
 }
 
 func (s *tally) note(status int, took time.Duration) {
@@ -133,7 +152,7 @@ func (s *tally) percentile(share float64) time.Duration {
 func (r victim) lost(t *testing.T) (names []string) {
 	t.Helper()
 	for at, name := range r.Names {
-		client := instance.WorkerAt(rack.AddressOf(at))
+		client := r.Worker(at)
 		status := 0
 		for deadline := time.Now().Add(90 * time.Second); status != http.StatusOK && status != http.StatusForbidden && time.Now().Before(deadline); time.Sleep(100 * time.Millisecond) {
 			status, _ = ask(client, r.WTS[at%len(r.WTS)].Address)

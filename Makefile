@@ -80,7 +80,7 @@ check: ## Check formatting, modules and known vulnerabilities
 
 # What a fresh machine lacks is installed by its own package manager, if it may be; else it is said.
 ready-test:
-	@test/ready c-compiler postgresql pgbouncer python cryptography jq curl busybox
+	@test/ready c-compiler postgresql pgbouncer python cryptography jq curl busybox iproute2 faketime
 
 ready-rootfs:
 	@test/ready busybox

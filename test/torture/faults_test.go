@@ -55,7 +55,7 @@ const (
 
 // deck is how often each fault is drawn before all of them are shuffled again.
 var deck = map[string]int{
-	kill: 10, pause: 3, stop: 1, restart: 1, stepForward: 1, stepBack: 1, dropProvider: 3, dropDatabase: 3, dropAll: 1,
+	kill: 20, pause: 4, stop: 1, restart: 1, stepForward: 1, stepBack: 1, dropProvider: 3, dropDatabase: 3, dropAll: 1,
 	cut: 3, slow: 1, thinks: 2, failing: 1, notThere: 2,
 }
 

@@ -10,6 +10,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"net/http"
 	"os"
 	"slices"
 	"strings"
@@ -30,25 +31,26 @@ const (
 	byNothing = "nothing explains it"
 )
 
-// landing is how long after the provider has answered the successor may take to be stored.
+// landing is how long after an answer was received its successor may take to be stored, while the database is
+// there.
 const landing = 500 * time.Millisecond
 
 // ledger is what the provider noted, by request and by person.
 type ledger struct {
-	posted, answered map[int]providertest.Event
+	posted, received map[int]time.Time               // by the post's number
 	of               map[string][]providertest.Event // by subject
 	names            map[string]string               // of refresh tokens: login.number
 }
 
 func read(events []providertest.Event) *ledger {
-	l := &ledger{posted: map[int]providertest.Event{}, answered: map[int]providertest.Event{}, of: map[string][]providertest.Event{}, names: map[string]string{}}
+	l := &ledger{posted: map[int]time.Time{}, received: map[int]time.Time{}, of: map[string][]providertest.Event{}, names: map[string]string{}}
 	logins, given := map[string]int{}, map[string]int{}
 	for _, event := range events {
 		switch event.What {
 		case providertest.Posted:
-			l.posted[event.Post] = event
-		case providertest.Answered:
-			l.answered[event.Post] = event
+			l.posted[event.Post] = event.At
+		case providertest.Received:
+			l.received[event.Post] = event.At
 		case providertest.Granted:
 			logins[event.Subject]++
 			given[event.Subject] = 0
@@ -108,27 +110,33 @@ func (f fault) lasts() bool {
 	return slices.Contains([]string{pause, restart, dropProvider, dropDatabase, dropAll, notThere, stall}, f.what)
 }
 
-// causeOf says what became of the answer to a rotation.
+// causeOf says what became of the answer to a rotation: it was never received because of a fault, or its replica
+// was killed before it had stored the successor.
 func (l *ledger) causeOf(rotation providertest.Event, faults []fault) string {
 	if rotation.AnswerLost {
 		return byCut
 	}
-	posted, answered := l.posted[rotation.Post].At, l.answered[rotation.Post].At
-	if answered.IsZero() {
-		answered = rotation.At.Add(time.Hour) // it never was
-	}
 	replica, known := network.HostOf(rotation.From)
+	posted, cause := l.posted[rotation.Post], byNothing
+	received, ever := l.received[rotation.Post]
 	if !known {
 		return byNothing
 	}
-	arrived, cause := answered, byNothing
+	if !ever {
+		received = rotation.At.Add(time.Minute) // longer than it may have been waited for
+	}
+	stored := received.Add(landing)
 	for _, one := range faults {
-		if one.replica == replica && (one.what == dropProvider || one.what == dropAll) && one.began.Before(answered.Add(landing)) && one.over.After(posted) {
-			cause, arrived = byDrop, one.over
+		mine := one.replica == replica
+		switch {
+		case !ever && mine && (one.what == dropProvider || one.what == dropAll) && one.began.Before(received) && one.over.After(posted):
+			cause = byDrop
+		case (mine && (one.what == dropDatabase || one.what == dropAll) || one.what == restart) && one.began.Before(stored) && one.over.After(received):
+			stored = one.over.Add(landing)
 		}
 	}
 	for _, one := range faults {
-		if one.replica == replica && one.what == kill && one.began.After(posted.Add(-landing)) && one.began.Before(arrived.Add(landing)) {
+		if one.replica == replica && one.what == kill && one.began.After(posted.Add(-landing)) && one.began.Before(stored) {
 			return byKill
 		}
 	}
@@ -300,28 +308,38 @@ func (r victim) tokenOf(l *ledger, digest []byte) string {
 	return "no token of the ledger"
 }
 
-// logged are a replica's lines about a person, but for what was served, and its warnings.
+// logged are a replica's lines about a person, but for what was served, and its warnings; what it says again and
+// again stands once.
 func (r victim) logged(at int, name string, from, to time.Time) (lines []line) {
 	file, err := os.Open(r.WTS[at].LogFile())
 	if err != nil {
 		return []line{{from, err.Error()}}
 	}
 	defer file.Close()
-	scanner := bufio.NewScanner(file)
+	scanner, before := bufio.NewScanner(file), map[string]bool{}
 	scanner.Buffer(nil, 1<<20)
 	for scanner.Scan() {
 		var said struct {
-			Time   time.Time
-			Level  string
-			Msg    string
-			User   string
-			Status int
+			Time                            time.Time
+			Level, Msg, User, Reason, Cause string
+			Error, Route                    string
+			Status                          int
+			Us                              int64
 		}
 		if json.Unmarshal(scanner.Bytes(), &said) != nil || said.Time.Before(from) || said.Time.After(to) {
 			continue
 		}
-		if said.User == name && said.Status != 200 || said.User == "" && said.Level != "INFO" && said.Msg != "request" {
-			lines = append(lines, line{said.Time, fmt.Sprintf("  r%d logged %s", at, scanner.Bytes())})
+		text := said.Msg + " " + said.Cause + said.Error
+		switch {
+		case said.User == name && said.Status != http.StatusOK:
+			text = fmt.Sprintf("%s %d %s", said.Route, said.Status, said.Reason)
+		case said.User != "" || said.Level == "INFO" || said.Msg == "request":
+			continue
+		}
+		if !before[text] {
+			before[text] = true
+			took := (time.Duration(said.Us) * time.Microsecond).Round(time.Millisecond)
+			lines = append(lines, line{said.Time, fmt.Sprintf("  r%d logged, after %s: %s", at, took, text)})
 		}
 	}
 	return lines

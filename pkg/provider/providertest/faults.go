@@ -3,6 +3,8 @@ package providertest
 import (
 	"cmp"
 	"context"
+	"crypto/tls"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"slices"
@@ -82,6 +84,9 @@ func (f *faults) around(ledger *ledger, whose func(refreshToken string) string, 
 		answer := &answered{ResponseWriter: w}
 		defer func() {
 			ledger.write(Event{What: Answered, Post: current.number, From: current.from, Subject: current.subject, Status: answer.status, Gone: r.Context().Err() != nil})
+			if answer.status != 0 {
+				go ledger.awaitReceipt(r.Context(), current)
+			}
 		}()
 		fault.befall(answer, r, next)
 	})
@@ -149,6 +154,7 @@ type Ledger struct {
 const (
 	Posted   = "posted"   // a request at the token endpoint
 	Answered = "answered" // and its end
+	Received = "received" // the caller's machine acknowledged the answer; not on every system
 	Granted  = "granted"  // a login's first refresh token
 	Rotated  = "rotated"  // a refresh token was spent, and another given
 	Reused   = "reused"   // a spent token came back, and the family ended
@@ -212,6 +218,35 @@ type ledger struct {
 	mu sync.Mutex
 	Ledger
 	events []Event
+}
+
+// peer is where the context of a request keeps its connection.
+type peer struct{}
+
+func withPeer(ctx context.Context, connection net.Conn) context.Context {
+	if encrypted, ok := connection.(*tls.Conn); ok {
+		connection = encrypted.NetConn()
+	}
+	return context.WithValue(ctx, peer{}, connection)
+}
+
+// awaitReceipt notes when all that was answered is acknowledged by the caller's machine. The caller may be dead
+// by then; but what never was, did not reach it.
+func (l *ledger) awaitReceipt(ctx context.Context, of post) {
+	connection, ok := ctx.Value(peer{}).(*net.TCPConn)
+	if !ok {
+		return
+	}
+	for wait := time.Millisecond; ; wait = min(2*wait, 50*time.Millisecond) {
+		time.Sleep(wait)
+		switch left, open := unacknowledged(connection); {
+		case !open:
+			return
+		case left == 0:
+			l.write(Event{What: Received, Post: of.number, From: of.from, Subject: of.subject})
+			return
+		}
+	}
 }
 
 func (l *ledger) write(event Event) {

@@ -6,6 +6,7 @@ LDFLAGS := -s -w
 BUILD   := CGO_ENABLED=0 $(GO) build -trimpath -tags $(TAGS) -ldflags '$(LDFLAGS)'
 TOOL    := $(GO) tool -modfile=tools/go.mod
 DEMO    ?=
+GRACES  ?= 10s 3s 0s
 
 .DEFAULT_GOAL := help
 .PHONY: help build rootfs run demo test test-exact test-chart e2e test-kube torture posts outages test-torture simulate bench lint format fuzz check ready-test ready-e2e ready-rootfs clean
@@ -41,8 +42,11 @@ test-kube: ## Test against a real kube-apiserver and etcd, built once (a quarter
 test-chart: ## Lint and render the chart with Helm's packages, and decode every manifest strictly
 	cd tools && $(GO) test ./chart
 
-torture: ready-test ## Hurt real processes for ten minutes and count lost grants: TORTURE='-torture.seed=2 -torture.grace=0'
-	$(GO) test -tags '$(TAGS) torture' -count=1 -v -timeout 0 -run '^TestTorture$$' ./test/torture -torture.duration=10m $(TORTURE)
+torture: ready-test ## Hurt real processes for ten minutes at each grace, 10 s, 3 s and none (35 minutes): GRACES=0s TORTURE='-torture.seed=2'
+	@failed=0; for grace in $(GRACES); do \
+		$(GO) test -tags '$(TAGS) torture' -count=1 -v -timeout 0 -run '^TestTorture$$' ./test/torture \
+			-torture.duration=10m -torture.longest=8s -torture.late=20s -torture.grace=$$grace $(TORTURE) || failed=1; \
+	done; exit $$failed
 
 posts: ready-test ## Let 500 callers meet each of 1,000 expiries, and ask for 600 s of tokens that live for 60 (four minutes)
 	$(GO) test -tags '$(TAGS) torture' -count=1 -v -timeout 0 -run '^(TestOnePost|TestPosts)' ./test/torture -torture.pairs=1000 -torture.life=60s
@@ -50,8 +54,8 @@ posts: ready-test ## Let 500 callers meet each of 1,000 expiries, and ask for 60
 outages: ready-test ## Take the provider and then the database away for five minutes each (three quarters of an hour in all)
 	$(GO) test -tags '$(TAGS) torture' -count=1 -v -timeout 0 -run '^TestOutages$$' ./test/torture -torture.outage=5m
 
-test-torture: ready-test ## The short form of both, which runs with the other tests, by itself: it measures time
-	$(GO) test -tags '$(TAGS) torture' -count=1 -timeout 10m ./test/torture
+test-torture: ready-test ## The short form of the three (three minutes), which runs with the other tests, by itself: it measures time
+	$(GO) test -tags '$(TAGS) torture' -count=1 -timeout 10m -p 1 ./test/network ./test/torture
 
 simulate: ## Play 100,000 schedules of faults on the engine alone
 	CGO_ENABLED=0 $(GO) test -tags $(TAGS) -count=1 -v -timeout 0 -run '^TestSimulation' ./pkg/broker -simulation.schedules=100000

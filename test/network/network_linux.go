@@ -28,7 +28,7 @@ func Own(t *testing.T) bool {
 		t.Fatal("this test needs network namespaces: the program ip is not here; install the package iproute2")
 	}
 	// Later flags win over earlier ones.
-	inside := exec.Command(os.Args[0], append(os.Args[1:], "-test.run=^"+t.Name()+"$", "-test.v=true")...) //nolint:gosec // this very program
+	inside := exec.Command(os.Args[0], append(os.Args[1:], "-test.run=^"+t.Name()+"$", "-test.v=true")...)
 	inside.Env = append(os.Environ(), envInside+"=1")
 	inside.Stdout, inside.Stderr = os.Stdout, os.Stderr
 	inside.SysProcAttr = namespace()

@@ -31,7 +31,7 @@ func (c *Cluster) fakeClock() error {
 func (c *Cluster) StepClock(by time.Duration) error {
 	c.offset += by
 	next := c.dir + "/clock.next"
-	err := os.WriteFile(next, fmt.Appendf(nil, "%+.3f\n", c.offset.Seconds()), 0o644) //nolint:gosec // PostgreSQL's user reads it
+	err := os.WriteFile(next, fmt.Appendf(nil, "%+.3f\n", c.offset.Seconds()), 0o644) // PostgreSQL's user reads it
 	if err == nil {
 		err = os.Rename(next, c.dir+"/clock")
 	}

@@ -19,13 +19,13 @@ import (
 )
 
 var (
-	duration = flag.Duration("torture.duration", 30*time.Second, "how long, once every fault has come")
+	duration = flag.Duration("torture.duration", 20*time.Second, "how long, once every fault has come")
 	seed     = flag.Uint64("torture.seed", 1, "of the schedule of faults")
 	grace    = flag.Duration("torture.grace", 10*time.Second, "how long the provider accepts a spent token once more; 0 is not at all")
 	people   = flag.Int("torture.people", 80, "how many people's workers ask")
 	replicas = flag.Int("torture.replicas", 3, "how many processes")
-	longest  = flag.Duration("torture.longest", 2500*time.Millisecond, "how long a pause or dropped packets last, at most; and not longer than a grace less 5 s")
-	late     = flag.Duration("torture.late", 3*time.Second, "how late an answer of the provider is, at most")
+	longest  = flag.Duration("torture.longest", 2*time.Second, "how long a pause or dropped packets last, at most; and not longer than a grace less 5 s")
+	late     = flag.Duration("torture.late", 2*time.Second, "how late an answer of the provider is, at most")
 )
 
 // life is that of the access tokens, short, so that every connection is refreshed again and again.

@@ -106,7 +106,10 @@ func Start(options Options) (*Server, error) {
 	mux.HandleFunc("GET /login", login.show)
 	mux.HandleFunc("POST /login", login.submit)
 	mux.Handle("/", server.faults.around(store.ledger, store.whose, provider))
-	server.http = &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second, ConnContext: withPeer}
+	server.http = &http.Server{
+		Handler: mux, ReadHeaderTimeout: 5 * time.Second, ConnContext: withPeer,
+		ErrorLog: slog.NewLogLogger(slog.DiscardHandler, slog.LevelDebug), // connections break on purpose
+	}
 	go func() { _ = server.http.Serve(listener) }()
 	return server, nil
 }

@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -27,8 +28,9 @@ func Own(t *testing.T) bool {
 	if _, err := exec.LookPath("ip"); err != nil {
 		t.Fatal("this test needs network namespaces: the program ip is not here; install the package iproute2")
 	}
-	// Later flags win over earlier ones.
-	inside := exec.Command(os.Args[0], append(os.Args[1:], "-test.run=^"+t.Name()+"$", "-test.v=true")...)
+	// The log of what a test opens is the parent's; later flags win over earlier ones.
+	flags := slices.DeleteFunc(slices.Clone(os.Args[1:]), func(flag string) bool { return strings.HasPrefix(flag, "-test.testlogfile") })
+	inside := exec.Command(os.Args[0], append(flags, "-test.run=^"+t.Name()+"$", "-test.v=true")...)
 	inside.Env = append(os.Environ(), envInside+"=1")
 	inside.Stdout, inside.Stderr = os.Stdout, os.Stderr
 	inside.SysProcAttr = namespace()

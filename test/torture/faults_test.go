@@ -141,8 +141,10 @@ func (n *nemesis) befall(t *testing.T, what string) {
 		now.detail, after = n.hurtProvider(what)
 	}
 	now.ended = time.Now()
-	time.Sleep(after)
-	now.over = time.Now()
+	now.over = now.ended.Add(after)
+	if !*overlap {
+		time.Sleep(after)
+	}
 	n.note(now)
 }
 

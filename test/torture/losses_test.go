@@ -204,9 +204,15 @@ const clock = "15:04:05.000"
 // history is all that is known of a loss, in the order of time.
 func (r victim) history(l *ledger, of loss, faults []fault, refusals []refusal) string {
 	name, events := of.reuse.Subject, l.of[of.reuse.Subject]
-	// From two rotations before the token that came back was given.
-	from, given := time.Time{}, 0
-	for at := len(events) - 1; at >= 0 && given < 3; at-- {
+	// From two rotations before the token that came back was given: what was before that went well.
+	from, given, earlier := time.Time{}, 0, 0
+	for at := len(events) - 1; at >= 0; at-- {
+		if given == 3 {
+			if events[at].Given != "" {
+				earlier++
+			}
+			continue
+		}
 		if events[at].Given != "" && !events[at].At.After(of.reuse.SpentAt) && l.names[events[at].Given] != "" && events[at].Presented != of.reuse.Presented {
 			given, from = given+1, events[at].At
 		}
@@ -234,6 +240,7 @@ func (r victim) history(l *ledger, of loss, faults []fault, refusals []refusal) 
 	slices.SortStableFunc(lines, func(a, b line) int { return a.at.Compare(b.at) })
 	text := &strings.Builder{}
 	fmt.Fprintf(text, "LOST: %s, token %s, spent at %s, came back after %s: %s\n", name, l.names[of.reuse.Presented], of.reuse.SpentAt.Format(clock), of.reuse.At.Sub(of.reuse.SpentAt), of.cause)
+	fmt.Fprintf(text, "    %d tokens were given before\n", earlier)
 	for _, one := range lines {
 		fmt.Fprintf(text, "    %s %s\n", one.at.Format(clock), one.text)
 	}
@@ -333,7 +340,7 @@ func (r victim) logged(at int, name string, from, to time.Time) (lines []line) {
 		switch {
 		case said.User == name && said.Status != http.StatusOK:
 			text = fmt.Sprintf("%s %d %s", said.Route, said.Status, said.Reason)
-		case said.User != "" || said.Level == "INFO" || said.Msg == "request":
+		case said.User != "" || said.Level == "INFO" || said.Msg == "request" || said.Cause+said.Error == "":
 			continue
 		}
 		if !before[text] {

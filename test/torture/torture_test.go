@@ -25,6 +25,7 @@ var (
 	people   = flag.Int("torture.people", 80, "how many people's workers ask")
 	replicas = flag.Int("torture.replicas", 3, "how many processes")
 	longest  = flag.Duration("torture.longest", 2*time.Second, "how long a pause or dropped packets last, at most; and not longer than a grace less 5 s")
+	overlap  = flag.Bool("torture.overlap", false, "begin a fault while what the one before held up may still arrive: grants may be lost whatever the grace")
 	late     = flag.Duration("torture.late", 2*time.Second, "how late an answer of the provider is, at most")
 )
 

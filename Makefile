@@ -9,7 +9,7 @@ DEMO    ?=
 GRACES  ?= 10s 3s 0s
 
 .DEFAULT_GOAL := help
-.PHONY: help build rootfs run demo test test-exact test-chart e2e test-kube torture posts outages test-torture simulate bench lint format fuzz check ready-test ready-e2e ready-rootfs clean
+.PHONY: help build rootfs run demo test test-exact test-chart e2e test-kube torture posts outages test-torture simulate mutants mutate bench lint format fuzz check ready-test ready-e2e ready-rootfs clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -59,6 +59,12 @@ test-torture: ready-test ## The short form of the three (three minutes), which r
 
 simulate: ## Play 100,000 schedules of faults on the engine alone
 	CGO_ENABLED=0 $(GO) test -tags $(TAGS) -count=1 -v -timeout 0 -run '^TestSimulation' ./pkg/broker -simulation.schedules=100000
+
+mutants: ready-test ## Plant the bugs that are kept in test/mutants, and name the test that finds each (a quarter of an hour)
+	CGO_ENABLED=0 $(GO) test -tags '$(TAGS) mutants' -count=1 -v -timeout 0 -run '^TestPatches$$' ./test/mutants $(MUTANTS)
+
+mutate: ready-test ## Plant 300 bugs that a seed draws, and want 9 of 10 found (an hour): MUTANTS='-mutants.seed=2 -mutants.count=50'
+	CGO_ENABLED=0 $(GO) test -tags '$(TAGS) mutants' -count=1 -v -timeout 0 -run '^TestDrawn$$' ./test/mutants $(MUTANTS)
 
 bench: ready-test ## Measure beside baselines in the same run, and print what is wanted next to what was found (six minutes)
 	CGO_ENABLED=0 $(GO) test -tags $(TAGS) -run '^$$' -bench . -p 1 -timeout 30m $$(grep -rl --include='*_test.go' '^func Benchmark' . | xargs -n1 dirname | sort -u)

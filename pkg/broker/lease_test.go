@@ -78,6 +78,37 @@ func TestALeaseLapsesByEitherClock(t *testing.T) {
 	}
 }
 
+// A gap between heartbeats ends with the acknowledgement of the second, and begins before the first was sent:
+// for that long nobody may have known of either (R2).
+func TestHowLongAGapIs(t *testing.T) {
+	now := time.Now()
+	for name, row := range map[string]struct {
+		acknowledged       time.Duration // of the first, which was sent at 0
+		sent, answered     time.Duration // of the second
+		begins             bool          // a new epoch
+		holdsUntil, lapsed time.Duration
+	}{
+		"every second":                        {0, time.Second, time.Second, false, 3999 * time.Millisecond, 4 * time.Second},
+		"a moment less than the lease's life": {0, 2 * time.Second, 2999 * time.Millisecond, false, 4999 * time.Millisecond, 5 * time.Second},
+		"acknowledged too late":               {0, 2 * time.Second, 3 * time.Second, true, 4999 * time.Millisecond, 5 * time.Second},
+		"the first was slow":                  {time.Second, 2900 * time.Millisecond, 3 * time.Second, true, 5899 * time.Millisecond, 5900 * time.Millisecond},
+	} {
+		t.Run(name, func(t *testing.T) {
+			l := &lease{}
+			l.renewed(now, now.Add(row.acknowledged))
+			before, _ := l.now(now)
+			l.renewed(now.Add(row.sent), now.Add(row.answered))
+			after, holds := l.now(now.Add(row.holdsUntil))
+			if begins := after != before; begins != row.begins || !holds {
+				t.Errorf("a new epoch begins: %t, and holds: %t; want %t and true", begins, holds, row.begins)
+			}
+			if _, holds := l.now(now.Add(row.lapsed)); holds {
+				t.Error("it holds for longer than its life since it was sent")
+			}
+		})
+	}
+}
+
 // wallStep is a reading whose wall clock has stepped and whose monotonic clock has not, as after a
 // suspension. Package time has no way to make one: of its first word the seconds begin at bit 30.
 func wallStep(at time.Time, by time.Duration) time.Time {

@@ -135,7 +135,9 @@ func TestWhatIsRememberedHasAnAgeLimit(t *testing.T) {
 func TestADisconnectDuringARefreshIsNotForgotten(t *testing.T) {
 	h := newHouse(t)
 	alice := h.connect(t, "main", "", "alice", "a").UserID
-	h.advance(61 * time.Second)
+	long := time.Now().Add(-time.Hour)
+	h.put(t, alice, provider.Tokens{AccessToken: "spent", IssuedAt: long, AccessExpiresAt: long.Add(time.Minute)})
+	h.Forget(alice, "main")
 	h.main.Fail(&providertest.Fault{Times: 1, Thinks: 600 * time.Millisecond})
 	h.store.failCommits.Store(1000)
 	done := make(chan struct{})
@@ -145,7 +147,7 @@ func TestADisconnectDuringARefreshIsNotForgotten(t *testing.T) {
 		t.Fatal(err)
 	}
 	h.Forget(alice, "main") // as the feed says
-	<-done
+	<-done                  // its token would be valid for a minute
 	h.store.failCommits.Store(0)
 	if _, err := h.Token(t.Context(), alice, "main", 0); !errors.Is(err, broker.ErrNotConnected) {
 		t.Errorf("got %v, want ErrNotConnected: the token was remembered", err)

@@ -1,0 +1,463 @@
+package broker
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/workspace-token-service/wts/pkg/provider"
+	"github.com/workspace-token-service/wts/pkg/secret"
+)
+
+// desk is a database of one row, which the engine's own rules change, and its provider. A test says what
+// fails.
+type desk struct {
+	mu    sync.Mutex
+	row   Row
+	taken []Action // that were stored
+
+	before func(Action) error // the database is away
+	after  func(Action) error // what is stored, and not acknowledged
+	answer func(provider.Gate) (provider.Tokens, error)
+	beats  func() (map[string]int64, error)
+	beaten int64
+	asked  int
+}
+
+var errAway = errors.New("the database is away")
+
+func (d *desk) Row(context.Context, string, string) (Row, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.read(), nil
+}
+
+func (d *desk) read() Row {
+	row := d.row
+	row.Reading = Reading{Database: time.Now(), Sent: time.Now(), Received: time.Now()}
+	return row
+}
+
+func (d *desk) Rows(context.Context, string) ([]Row, error) { return []Row{d.read()}, nil }
+
+func (d *desk) Apply(_ context.Context, _ Row, action Action) (Change, error) {
+	d.mu.Lock()
+	before, after := d.before, d.after
+	d.mu.Unlock()
+	if before != nil {
+		if err := before(action); err != nil {
+			return Change{}, err
+		}
+	}
+	d.mu.Lock()
+	change, err := Apply(d.read(), Event{At: time.Now(), Action: action})
+	if err == nil && !change.Keep {
+		d.row = change.Row
+	}
+	if err == nil {
+		d.taken = append(d.taken, action)
+	}
+	d.mu.Unlock()
+	if err == nil && after != nil {
+		if err := after(action); err != nil {
+			return Change{}, err
+		}
+	}
+	if err == nil {
+		err = change.Refusal
+	}
+	return change, err
+}
+
+func (d *desk) Disconnect(ctx context.Context, _, _ string) error {
+	_, err := d.Apply(ctx, Row{}, Disconnect{})
+	return err
+}
+
+func (d *desk) Orphans(_ context.Context, look Look) ([]Orphan, map[string]int64, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	row := d.read()
+	beats := map[string]int64{look.Replica: d.beaten}
+	if row.FlightID == "" && (row.Phase != Suspect || row.Reading.Database.Before(row.NextAttemptAt)) {
+		return nil, beats, nil
+	}
+	return []Orphan{{Row: row, ProviderRotates: true}}, beats, nil
+}
+
+func (d *desk) Beat(_ context.Context, replica string) (map[string]int64, error) {
+	d.mu.Lock()
+	d.beaten++
+	beaten, beats := d.beaten, d.beats
+	d.mu.Unlock()
+	if beats != nil {
+		return beats()
+	}
+	return map[string]int64{replica: beaten}, nil
+}
+
+func (d *desk) TakeRevocation(context.Context, string, time.Duration) (Revocation, error) {
+	return Revocation{}, nil
+}
+func (d *desk) Revoked(context.Context, string) error { return nil }
+
+func (d *desk) Refresh(_ context.Context, _ secret.Text, _ string, gate provider.Gate) (provider.Tokens, error) {
+	d.mu.Lock()
+	d.asked++
+	answer := d.answer
+	d.mu.Unlock()
+	return answer(gate)
+}
+
+func (d *desk) Revoke(context.Context, secret.Text, provider.Gate) error { return nil }
+
+// now is the row, and how often the provider was asked.
+func (d *desk) now() (Row, int) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.row, d.asked
+}
+
+// set changes what a desk does while the engine runs.
+func (d *desk) set(change func()) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	change()
+}
+
+// claimsAlone are all that a database takes, and butClaims all but those.
+func claimsAlone(action Action) error {
+	if _, claim := action.(Claim); !claim {
+		return errAway
+	}
+	return nil
+}
+
+func butClaims(action Action) error {
+	if _, claim := action.(Claim); claim {
+		return errAway
+	}
+	return nil
+}
+
+// rotates answers with a successor.
+func rotates(provider.Gate) (provider.Tokens, error) {
+	return provider.Tokens{RefreshToken: "r2", AccessToken: "a2", IssuedAt: time.Now(), AccessExpiresAt: time.Now().Add(time.Hour)}, nil
+}
+
+// fails answers with a failure.
+func fails(outcome provider.Outcome) func(provider.Gate) (provider.Tokens, error) {
+	return func(provider.Gate) (provider.Tokens, error) {
+		return provider.Tokens{}, &provider.Error{Outcome: outcome}
+	}
+}
+
+var deskKey = cacheKey{"u", "main"}
+
+// newDesk is a broker over a desk whose token has run out. It does not run yet: it has no lease.
+func newDesk(config provider.Config) (*Broker, *desk, *upstream) {
+	now := time.Now()
+	d := &desk{answer: rotates}
+	d.row = Row{
+		Connection: Connection{
+			UserID: "u", Provider: "main", Phase: Ready, Version: 7, RefreshToken: "r1", AccessToken: "a1", Rotates: RotationUnknown,
+			AccessIssuedAt: now.Add(-time.Hour), AccessExpiresAt: now.Add(-time.Minute),
+		},
+		Digest: []byte("r1"), StoredVersion: 7,
+	}
+	b := New(Parts{
+		Config: Config{DefaultProvider: "main", Wait: 5 * time.Second, SpoolWait: 12 * time.Second},
+		Store:  d, Replicas: d, Outbox: d, Observer: quiet{}, Now: time.Now,
+	})
+	b.engine.digest = func(token string) []byte { return []byte(token) }
+	up := newUpstream("main", d, config)
+	up.served = func(time.Duration) {}
+	b.engine.upstreams["main"] = up
+	return b, d, up
+}
+
+// run keeps the engine until the function is called that it returns.
+func (e *engine) running() (stop func()) {
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() { e.run(ctx); close(done) }()
+	time.Sleep(time.Millisecond) // for the first heartbeat
+	return func() { cancel(); <-done }
+}
+
+// A replica claims while its lease holds, and sends while the lease under which it claimed lasts (EN2, P2, P6).
+func TestTheLeaseOfAFlight(t *testing.T) {
+	gap := func(e *engine) {
+		time.Sleep(leaseLife)
+		e.lease.renewed(time.Now(), time.Now())
+	}
+	for name, line := range map[string]struct {
+		claiming, claimed func(e *engine) // what happens meanwhile, and after that
+		sends             bool
+	}{
+		"it holds":                       {sends: true},
+		"it is renewed":                  {claimed: func(e *engine) { e.lease.renewed(time.Now(), time.Now()) }, sends: true},
+		"it lapses after the claim":      {claimed: func(*engine) { time.Sleep(leaseLife) }},
+		"another begins after the claim": {claimed: gap},
+		"another begins with the claim":  {claiming: gap},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b, d, up := newDesk(provider.Config{})
+				e := b.engine
+				if _, err := e.claim(t.Context(), d.read(), Claim{}, 0); !errors.Is(err, errLapsed) || len(d.taken) > 0 {
+					t.Fatalf("without a lease: got %v and %d changes, want errLapsed and none", err, len(d.taken))
+				}
+				e.lease.renewed(time.Now(), time.Now())
+				if line.claiming != nil {
+					d.after = func(Action) error { line.claiming(e); return nil }
+				}
+				flight, err := e.claim(t.Context(), d.read(), Claim{}, 0)
+				if err != nil {
+					t.Fatal(err)
+				}
+				d.after = nil
+				if line.claimed != nil {
+					line.claimed(e)
+				}
+				sent := false
+				d.answer = func(gate provider.Gate) (provider.Tokens, error) {
+					if sent = gate(); sent {
+						return rotates(gate)
+					}
+					return provider.Tokens{}, &provider.Error{Outcome: provider.Unsent}
+				}
+				_, _ = e.fly(t.Context(), up, flight)
+				if sent != line.sends {
+					t.Errorf("the token is sent: %t, want %t", sent, line.sends)
+				}
+			})
+		})
+	}
+}
+
+// A heartbeat that the database did not acknowledge renews nothing (P2).
+func TestALeaseIsRenewedByTheDatabaseAlone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b, d, _ := newDesk(provider.Config{})
+		defer b.engine.running()()
+		if !b.Beating() {
+			t.Fatal("there is no lease after the first heartbeat")
+		}
+		time.Sleep(time.Minute)
+		if epoch, holds := b.engine.lease.now(time.Now()); !holds || epoch != 1 {
+			t.Errorf("a minute later the lease holds: %t, epoch %d; want one unbroken lease", holds, epoch)
+		}
+		d.set(func() { d.beats = func() (map[string]int64, error) { return nil, errAway } })
+		time.Sleep(leaseLife + beatEvery)
+		if b.Beating() {
+			t.Error("the lease holds although no heartbeat was acknowledged for as long as it lasts")
+		}
+	})
+}
+
+// A flight whose result the database has not taken is still under way: a sweeper of its own replica would
+// else release its token as never sent (R6, R7). The result is offered until it is stored.
+func TestAResultThatTheDatabaseDoesNotTake(t *testing.T) {
+	for name, line := range map[string]struct {
+		answer func(provider.Gate) (provider.Tokens, error)
+		phase  Phase
+		served bool
+	}{
+		"a successor":        {answer: rotates, phase: Ready, served: true},
+		"a doubt":            {answer: fails(provider.Unknown), phase: Suspect},
+		"the grant's end":    {answer: fails(provider.Refused), phase: Broken},
+		"that it was unsent": {answer: fails(provider.Unsent), phase: Ready},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b, d, _ := newDesk(provider.Config{})
+				e := b.engine
+				defer e.running()()
+				d.set(func() { d.answer, d.before = line.answer, claimsAlone })
+				got, err := e.fresh(t.Context(), deskKey, 0, 5*time.Second)
+				if served := err == nil && got.value == "a2"; served != line.served {
+					t.Errorf("the caller gets %v, served %t; want served %t", err, served, line.served)
+				}
+				for range 10 { // of sweeps
+					time.Sleep(time.Second)
+					row, _ := d.now()
+					if row.Phase != Refreshing || !e.aloft.has(row.FlightID) {
+						t.Fatalf("the row is %s, and its flight is under way: %t", row.Phase, e.aloft.has(row.FlightID))
+					}
+				}
+				d.set(func() { d.before = butClaims })
+				time.Sleep(3 * time.Second)
+				if row, asked := d.now(); row.Phase != line.phase || row.FlightID != "" || e.aloft.count() != 0 || asked != 1 {
+					t.Errorf("the row is %s, flight %q, %d flights are under way after %d posts; want %s and none after one", row.Phase, row.FlightID, e.aloft.count(), asked, line.phase)
+				}
+				if known, ok := b.cache.get(deskKey); line.served && (!ok || known.value != "a2") {
+					t.Error("the token that was stored in the end is not remembered")
+				}
+			})
+		})
+	}
+}
+
+// The replica that learns of a grant's end forgets its token at once, and not when the change feed says so
+// (R12).
+func TestABrokenGrantIsForgottenAtOnce(t *testing.T) {
+	for name, line := range map[string]struct {
+		identity string
+		answer   func(provider.Gate) (provider.Tokens, error)
+		away     bool // the database, for a while
+	}{
+		"refused":                            {answer: fails(provider.Refused)},
+		"refused, and the database was away": {answer: fails(provider.Refused), away: true},
+		"another person's": {answer: func(gate provider.Gate) (provider.Tokens, error) {
+			tokens, err := rotates(gate)
+			tokens.IdentityFlaw = "another person"
+			return tokens, err
+		}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b, d, _ := newDesk(provider.Config{})
+				defer b.engine.running()()
+				d.set(func() { d.row.AccessExpiresAt = time.Now().Add(10 * time.Minute) })
+				if _, err := b.Token(t.Context(), "u", "main", 0); err != nil {
+					t.Fatal(err)
+				}
+				d.set(func() { d.answer = line.answer })
+				if line.away {
+					d.set(func() { d.before = claimsAlone })
+				}
+				_, _ = b.engine.fresh(t.Context(), deskKey, wholeLife, 5*time.Second)
+				time.Sleep(time.Second)
+				d.set(func() { d.before = nil })
+				time.Sleep(3 * time.Second)
+				row, _ := d.now()
+				if _, ok := b.cache.get(deskKey); ok || row.Phase != Broken {
+					t.Errorf("its token is remembered: %t, and the row is %s", ok, row.Phase)
+				}
+			})
+		})
+	}
+}
+
+// A flight that was taken over within the grace is not sent once that is over: its former owner may come
+// back (R5).
+func TestATakeoverThatIsTooLate(t *testing.T) {
+	const grace = 10 * time.Second
+	for name, line := range map[string]struct {
+		over, alone      bool
+		grace, presented time.Duration // presented: before the claim
+		later            time.Duration // since the claim
+		want             bool
+	}{
+		"within the grace":               {over: true, grace: grace, presented: 4 * time.Second, later: 4 * time.Second},
+		"in its last moment":             {over: true, grace: grace, presented: 4 * time.Second, later: 5 * time.Second},
+		"a moment later":                 {over: true, grace: grace, presented: 4 * time.Second, later: 5*time.Second + time.Millisecond, want: true},
+		"of a replica that is dead":      {grace: grace, presented: 4 * time.Second, later: 8 * time.Second},
+		"there is no other process":      {over: true, alone: true, grace: grace, presented: 4 * time.Second, later: 8 * time.Second},
+		"without a grace":                {over: true, presented: 4 * time.Second, later: 8 * time.Second},
+		"claimed when it was over":       {over: true, grace: grace, presented: grace, later: time.Second},
+		"claimed just before it is over": {over: true, grace: grace, presented: grace - time.Millisecond, later: time.Second, want: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b, _, up := newDesk(provider.Config{ReuseGrace: line.grace})
+				b.engine.alone = line.alone
+				flight := Flight{over: line.over, Presented: line.presented, claimed: time.Now()}
+				time.Sleep(line.later)
+				if got := b.engine.tooLate(up, &flight); got != line.want {
+					t.Errorf("got %t, want %t", got, line.want)
+				}
+			})
+		})
+	}
+}
+
+// What each failure does to a row that was in doubt before, and to one that was not (refresh-engine.md
+// step 8; R3, R4).
+func TestWhatAFailureDoesToARow(t *testing.T) {
+	const rest = 4 * time.Second
+	const wait = 12 * time.Second // newDesk's spool_wait
+	fresh, doubt := Flight{First: true}, Flight{Doubtful: true, Row: Row{Connection: Connection{Reason: takenOver}}}
+	late := Flight{First: true, Presented: time.Minute}
+	for name, line := range map[string]struct {
+		flight  Flight
+		failure provider.Error
+		config  provider.Config
+		phase   Phase
+		reason  string
+		after   time.Duration // at least, and less than a fifth of a second more
+		unsent  bool
+	}{
+		"unsent":                                {flight: fresh, failure: provider.Error{Outcome: provider.Unsent}, phase: Ready, after: rest, unsent: true},
+		"unsent, in doubt":                      {flight: doubt, failure: provider.Error{Outcome: provider.Unsent}, phase: Suspect, reason: takenOver, after: rest, unsent: true},
+		"cut off":                               {flight: fresh, failure: provider.Error{Outcome: provider.Unknown}, phase: Suspect, reason: doubted, after: rest},
+		"cut off, in doubt":                     {flight: doubt, failure: provider.Error{Outcome: provider.Unknown}, phase: Suspect, reason: takenOver, after: rest},
+		"cut off, within the grace":             {flight: fresh, failure: provider.Error{Outcome: provider.Unknown}, config: provider.Config{ReuseGrace: 3 * time.Second}, phase: Suspect, reason: doubted, after: 300 * time.Millisecond},
+		"cut off, the grace is over":            {flight: late, failure: provider.Error{Outcome: provider.Unknown}, config: provider.Config{ReuseGrace: 3 * time.Second}, phase: Suspect, reason: doubted, after: rest},
+		"not answered":                          {flight: fresh, failure: provider.Error{Outcome: provider.Unanswered}, phase: Suspect, reason: doubted, after: wait},
+		"not answered, within the grace":        {flight: fresh, failure: provider.Error{Outcome: provider.Unanswered}, config: provider.Config{ReuseGrace: 3 * time.Second}, phase: Suspect, reason: doubted, after: 300 * time.Millisecond},
+		"not answered, by one that keeps":       {flight: fresh, failure: provider.Error{Outcome: provider.Unanswered}, config: provider.Config{Rotates: new(bool)}, phase: Suspect, reason: doubted, after: rest},
+		"our credentials":                       {flight: fresh, failure: provider.Error{Outcome: provider.Misconfigured, Code: "invalid_client"}, phase: Ready},
+		"our credentials, in doubt":             {flight: doubt, failure: provider.Error{Outcome: provider.Misconfigured, Code: "invalid_client"}, phase: Suspect, reason: takenOver, after: rest},
+		"what may be about this grant alone":    {flight: fresh, failure: provider.Error{Outcome: provider.Misconfigured, Code: "invalid_scope"}, phase: Ready, after: rest},
+		"throttled":                             {flight: fresh, failure: provider.Error{Outcome: provider.Throttled, Status: 429}, phase: Ready},
+		"throttled, in doubt":                   {flight: doubt, failure: provider.Error{Outcome: provider.Throttled, Status: 429}, phase: Suspect, reason: takenOver, after: rest},
+		"another answer":                        {flight: fresh, failure: provider.Error{Outcome: provider.Unexpected, Status: 418}, phase: Ready, after: rest},
+		"another answer, in doubt":              {flight: doubt, failure: provider.Error{Outcome: provider.Unexpected, Status: 418}, phase: Suspect, reason: takenOver, after: rest},
+		"in doubt, and no reason was kept":      {flight: Flight{Doubtful: true}, failure: provider.Error{Outcome: provider.Unsent}, phase: Suspect, reason: doubted, after: rest, unsent: true},
+		"cut off, what the provider said of it": {flight: fresh, failure: provider.Error{Outcome: provider.Unknown, Status: 502}, phase: Suspect, reason: doubted, after: rest},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b, _, up := newDesk(line.config)
+				line.flight.claimed = time.Now()
+				got := b.engine.verdictOf(up, line.flight, &line.failure, rest)
+				if got.Phase != line.phase || got.Reason != line.reason || got.Unsent != line.unsent || got.First != line.flight.First || got.Failure != line.failure.Answer() {
+					t.Errorf("got %+v; want %s, %q, unsent %t, first %t, and %q", got, line.phase, line.reason, line.unsent, line.flight.First, line.failure.Answer())
+				}
+				if got.After < line.after || got.After > line.after+200*time.Millisecond {
+					t.Errorf("it rests for %s, want %s", got.After, line.after)
+				}
+			})
+		})
+	}
+}
+
+// What a sweeper knows of a flight's owner. One whose spool lock was found free is dead, unless its heartbeat
+// was heard since: a spool folder may be lost under a process that lives (W6).
+func TestWhatIsKnownOfAnOwner(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b, _, _ := newDesk(provider.Config{})
+		e := b.engine
+		beats := map[string]int64{"other": 1, "heard": 1, "dead": 1}
+		look := func() { e.peers.look(beats, time.Now(), time.Now()) }
+		look()
+		s := &sweeper{gone: map[string]time.Time{"dead": time.Now(), "heard": time.Now()}}
+		for range 4 {
+			time.Sleep(beatEvery)
+			beats["heard"]++
+			look()
+		}
+		e.aloft.add("held")
+		for name, line := range map[string]struct {
+			flight, replica string
+			want            Owner
+		}{
+			"a doubt has none":           {"", e.replica, Owner{}},
+			"its own, which it holds":    {"held", e.replica, Owner{Self: true, Holds: true}},
+			"its own, which it does not": {"lost", e.replica, Owner{Self: true}},
+			"another, which is silent":   {"f", "other", Owner{Silent: 4 * beatEvery}},
+			"one whose lock is free":     {"f", "dead", Owner{Silent: 4 * beatEvery, Dead: true}},
+			"one that was heard since":   {"f", "heard", Owner{}},
+		} {
+			orphan := Orphan{Row: Row{FlightID: line.flight, Replica: line.replica}}
+			if got := e.owner(orphan, s); got != line.want {
+				t.Errorf("%s: got %+v, want %+v", name, got, line.want)
+			}
+		}
+	})
+}

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/workspace-token-service/wts/pkg/broker"
@@ -269,4 +270,72 @@ func mustParse(t *testing.T, address string) *url.URL {
 		t.Fatal(err)
 	}
 	return parsed
+}
+
+// A replica that cannot read the feed goes on with what it remembers for as long as it has patience, and not
+// for longer; while it has, it only asks again (C6).
+func TestAFeedThatCannotBeRead(t *testing.T) {
+	for name, row := range map[string]struct {
+		patience time.Duration
+		missed   bool
+	}{
+		"within its patience": {time.Hour, false},
+		"beyond it":           {time.Second, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			onEach(t, func(t *testing.T, address string) {
+				s := open(t, address, newKeys(t))
+				ears := &ear{heard: map[string]time.Time{}}
+				ctx, stop := context.WithCancel(t.Context())
+				followed := make(chan struct{})
+				go func() { s.Follow(ctx, ears, row.patience); close(followed) }()
+				defer func() { stop(); <-followed }()
+				await(t, ears, "missed", time.Time{})
+				exec(t, raw(t, address), "ALTER TABLE changes RENAME TO elsewhere")
+				since := time.Now()
+				if row.missed {
+					await(t, ears, "missed", since)
+					return
+				}
+				time.Sleep(4500 * time.Millisecond) // two looks
+				if ears.heardAfter("missed", since) {
+					t.Error("it thinks that it missed something within its patience")
+				}
+			})
+		})
+	}
+}
+
+// A replica that could not read the feed for half as long as lines are kept may have missed some, however
+// much patience it has (C5). SQLite's feed goes by the clock of the test.
+func TestAFeedThatWasSilentForLong(t *testing.T) {
+	for name, row := range map[string]struct {
+		silent time.Duration
+		missed bool
+	}{
+		"for less than half an hour": {29 * time.Minute, false},
+		"for more":                   {31 * time.Minute, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				address := databases["sqlite"](t)
+				s := open(t, address, newKeys(t))
+				db := raw(t, address)
+				ears := &ear{heard: map[string]time.Time{}}
+				ctx, stop := context.WithCancel(t.Context())
+				followed := make(chan struct{})
+				go func() { s.Follow(ctx, ears, time.Hour); close(followed) }()
+				defer func() { stop(); <-followed }()
+				await(t, ears, "missed", time.Time{})
+				exec(t, db, "ALTER TABLE changes RENAME TO elsewhere")
+				time.Sleep(row.silent)
+				since := time.Now()
+				exec(t, db, "ALTER TABLE elsewhere RENAME TO changes")
+				time.Sleep(10 * time.Second)
+				if missed := ears.heardAfter("missed", since); missed != row.missed {
+					t.Errorf("it thinks that it missed something: %t, want %t", missed, row.missed)
+				}
+			})
+		})
+	}
 }

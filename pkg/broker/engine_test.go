@@ -3,11 +3,15 @@ package broker
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/workspace-token-service/wts/pkg/keyring"
 	"github.com/workspace-token-service/wts/pkg/provider"
 	"github.com/workspace-token-service/wts/pkg/secret"
 )
@@ -25,6 +29,11 @@ type desk struct {
 	beats  func() (map[string]int64, error)
 	beaten int64
 	asked  int
+	when   time.Time // when it was last asked
+
+	look    Look // of the last sweep
+	others  bool // the replica "other" beats
+	rotates bool // the provider, at another connection
 }
 
 var errAway = errors.New("the database is away")
@@ -77,15 +86,22 @@ func (d *desk) Disconnect(ctx context.Context, _, _ string) error {
 	return err
 }
 
-func (d *desk) Orphans(_ context.Context, look Look) ([]Orphan, map[string]int64, error) {
+func (d *desk) Orphans(_ context.Context, look Look) (orphans []Orphan, beats map[string]int64, err error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	row := d.read()
-	beats := map[string]int64{look.Replica: d.beaten}
-	if row.FlightID == "" && (row.Phase != Suspect || row.Reading.Database.Before(row.NextAttemptAt)) {
-		return nil, beats, nil
+	d.look = look
+	beats = map[string]int64{look.Replica: d.beaten}
+	if d.others {
+		beats["other"] = time.Now().UnixNano()
 	}
-	return []Orphan{{Row: row, ProviderRotates: true}}, beats, nil
+	row := d.read()
+	held := row.Reading.Database.Sub(row.ClaimedAt)
+	flight := row.FlightID != "" && held >= time.Second && (row.Replica == look.Replica || !slices.Contains(look.Healthy, row.Replica) || held >= look.Overdue)
+	doubt := row.FlightID == "" && row.Phase == Suspect && row.Reading.Database.Sub(row.NextAttemptAt) >= time.Second
+	if flight || doubt {
+		orphans = []Orphan{{Row: row, ProviderRotates: d.rotates}}
+	}
+	return orphans, beats, nil
 }
 
 func (d *desk) Beat(_ context.Context, replica string) (map[string]int64, error) {
@@ -106,7 +122,7 @@ func (d *desk) Revoked(context.Context, string) error { return nil }
 
 func (d *desk) Refresh(_ context.Context, _ secret.Text, _ string, gate provider.Gate) (provider.Tokens, error) {
 	d.mu.Lock()
-	d.asked++
+	d.asked, d.when = d.asked+1, time.Now()
 	answer := d.answer
 	d.mu.Unlock()
 	return answer(gate)
@@ -458,6 +474,170 @@ func TestWhatIsKnownOfAnOwner(t *testing.T) {
 			if got := e.owner(orphan, s); got != line.want {
 				t.Errorf("%s: got %+v, want %+v", name, got, line.want)
 			}
+		}
+	})
+}
+
+// found is a spool in which a replica that is gone was found, and what it had left there.
+type found struct {
+	spooler
+	gone    []string
+	records []spooled
+	refused []error // what became of each offer
+}
+
+func (f *found) replay(ctx context.Context, _ *keyring.Keyring, offer func(context.Context, spooled) error) []string {
+	for _, one := range f.records {
+		f.refused = append(f.refused, offer(ctx, one))
+	}
+	gone := f.gone
+	f.gone, f.records = nil, nil
+	return gone
+}
+
+// When a sweeper presents a token whose flight has lost its replica, or whose last presentation has no known
+// outcome (refresh-engine.md steps 8 and 9; W1, W3, W6). The times count from the sweeper's start, at which
+// the flight was a second and a half old.
+func TestWhenASweeperPresentsAToken(t *testing.T) {
+	const (
+		timeout = 6 * time.Second
+		wait    = 12 * time.Second // newDesk's spool_wait
+		never   = time.Duration(-1)
+	)
+	doubt := func(reason string, due time.Duration) func(*desk, *engine) {
+		return func(d *desk, _ *engine) {
+			d.row.land()
+			d.row.Phase, d.row.Reason, d.row.NextAttemptAt = Suspect, reason, time.Now().Add(due)
+		}
+	}
+	dead := func(_ *desk, e *engine) { e.spool = &found{spooler: e.spool, gone: []string{"other"}} }
+	for name, line := range map[string]struct {
+		config provider.Config
+		change func(*desk, *engine)
+		after  time.Duration // at least, and less than two seconds and a half more
+		more   time.Duration // that it may take beside these
+		reason string        // of the claim
+	}{
+		"silent, no grace":                {after: wait, reason: takenOver},
+		"silent, within the grace":        {config: provider.Config{ReuseGrace: 30 * time.Second}, after: leaseLife, reason: takenOver},
+		"silent, the grace is short":      {config: provider.Config{ReuseGrace: 4 * time.Second}, after: wait, reason: takenOver},
+		"silent, and tokens never rotate": {config: provider.Config{Rotates: new(bool)}, after: leaseLife, reason: takenOver},
+		"silent, none was seen to rotate": {change: func(d *desk, _ *engine) { d.row.Rotates = RotationNo }, after: leaseLife, reason: takenOver},
+		"silent, another has rotated":     {change: func(d *desk, _ *engine) { d.row.Rotates, d.rotates = RotationNo, true }, after: wait, reason: takenOver},
+		"dead":                            {change: dead, after: timeout - 1500*time.Millisecond, reason: doubted},
+		"dead, within the grace":          {config: provider.Config{ReuseGrace: 30 * time.Second}, change: dead, reason: doubted},
+		"alone":                           {change: func(_ *desk, e *engine) { e.alone = true }, after: timeout - 1500*time.Millisecond, reason: takenOver},
+		"alive":                           {change: func(d *desk, _ *engine) { d.others = true }, after: timeout + flightSlack + wait, more: timeout + flightSlack, reason: takenOver},
+		"alive, and tokens never rotate":  {config: provider.Config{Rotates: new(bool)}, change: func(d *desk, _ *engine) { d.others = true }, after: timeout + flightSlack, more: timeout + flightSlack, reason: takenOver},
+		"a doubt that is due":             {change: doubt(doubted, -time.Second), reason: doubted},
+		"a doubt that will be":            {change: doubt(doubted, 5*time.Second), after: 6 * time.Second, reason: doubted},
+		"a doubt of a token taken over":   {change: doubt(takenOver, 5*time.Second), after: 5*time.Second + wait, reason: takenOver},
+		"no such provider":                {change: func(_ *desk, e *engine) { delete(e.upstreams, "main") }, after: never},
+		"it cannot be read":               {change: func(d *desk, _ *engine) { d.row.Unreadable = true }, after: never},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				line.config.RefreshTimeout = timeout
+				b, d, _ := newDesk(line.config)
+				began := time.Now().Add(-1500 * time.Millisecond)
+				d.row.Phase, d.row.FlightID, d.row.Replica, d.row.ClaimedAt, d.row.PresentedAt = Refreshing, "f", "other", began, began
+				if line.change != nil {
+					line.change(d, b.engine)
+				}
+				var claim Claim
+				d.after = func(action Action) error {
+					if one, ok := action.(Claim); ok {
+						claim = one
+					}
+					return nil
+				}
+				started, reason := time.Now(), ""
+				d.answer = func(gate provider.Gate) (provider.Tokens, error) {
+					row, _ := d.now()
+					reason = row.Reason
+					if !gate() {
+						t.Error("it is presented without the right to")
+					}
+					return rotates(gate)
+				}
+				stop := b.engine.running()
+				time.Sleep(time.Minute)
+				stop()
+				row, asked := d.now()
+				if line.after == never {
+					if asked != 0 {
+						t.Errorf("it is presented after %s", d.when.Sub(started))
+					}
+					return
+				}
+				if took := d.when.Sub(started); asked != 1 || took < line.after || took > line.after+line.more+2500*time.Millisecond {
+					t.Errorf("it is presented %d times, after %s; want once, after %s", asked, took, line.after)
+				}
+				if row.RefreshToken != "r2" || row.Phase != Ready || reason != line.reason || claim.Replica != b.engine.replica {
+					t.Errorf("the successor is stored: %t, the row is %s, and was %q for %s", row.RefreshToken == "r2", row.Phase, reason, claim.Replica)
+				}
+			})
+		})
+	}
+}
+
+// What a sweeper asks for, and what it does with its own: a claim whose acknowledgement was lost is released,
+// and neither its doubt nor the time of its first presentation goes with it.
+func TestASweeperAndItsOwn(t *testing.T) {
+	for name, line := range map[string]struct {
+		reason string
+		phase  Phase
+		kept   bool // the time of the first presentation
+	}{
+		"the first presentation": {phase: Ready},
+		"a doubt":                {reason: doubted, phase: Suspect, kept: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b, d, _ := newDesk(provider.Config{RefreshTimeout: 6 * time.Second})
+				b.engine.upstreams["second"] = newUpstream("second", d, provider.Config{RefreshTimeout: 40 * time.Second})
+				began := time.Now()
+				d.row.Phase, d.row.Reason, d.row.FlightID, d.row.Replica, d.row.ClaimedAt, d.row.PresentedAt = Refreshing, line.reason, "f", b.engine.replica, began, began
+				d.row.NextAttemptAt = began
+				d.others = true
+				d.answer = fails(provider.Unsent)
+				stop := b.engine.running()
+				time.Sleep(1500 * time.Millisecond)
+				row, asked := d.now()
+				stop()
+				if row.Phase != line.phase || row.Reason != line.reason || row.FlightID != "" || asked != 0 || row.PresentedAt.IsZero() == line.kept {
+					t.Errorf("the row is %s, %q, flight %q, presented at %s, after %d posts; want %s", row.Phase, row.Reason, row.FlightID, row.PresentedAt, asked, line.phase)
+				}
+				want := Look{Replica: b.engine.replica, Healthy: []string{"other"}, Overdue: 6*time.Second + flightSlack}
+				if diff := cmp.Diff(want, d.look); diff != "" {
+					t.Errorf("it asks for (-want +got):\n%s", diff)
+				}
+			})
+		})
+	}
+}
+
+// What a process that is gone has left in its spool is offered to the database, under the same rules as a
+// commit, and only then its flights are judged.
+func TestWhatAProcessThatIsGoneLeft(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b, d, _ := newDesk(provider.Config{RefreshTimeout: 6 * time.Second, ReuseGrace: time.Minute})
+		d.row.Phase, d.row.FlightID, d.row.Replica, d.row.ClaimedAt, d.row.PresentedAt = Refreshing, "f", "other", time.Now(), time.Now()
+		tokens, _ := rotates(nil)
+		record := recordOf("u", "main", Commit{Flight: "f", Version: 8, Presented: []byte("r1"), Token: "r1", Tokens: tokens})
+		old := record
+		old.Digest = []byte("another")
+		left := &found{spooler: b.engine.spool, gone: []string{"other"}, records: []spooled{old, record}}
+		b.engine.spool = left
+		stop := b.engine.running()
+		time.Sleep(10 * time.Second)
+		stop()
+		row, asked := d.now()
+		if row.RefreshToken != "r2" || row.Phase != Ready || string(row.Digest) != "r2" || string(row.Parent) != "r1" || asked != 0 {
+			t.Errorf("the row is %s, its successor stored: %t, after %d posts; want it stored without a post", row.Phase, row.RefreshToken == "r2", asked)
+		}
+		if len(left.refused) != 2 || !errors.Is(left.refused[0], ErrSuperseded) || left.refused[1] != nil {
+			t.Errorf("the offers: %v; want that the first is superseded", left.refused)
 		}
 	})
 }

@@ -339,3 +339,107 @@ func TestAFeedThatWasSilentForLong(t *testing.T) {
 		})
 	}
 }
+
+// losesAnswers is a way to PostgreSQL on which the answer to one swap of a row is lost: its connection
+// breaks, or goes silent.
+type losesAnswers struct {
+	net.Listener
+	server string
+	breaks bool
+	next   atomic.Bool // lose the next one
+}
+
+func newLosesAnswers(t *testing.T, address string, breaks bool) *losesAnswers {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = listener.Close() })
+	way := &losesAnswers{Listener: listener, server: mustParse(t, address).Host, breaks: breaks}
+	go func() {
+		for {
+			client, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			go way.carry(client)
+		}
+	}()
+	return way
+}
+
+func (w *losesAnswers) carry(client net.Conn) {
+	defer client.Close()
+	server, err := net.Dial("tcp", w.server)
+	if err != nil {
+		return
+	}
+	defer server.Close()
+	var lost atomic.Bool
+	go func() {
+		defer client.Close()
+		buffer := make([]byte, 64<<10)
+		for {
+			n, err := server.Read(buffer)
+			if err != nil || lost.Load() && w.breaks {
+				return
+			}
+			if !lost.Load() {
+				_, _ = client.Write(buffer[:n])
+			}
+		}
+	}()
+	buffer := make([]byte, 64<<10)
+	for {
+		n, err := client.Read(buffer)
+		if n > 0 {
+			if bytes.Contains(buffer[:n], []byte("UPDATE connections")) && w.next.CompareAndSwap(true, false) {
+				lost.Store(true)
+			}
+			if _, err := server.Write(buffer[:n]); err != nil {
+				return
+			}
+		}
+		if err != nil {
+			return
+		}
+	}
+}
+
+// A swap whose answer is lost was done: the row is read again, and the rule recognises its own work (F10,
+// F20, C2).
+func TestAnAnswerThatIsLost(t *testing.T) {
+	for name, breaks := range map[string]bool{"its connection breaks": true, "its connection goes silent": false} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			address, keys := pgtest.Database(t), newKeys(t)
+			way := newLosesAnswers(t, address, breaks)
+			s := open(t, withHost(t, address, way.Addr().String()), keys)
+			alice := connect(t, s, "alice")
+			row, err := s.Connections.Row(t.Context(), alice, "main")
+			if err != nil {
+				t.Fatal(err)
+			}
+			way.next.Store(true)
+			claimed, err := s.Connections.Apply(t.Context(), row, broker.Claim{Version: row.Version, Flight: "f", Replica: "r"})
+			if err != nil || claimed.Row.FlightID != "f" || claimed.Row.Version != row.Version+1 || claimed.Row.RefreshToken == "" {
+				t.Fatalf("claiming: flight %q, version %d after %d, %v; want the claim that was given", claimed.Row.FlightID, claimed.Row.Version, row.Version, err)
+			}
+			way.next.Store(true)
+			commit := broker.Commit{
+				Flight: "f", Version: claimed.Row.Version, Presented: row.Digest, Token: row.RefreshToken, Tokens: grant("next").Tokens, Successor: []byte("next"),
+			}
+			if _, err := s.Connections.Apply(t.Context(), claimed.Row, commit); err != nil {
+				t.Errorf("committing: got %v, want nil", err)
+			}
+			if way.next.Load() {
+				t.Error("no answer was lost")
+			}
+			after, err := s.Connections.Row(t.Context(), alice, "main")
+			if err != nil || after.RefreshToken != "canary-refresh-next" || after.Version != row.Version+2 {
+				t.Errorf("the successor is stored: %t, version %d after %d, %v", after.RefreshToken == "canary-refresh-next", after.Version, row.Version, err)
+			}
+		})
+	}
+}

@@ -9,6 +9,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp/cmpopts"
+
 	"github.com/workspace-token-service/wts/pkg/broker"
 	"github.com/workspace-token-service/wts/pkg/provider"
 	"github.com/workspace-token-service/wts/pkg/secret"
@@ -27,11 +29,21 @@ func newClaim(row broker.Row) broker.Claim {
 func fly(t *testing.T, s Store, userID string) broker.Row {
 	t.Helper()
 	row := read(t, s, userID, "main")
-	change, err := s.Apply(t.Context(), row, newClaim(row))
+	change, err := apply(t, s, row, newClaim(row))
 	if err != nil {
 		t.Fatalf("claiming: %v", err)
 	}
 	return change.Row
+}
+
+// apply applies an action, and holds what is stored to what the rule made of the row, field by field.
+func apply(t *testing.T, s Store, row broker.Row, action broker.Action) (broker.Change, error) {
+	t.Helper()
+	change, err := s.Apply(t.Context(), row, action)
+	if err == nil {
+		equal(t, fmt.Sprintf("what is stored after %T", action), change.Row, read(t, s, row.UserID, row.Provider), cmpopts.IgnoreFields(broker.Row{}, "Reading"))
+	}
+	return change, err
 }
 
 func commitOf(flight broker.Row, tokens provider.Tokens) broker.Commit {
@@ -44,7 +56,7 @@ func commitOf(flight broker.Row, tokens provider.Tokens) broker.Commit {
 
 func commit(t *testing.T, s Store, flight broker.Row, tokens provider.Tokens) error {
 	t.Helper()
-	_, err := s.Apply(t.Context(), flight, commitOf(flight, tokens))
+	_, err := apply(t, s, flight, commitOf(flight, tokens))
 	return err
 }
 
@@ -54,7 +66,7 @@ func settle(t *testing.T, s Store, flight broker.Row, phase broker.Phase, after 
 	if phase != broker.Ready {
 		verdict.Reason = string(phase)
 	}
-	_, err := s.Apply(t.Context(), flight, verdict)
+	_, err := apply(t, s, flight, verdict)
 	return err
 }
 
@@ -152,7 +164,7 @@ func verdictsStored(t *testing.T, s Store) {
 	before := read(t, s, bob, "main")
 	flight = fly(t, s, bob)
 	verdict := broker.Verdict{Flight: flight.FlightID, Presented: flight.Digest, Phase: broker.Ready, After: 200 * time.Millisecond, Unsent: true, First: true, Failure: "status 418"}
-	if _, err := s.Apply(t.Context(), flight, verdict); err != nil {
+	if _, err := apply(t, s, flight, verdict); err != nil {
 		t.Fatal(err)
 	}
 	after := read(t, s, bob, "main")
@@ -177,12 +189,24 @@ func orphans(t *testing.T, s Store) {
 	if err := settle(t, s, fly(t, s, bob), broker.Suspect, 0); err != nil {
 		t.Fatal(err)
 	}
+	dave := connect(t, s, grantOf("dave", tokensOf("rt-4", "at-4")))
+	if err := settle(t, s, fly(t, s, dave), broker.Suspect, time.Hour); err != nil {
+		t.Fatal(err)
+	}
+	if young, _, err := s.Orphans(t.Context(), broker.Look{Replica: "r2"}); err != nil || len(young) > 0 {
+		t.Errorf("found %d of the last second, %v; want none", len(young), err)
+	}
 	time.Sleep(1100 * time.Millisecond)
+	beaten, err := s.Beat(t.Context(), "r2")
+	if err != nil {
+		t.Fatal(err)
+	}
 	find := func(look broker.Look) map[string]broker.Orphan {
-		found, _, err := s.Orphans(t.Context(), look)
+		found, heard, err := s.Orphans(t.Context(), look)
 		if err != nil {
 			t.Fatal(err)
 		}
+		equal(t, "the heartbeats that come with it", beaten, heard)
 		byUser := map[string]broker.Orphan{}
 		for _, one := range found {
 			byUser[one.UserID] = one
@@ -209,6 +233,31 @@ func orphans(t *testing.T, s Store) {
 		if doubt := found[bob]; doubt.Phase != broker.Suspect || doubt.FlightID != "" {
 			t.Errorf("%s: the doubt is %s, want suspect", name, doubt.Phase)
 		}
+		if _, early := found[dave]; early || len(found) > 2 {
+			t.Errorf("%s: found %d, among them a doubt that is not due: %t", name, len(found), early)
+		}
+	}
+	all := broker.Look{Replica: "r2", Overdue: time.Hour}
+	if found := find(all); found[alice].ProviderRotates || found[bob].ProviderRotates {
+		t.Error("the provider rotates, and no refresh has shown it")
+	}
+	elsewhere := grantOf("there", tokensOf("rt-5", "at-5"))
+	elsewhere.UserID, elsewhere.Provider = alice, "second"
+	connect(t, s, elsewhere)
+	row := read(t, s, alice, "second")
+	claimed, err := apply(t, s, row, newClaim(row))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := commit(t, s, claimed.Row, tokensOf("rt-6", "at-6")); err != nil {
+		t.Fatal(err)
+	}
+	if found := find(all); found[alice].ProviderRotates {
+		t.Error("the provider rotates because another provider does")
+	}
+	refresh(t, s, connect(t, s, grantOf("erin", tokensOf("rt-7", "at-7"))), tokensOf("rt-8", "at-8"))
+	if found := find(all); !found[alice].ProviderRotates || !found[bob].ProviderRotates {
+		t.Error("the provider rotates not, and another connection's refresh has shown that it does")
 	}
 }
 
@@ -236,6 +285,10 @@ func tombstone(t *testing.T, s Store) {
 	}
 	grave := read(t, s, alice, "main")
 	equal(t, "the tombstone", []any{broker.Disconnected, secret.Text(""), secret.Text(""), 0}, []any{grave.Phase, grave.RefreshToken, grave.AccessToken, len(grave.Digest)})
+	rows, err := s.Rows(t.Context(), alice)
+	if err != nil || len(rows) != 1 || rows[0].Phase != broker.Disconnected || rows[0].Version != grave.Version {
+		t.Errorf("all of the user's rows: %d, %v; want the tombstone", len(rows), err)
+	}
 	want(t, "a refresh that comes back late", commit(t, s, flight, tokensOf("rt-2", "at-2")), broker.ErrSuperseded)
 	equal(t, "is to be revoked, as what was disconnected is", map[secret.Text]bool{"rt-1": true, "rt-2": true}, revocations(t, s, "main"))
 	want(t, "twice", s.Disconnect(t.Context(), alice, "main"), broker.ErrNotConnected)

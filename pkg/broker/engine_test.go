@@ -328,11 +328,7 @@ func TestABrokenGrantIsForgottenAtOnce(t *testing.T) {
 	}{
 		"refused":                            {answer: fails(provider.Refused)},
 		"refused, and the database was away": {answer: fails(provider.Refused), away: true},
-		"another person's": {answer: func(gate provider.Gate) (provider.Tokens, error) {
-			tokens, err := rotates(gate)
-			tokens.IdentityFlaw = "another person"
-			return tokens, err
-		}},
+		"another person's":                   {answer: flawed},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -640,4 +636,132 @@ func TestWhatAProcessThatIsGoneLeft(t *testing.T) {
 			t.Errorf("the offers: %v; want that the first is superseded", left.refused)
 		}
 	})
+}
+
+// What a caller gets by way of the row, and after how long (refresh-engine.md steps 3 and 4). The caller waits
+// for 5 s at most, and asks for a minute.
+func TestWhatACallerGets(t *testing.T) {
+	valid := func(d *desk, _ *engine) { d.row.AccessExpiresAt = time.Now().Add(30 * time.Second) }
+	flying := func(d *desk, _ *engine) {
+		d.row.Phase, d.row.FlightID, d.row.Replica, d.row.ClaimedAt, d.row.PresentedAt = Refreshing, "f", "other", time.Now(), time.Now()
+		d.others = true
+	}
+	landing := func(d *desk, after time.Duration) {
+		time.AfterFunc(after, func() {
+			tokens, _ := rotates(nil)
+			d.set(func() {
+				change, _ := Apply(d.row, Event{At: time.Now(), Action: Commit{Flight: "f", Version: d.row.Version, Presented: []byte("r1"), Tokens: tokens, Successor: []byte("r2")}})
+				d.row = change.Row
+			})
+		})
+	}
+	lapse := func(d *desk, _ *engine) {
+		d.set(func() { d.beats = func() (map[string]int64, error) { return nil, errAway } })
+		time.Sleep(leaseLife + time.Second)
+	}
+	rests := func(d *desk, _ *engine) { d.row.NextAttemptAt = time.Now().Add(20 * time.Second) }
+	both := func(all ...func(*desk, *engine)) func(*desk, *engine) {
+		return func(d *desk, e *engine) {
+			for _, one := range all {
+				one(d, e)
+			}
+		}
+	}
+	for name, line := range map[string]struct {
+		change   func(*desk, *engine)
+		value    secret.Text // empty: an error
+		degraded bool
+		err      error
+		retry    time.Duration // at least
+		after    time.Duration
+		posts    int
+	}{
+		"a token of the provider's":         {value: "a2", posts: 1},
+		"one that another replica stored":   {change: func(d *desk, _ *engine) { d.row.AccessExpiresAt = time.Now().Add(time.Hour) }, value: "a1"},
+		"a grant without a refresh token":   {change: func(d *desk, e *engine) { valid(d, e); d.row.RefreshToken = "" }, value: "a1"},
+		"a flight of another replica lands": {change: func(d *desk, e *engine) { flying(d, e); landing(d, 1200*time.Millisecond) }, value: "a2", after: 1500 * time.Millisecond},
+		"it lands, and this replica is told": {change: func(d *desk, e *engine) {
+			flying(d, e)
+			landing(d, 1200*time.Millisecond)
+			time.AfterFunc(1201*time.Millisecond, func() { e.landings.land(deskKey) })
+		}, value: "a2", after: 1201 * time.Millisecond},
+		"it does not land":                           {change: flying, err: ErrUnavailable, retry: time.Second, after: 5 * time.Second},
+		"it does not land, and the token is valid":   {change: both(valid, flying), value: "a1", degraded: true, after: 5 * time.Second},
+		"the connection rests":                       {change: rests, err: ErrUnavailable, retry: 20 * time.Second},
+		"it rests, and the token is valid":           {change: both(valid, rests), value: "a1", degraded: true},
+		"a doubt that rests":                         {change: func(d *desk, e *engine) { rests(d, e); d.row.Phase, d.row.Reason = Suspect, doubted }, err: ErrUnavailable, retry: 20 * time.Second},
+		"the lease has lapsed":                       {change: lapse, err: ErrUnavailable, retry: time.Second, after: 5 * time.Second},
+		"it has lapsed, and the token is valid":      {change: both(valid, lapse), value: "a1", degraded: true},
+		"the claim fails":                            {change: func(d *desk, _ *engine) { d.before = butClaims }, err: ErrUnavailable, retry: time.Second},
+		"it fails, and the token is valid":           {change: func(d *desk, e *engine) { valid(d, e); d.before = butClaims }, value: "a1", degraded: true},
+		"the process is about to end":                {change: func(_ *desk, e *engine) { e.aloft.close() }, err: ErrUnavailable, retry: time.Second},
+		"a broken grant":                             {change: func(d *desk, _ *engine) { d.row.Phase = Broken }, err: ErrGrantBroken},
+		"a tombstone":                                {change: func(d *desk, _ *engine) { d.row.Phase = Disconnected }, err: ErrNotConnected},
+		"a grant that has expired":                   {change: func(d *desk, _ *engine) { d.row.RefreshExpiresAt = time.Now() }, err: ErrGrantExpired},
+		"one that cannot be read":                    {change: func(d *desk, _ *engine) { d.row.Unreadable = true }, err: ErrGrantBroken},
+		"the provider refuses":                       {change: func(d *desk, _ *engine) { d.answer = fails(provider.Refused) }, err: ErrGrantBroken, posts: 1},
+		"it fails":                                   {change: func(d *desk, _ *engine) { d.answer = fails(provider.Unexpected) }, err: ErrUnavailable, retry: time.Second, posts: 1},
+		"another account's id_token":                 {change: func(d *desk, _ *engine) { d.answer = flawed }, err: ErrGrantBroken, posts: 1},
+		"no access token":                            {change: func(d *desk, _ *engine) { d.answer = bare }, err: ErrUnavailable, retry: time.Second, posts: 1},
+		"the commit fails, and the token is valid":   {change: func(d *desk, e *engine) { valid(d, e); d.before = claimsAlone }, value: "a2", posts: 1},
+		"another token is stored during the refresh": {change: func(d *desk, _ *engine) { d.answer = overtaken(d) }, value: "a9", posts: 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b, d, _ := newDesk(provider.Config{RefreshTimeout: time.Minute})
+				defer b.engine.running()()
+				synctest.Wait() // nothing else is under way
+				if line.change != nil {
+					line.change(d, b.engine)
+				}
+				synctest.Wait()
+				began := time.Now()
+				got, err := b.engine.fresh(t.Context(), deskKey, time.Minute, 10*time.Second)
+				took := time.Since(began)
+				_, posts := d.now()
+				if posts != line.posts || took < line.after || took > line.after+10*time.Millisecond {
+					t.Errorf("after %s and %d posts, want %s and %d", took, posts, line.after, line.posts)
+				}
+				if line.value == "" {
+					var outage *Unavailable
+					if !errors.Is(err, line.err) || line.retry > 0 && (!errors.As(err, &outage) || outage.RetryAfter < line.retry) {
+						t.Errorf("got %v, want %v, and to try again after %s", err, line.err, line.retry)
+					}
+					return
+				}
+				if err != nil || got.value != line.value || got.degraded != line.degraded {
+					t.Fatalf("got %+v, %v; want %s, degraded %t", got, err, string(line.value), line.degraded)
+				}
+				if known, ok := b.cache.get(deskKey); !ok || known.value != line.value || known.degraded {
+					t.Error("it is not remembered as it is in the row")
+				}
+			})
+		})
+	}
+}
+
+func flawed(gate provider.Gate) (provider.Tokens, error) {
+	tokens, err := rotates(gate)
+	tokens.IdentityFlaw = "another person"
+	return tokens, err
+}
+
+func bare(gate provider.Gate) (provider.Tokens, error) {
+	tokens, err := rotates(gate)
+	tokens.AccessToken = ""
+	return tokens, err
+}
+
+// overtaken answers with a successor, and the person has logged in again meanwhile.
+func overtaken(d *desk) func(provider.Gate) (provider.Tokens, error) {
+	return func(gate provider.Gate) (provider.Tokens, error) {
+		tokens, err := rotates(gate)
+		login := tokens
+		login.RefreshToken, login.AccessToken = "r9", "a9"
+		d.set(func() {
+			change, _ := Apply(d.row, Event{At: time.Now(), Action: Login{Tokens: login, Digest: []byte("r9")}})
+			d.row = change.Row
+		})
+		return tokens, err
+	}
 }

@@ -3,6 +3,7 @@ package broker
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"sync"
 	"testing"
@@ -763,5 +764,370 @@ func overtaken(d *desk) func(provider.Gate) (provider.Tokens, error) {
 			d.row = change.Row
 		})
 		return tokens, err
+	}
+}
+
+// A step that fails is tried again after growing pauses, of two seconds at most, until it is done or the
+// engine ends; and nothing is begun before the engine runs or after it.
+func TestWhatIsTriedAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b, _, _ := newDesk(provider.Config{})
+		e := b.engine
+		e.again(func(context.Context) bool { t.Error("begun before the engine runs"); return true })
+		stop := e.running()
+		last, pauses, ended := time.Now(), []time.Duration{}, false
+		e.again(func(context.Context) bool {
+			pauses, last = append(pauses, time.Since(last)), time.Now()
+			return len(pauses) == 8
+		})
+		e.again(func(context.Context) bool { ended = true; return false })
+		time.Sleep(time.Minute)
+		const unit = 100 * time.Millisecond
+		began := time.Now()
+		stop()
+		if took := time.Since(began); took != 0 || !ended {
+			t.Errorf("the engine ended after %s, and the other step was tried: %t; want at once, and true", took, ended)
+		}
+		if diff := cmp.Diff([]time.Duration{unit, 2 * unit, 4 * unit, 8 * unit, 16 * unit, 20 * unit, 20 * unit, 20 * unit}, pauses); diff != "" {
+			t.Errorf("the pauses (-want +got):\n%s", diff)
+		}
+		e.again(func(context.Context) bool { t.Error("begun after the engine"); return true })
+		time.Sleep(time.Minute)
+	})
+}
+
+// A process that is told to stop begins no flight, and waits for those under way for as long as it may.
+func TestDraining(t *testing.T) {
+	for name, line := range map[string]struct {
+		answers, patience, took time.Duration
+		left                    int
+	}{
+		"nothing is under way":   {patience: 10 * time.Second},
+		"a flight that lands":    {answers: 3 * time.Second, patience: 10 * time.Second, took: 3 * time.Second},
+		"a flight that does not": {answers: 30 * time.Second, patience: 10 * time.Second, took: 10 * time.Second, left: 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b, d, _ := newDesk(provider.Config{RefreshTimeout: time.Minute})
+				defer b.engine.running()()
+				if line.answers > 0 {
+					d.set(func() {
+						d.answer = func(gate provider.Gate) (provider.Tokens, error) { time.Sleep(line.answers); return rotates(gate) }
+					})
+					go func() { _, _ = b.engine.fresh(context.Background(), deskKey, 0, time.Minute) }()
+					synctest.Wait()
+				}
+				began := time.Now()
+				ctx, cancel := context.WithTimeout(t.Context(), line.patience)
+				defer cancel()
+				left := b.Drain(ctx)
+				if took := time.Since(began); left != line.left || took < line.took || took > line.took+50*time.Millisecond {
+					t.Errorf("%d flights are left after %s, want %d after %s", left, took, line.left, line.took)
+				}
+				if _, err := b.engine.claim(t.Context(), d.read(), Claim{}, 0); !errors.Is(err, errClosing) || b.engine.aloft.count() != line.left {
+					t.Errorf("another flight: got %v, want errClosing", err)
+				}
+				time.Sleep(time.Minute)
+			})
+		})
+	}
+}
+
+// Who waits for a connection's flight is told when it lands, and nobody else.
+func TestLandings(t *testing.T) {
+	l := &landings{awaited: map[cacheKey]chan struct{}{}}
+	closed := func(channel <-chan struct{}) bool {
+		select {
+		case <-channel:
+			return true
+		default:
+			return false
+		}
+	}
+	one, same, other := l.await(deskKey), l.await(deskKey), l.await(cacheKey{"u", "second"})
+	l.land(deskKey)
+	l.land(deskKey) // nobody waits any more
+	if !closed(one) || !closed(same) || closed(other) || closed(l.await(deskKey)) {
+		t.Errorf("told: %t, %t; another connection's: %t; one who came later: %t; want only the first two", closed(one), closed(same), closed(other), closed(l.await(deskKey)))
+	}
+}
+
+// What a refresh brought, as an action: in times of the database's clock, and never later than they are.
+func TestWhatARefreshBrought(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		now := time.Now()
+		tokens := provider.Tokens{RefreshToken: "r2", AccessToken: "a2", IssuedAt: now, AccessExpiresAt: now.Add(time.Hour), RefreshExpiresAt: now.Add(24 * time.Hour)}
+		flight := Flight{Row: Row{
+			Connection: Connection{UserID: "u", Provider: "main", Version: 8, RefreshToken: "r1"},
+			FlightID:   "f", Digest: []byte("r1"), Reading: Reading{Database: now.Add(time.Minute), Sent: now, Received: now},
+		}}
+		later := tokens
+		later.IssuedAt, later.AccessExpiresAt, later.RefreshExpiresAt = now.Add(time.Minute), now.Add(61*time.Minute), now.Add(24*time.Hour+time.Minute)
+		want := Commit{Flight: "f", Version: 8, Presented: []byte("r1"), Token: "r1", Tokens: later, Successor: []byte("r2")}
+		change := func(one func(*Commit)) Commit { c := want; one(&c); return c }
+		for name, line := range map[string]struct {
+			tokens func(*provider.Tokens)
+			config provider.Config
+			want   Commit
+		}{
+			"a successor":         {want: want},
+			"the same token":      {tokens: func(t *provider.Tokens) { t.RefreshToken = "r1" }, want: change(func(c *Commit) { c.Tokens.RefreshToken, c.Successor = "", nil })},
+			"no token":            {tokens: func(t *provider.Tokens) { t.RefreshToken = "" }, want: change(func(c *Commit) { c.Tokens.RefreshToken, c.Successor = "", nil })},
+			"another person's":    {tokens: func(t *provider.Tokens) { t.IdentityFlaw = "x" }, want: change(func(c *Commit) { c.Tokens.IdentityFlaw, c.Broken = "x", identityChanged })},
+			"it revokes access":   {config: provider.Config{RevokesAccess: true}, want: change(func(c *Commit) { c.Tell = true })},
+			"no access token":     {tokens: func(t *provider.Tokens) { t.AccessToken = "" }, want: change(func(c *Commit) { c.Tokens.AccessToken, c.After = "", minBackOff })},
+			"no end is known yet": {tokens: func(t *provider.Tokens) { t.RefreshExpiresAt = time.Time{} }, want: change(func(c *Commit) { c.Tokens.RefreshExpiresAt = time.Time{} })},
+		} {
+			b, _, up := newDesk(line.config)
+			brought := tokens
+			if line.tokens != nil {
+				line.tokens(&brought)
+			}
+			got := b.engine.commitOf(up, flight, brought)
+			if line.want.After > 0 && got.After >= line.want.After && got.After < line.want.After*3/2 {
+				got.After = line.want.After // it has jitter
+			}
+			if diff := cmp.Diff(line.want, got, cmp.Comparer(func(a, b secret.Text) bool { return string(a) == string(b) })); diff != "" {
+				t.Errorf("%s (-want +got):\n%s", name, diff)
+			}
+		}
+	})
+}
+
+// What a claimed row says of its flight.
+func TestTheFlightOfARow(t *testing.T) {
+	for name, line := range map[string]struct {
+		row  Row
+		want Flight
+	}{
+		"the first presentation":  {claimedRow(), Flight{First: true}},
+		"a later one":             {claimedRow(func(r *Row) { r.PresentedAt = after(-time.Minute) }), Flight{Presented: 55 * time.Second}},
+		"in doubt":                {claimedRow(func(r *Row) { r.Reason = doubted }), Flight{Doubtful: true}},
+		"taken over":              {claimedRow(func(r *Row) { r.Reason, r.PresentedAt = takenOver, after(-time.Minute) }), Flight{Doubtful: true, over: true, Presented: 55 * time.Second}},
+		"a doubt nobody has yet":  {readyRow(func(r *Row) { r.Phase = Suspect; r.ClaimedAt = r.PresentedAt }), Flight{Doubtful: true}},
+		"a reason of a ready row": {readyRow(func(r *Row) { r.Reason = doubted; r.ClaimedAt = r.PresentedAt }), Flight{First: true}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			got := flightOf(line.row)
+			if got.First != line.want.First || got.Doubtful != line.want.Doubtful || got.over != line.want.over || got.Presented != line.want.Presented {
+				t.Errorf("first %t, doubtful %t, over %t, presented %s before; want %t, %t, %t, %s",
+					got.First, got.Doubtful, got.over, got.Presented, line.want.First, line.want.Doubtful, line.want.over, line.want.Presented)
+			}
+		})
+	}
+}
+
+// The database counts as away for a second after a statement that failed, and a caller who went away is no
+// sign of it.
+func TestWhenTheDatabaseCountsAsAway(t *testing.T) {
+	for name, line := range map[string]struct {
+		err  error
+		gone bool // the caller
+		away bool
+	}{
+		"it fails":               {err: errAway, away: true},
+		"the caller went away":   {err: context.Canceled, gone: true},
+		"there is no connection": {err: ErrNotConnected},
+		"it answers":             {},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b, d, _ := newDesk(provider.Config{})
+				b.engine.store = failsToRead{d, line.err}
+				ctx, cancel := context.WithCancel(t.Context())
+				defer cancel()
+				if line.gone {
+					cancel()
+				}
+				_, err := b.engine.read(ctx, deskKey)
+				if (err != nil) != (line.err != nil) || errors.Is(err, ErrUnavailable) != (line.away || line.gone) {
+					t.Errorf("got %v", err)
+				}
+				if got := b.engine.away(time.Now()); got != line.away {
+					t.Errorf("it is away: %t, want %t", got, line.away)
+				}
+				time.Sleep(time.Second)
+				if b.engine.away(time.Now()) {
+					t.Error("it is away a second later")
+				}
+			})
+		})
+	}
+}
+
+type failsToRead struct {
+	*desk
+	err error
+}
+
+func (f failsToRead) Row(ctx context.Context, userID, providerID string) (Row, error) {
+	if f.err != nil {
+		return Row{}, f.err
+	}
+	return f.desk.Row(ctx, userID, providerID)
+}
+
+// A doubt is presented again by its own replica, once it has rested, without a caller and without the sweeper.
+func TestADoubtIsResolved(t *testing.T) {
+	for name, config := range map[string]provider.Config{"within the grace": {ReuseGrace: 10 * time.Second}, "without one": {}} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b, d, _ := newDesk(config)
+				e := b.engine
+				ctx, cancel := context.WithCancel(t.Context())
+				e.tasks.ctx = ctx
+				e.lease.renewed(time.Now(), time.Now())
+				d.answer = fails(provider.Unknown)
+				_, _ = e.fresh(t.Context(), deskKey, 0, 5*time.Second)
+				row, _ := d.now()
+				rest := time.Until(row.NextAttemptAt)
+				if within := config.ReuseGrace > 0; row.Phase != Suspect || rest <= 0 || within && rest > 1500*time.Millisecond || !within && rest < time.Second {
+					t.Fatalf("the row is %s, and rests for %s", row.Phase, rest)
+				}
+				d.set(func() { d.answer = rotates })
+				time.Sleep(rest - time.Millisecond)
+				if _, asked := d.now(); asked != 1 {
+					t.Errorf("it is presented before it has rested")
+				}
+				time.Sleep(20 * time.Millisecond)
+				if row, asked := d.now(); row.RefreshToken != "r2" || row.Phase != Ready || asked != 2 {
+					t.Errorf("a moment after it has rested the row is %s, after %d posts; want ready, after 2", row.Phase, asked)
+				}
+				cancel()
+				e.tasks.running.Wait()
+			})
+		})
+	}
+}
+
+// told is an observer that notes what it hears.
+type told struct {
+	quiet
+	mu    sync.Mutex
+	heard []string
+}
+
+func (o *told) hear(what string) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.heard = append(o.heard, what)
+}
+
+func (o *told) count() int {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return len(o.heard)
+}
+
+func (o *told) Refreshed(_, outcome string, took time.Duration) {
+	o.hear(fmt.Sprint("refreshed ", outcome, " ", took))
+}
+func (o *told) GrantLost(_, cause string) { o.hear("lost " + cause) }
+func (o *told) Doubted(string)            { o.hear("doubted") }
+func (o *told) Resolved(_, how string)    { o.hear("resolved " + how) }
+func (o *told) SpoolFailed(error)         { o.hear("spool failed") }
+
+// fullSpool has no room.
+type fullSpool struct{ spooler }
+
+func (fullSpool) add(*keyring.Keyring, spooled) error { return errors.New("no space left") }
+
+// What the observer hears of a refresh, so that metrics and logs are true.
+func TestWhatTheObserverHears(t *testing.T) {
+	slow := func(answer func(provider.Gate) (provider.Tokens, error)) func(provider.Gate) (provider.Tokens, error) {
+		return func(gate provider.Gate) (provider.Tokens, error) { time.Sleep(time.Second); return answer(gate) }
+	}
+	orphan := func(d *desk, _ *engine) {
+		d.row.Phase, d.row.Reason, d.row.FlightID, d.row.Replica = Refreshing, doubted, "f", "other"
+		d.row.ClaimedAt, d.row.PresentedAt = time.Now().Add(-2*time.Second), time.Now().Add(-2*time.Second)
+	}
+	for name, line := range map[string]struct {
+		change func(*desk, *engine)
+		answer func(provider.Gate) (provider.Tokens, error)
+		want   []string
+	}{
+		"a success":               {answer: slow(rotates), want: []string{"refreshed refreshed 1s"}},
+		"a doubt":                 {answer: slow(fails(provider.Unknown)), want: []string{"refreshed unknown 1s", "doubted"}},
+		"no answer":               {answer: fails(provider.Unanswered), want: []string{"refreshed unanswered 0s", "doubted"}},
+		"another failure":         {answer: fails(provider.Unexpected), want: []string{"refreshed unexpected 0s"}},
+		"the grant's end":         {answer: fails(provider.Refused), want: []string{"refreshed refused 0s", "lost revoked"}},
+		"another person's":        {answer: flawed, want: []string{"refreshed refreshed 0s", "lost identity_changed"}},
+		"an error of its own":     {answer: func(provider.Gate) (provider.Tokens, error) { return provider.Tokens{}, errAway }, want: []string{"refreshed failed 0s", "doubted"}},
+		"the spool is full":       {change: func(d *desk, e *engine) { e.spool = fullSpool{e.spool}; d.before = claimsAlone }, answer: rotates, want: []string{"refreshed refreshed 0s", "spool failed"}},
+		"an orphan is kept":       {change: orphan, answer: rotates, want: []string{"refreshed refreshed 0s", "resolved kept"}},
+		"an orphan is lost":       {change: orphan, answer: fails(provider.Refused), want: []string{"refreshed refused 0s", "lost lost_in_rotation", "resolved lost"}},
+		"an orphan is open still": {change: orphan, answer: fails(provider.Unanswered), want: []string{"refreshed unanswered 0s", "doubted", "resolved open"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b, d, _ := newDesk(provider.Config{RefreshTimeout: time.Minute, Rotates: new(bool)})
+				observer := &told{}
+				b.engine.observer, d.answer = observer, line.answer
+				if line.change != nil {
+					line.change(d, b.engine)
+				}
+				taken := d.row.FlightID != ""
+				stop := b.engine.running()
+				if !taken {
+					_, _ = b.engine.fresh(t.Context(), deskKey, 0, time.Second+time.Millisecond)
+				}
+				for began := time.Now(); observer.count() < len(line.want) && time.Since(began) < time.Minute; time.Sleep(10 * time.Millisecond) {
+					synctest.Wait()
+				}
+				stop()
+				if diff := cmp.Diff(line.want, observer.heard); diff != "" {
+					t.Errorf("(-want +got):\n%s", diff)
+				}
+			})
+		})
+	}
+}
+
+// A sweeper presents no more orphans to one provider at once than it may, and leaves those alone whose turn
+// would not come; what is within a grace does not wait for a turn.
+func TestASweeperHoldsItselfBack(t *testing.T) {
+	for name, line := range map[string]struct {
+		queue     int // that is reserved of a rate of ten a second
+		takeovers int
+		presented time.Duration
+		failing   bool // the provider
+		begins    bool
+	}{
+		"nothing is in the way":              {presented: 20 * time.Second, begins: true},
+		"a queue that is long":               {queue: 400, presented: 20 * time.Second},
+		"a queue that is long, in the grace": {queue: 400, presented: 5 * time.Second, begins: true},
+		"a provider that fails":              {failing: true, presented: 20 * time.Second},
+		"one that fails, in the grace":       {failing: true, presented: 5 * time.Second, begins: true},
+		"as many as there may be":            {takeovers: maxTakeovers, presented: 5 * time.Second},
+		"one less":                           {takeovers: maxTakeovers - 1, presented: 5 * time.Second, begins: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b, d, up := newDesk(provider.Config{RefreshRate: 10, RefreshTimeout: 10 * time.Second, ReuseGrace: 10 * time.Second})
+				e := b.engine
+				ctx, cancel := context.WithCancel(t.Context())
+				e.tasks.ctx = ctx
+				e.lease.renewed(time.Now(), time.Now())
+				for range line.queue {
+					up.rate.Reserve()
+				}
+				for range line.takeovers {
+					up.takeovers <- struct{}{}
+				}
+				if line.failing {
+					up.hold(time.Now().Add(time.Minute), errFailing)
+				}
+				d.row.Phase, d.row.FlightID, d.row.Replica = Refreshing, "f", "other"
+				d.row.ClaimedAt, d.row.PresentedAt = time.Now().Add(-line.presented), time.Now().Add(-line.presented)
+				orphan := Orphan{Row: d.read(), Claimed: line.presented, Presented: line.presented}
+				e.judge(t.Context(), orphan, Owner{Dead: true}, 0)
+				synctest.Wait()
+				if _, asked := d.now(); (asked == 1) != line.begins || len(up.takeovers) != line.takeovers {
+					t.Errorf("it is presented %d times, with %d takeovers after it; want it presented: %t", asked, len(up.takeovers), line.begins)
+				}
+				cancel()
+				e.tasks.running.Wait()
+			})
+		})
 	}
 }

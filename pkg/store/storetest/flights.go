@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/workspace-token-service/wts/pkg/broker"
@@ -41,7 +42,10 @@ func apply(t *testing.T, s Store, row broker.Row, action broker.Action) (broker.
 	t.Helper()
 	change, err := s.Apply(t.Context(), row, action)
 	if err == nil {
-		equal(t, fmt.Sprintf("what is stored after %T", action), change.Row, read(t, s, row.UserID, row.Provider), cmpopts.IgnoreFields(broker.Row{}, "Reading"))
+		stored := read(t, s, row.UserID, row.Provider)
+		if diff := cmp.Diff(change.Row, stored, cmpopts.IgnoreFields(broker.Row{}, "Reading")); diff != "" {
+			t.Errorf("what is stored after %T (-want +got):\n%s", action, diff)
+		}
 	}
 	return change, err
 }

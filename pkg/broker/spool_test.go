@@ -3,6 +3,7 @@ package broker
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -263,5 +264,180 @@ func TestARecordThatIsTornDoesNotSwallowTheNext(t *testing.T) {
 	defer next.close(false)
 	if next.replay(t.Context(), keys, func(context.Context, spooled) error { offered++; return nil }); offered != 2 {
 		t.Errorf("%d records are offered, want 2", offered)
+	}
+}
+
+// numbered is a record with a successor of its own.
+func numbered(successor string) spooled {
+	record := spooledOne
+	record.Refresh = successor
+	return record
+}
+
+// What is read of the file of a process that is gone: every record that is whole, in their order; a damaged one
+// says nothing of the next, and what could not be stored stays.
+func TestWhatIsReadOfASpoolFile(t *testing.T) {
+	away := errors.New("the database is away")
+	for name, line := range map[string]struct {
+		records int
+		change  func(text []byte, size int) []byte // size: of a record
+		refuse  map[string]error                   // by successor
+		want    []string                           // what is offered
+		gone    bool
+	}{
+		"all of it":                     {records: 3, want: []string{"0", "1", "2"}, gone: true},
+		"nothing":                       {gone: true},
+		"one is superseded":             {records: 3, refuse: map[string]error{"1": ErrSuperseded}, want: []string{"0", "1", "2"}, gone: true},
+		"the second is not stored":      {records: 3, refuse: map[string]error{"1": away}, want: []string{"0", "1"}},
+		"the last is cut off":           {records: 2, change: func(text []byte, _ int) []byte { return text[:len(text)-1] }, want: []string{"0"}, gone: true},
+		"the last's length is cut off":  {records: 2, change: func(text []byte, size int) []byte { return text[:size+2] }, want: []string{"0"}, gone: true},
+		"the first is damaged":          {records: 2, change: func(text []byte, size int) []byte { text[size-1] ^= 1; return text }, want: []string{"1"}, gone: true},
+		"a length that cannot be":       {records: 2, change: func(text []byte, size int) []byte { text[size] = 0xff; return text }, want: []string{"0"}},
+		"a length of just too much":     {records: 1, change: func([]byte, int) []byte { return append([]byte{0, 0x10, 0, 1}, make([]byte, maxSpooled+1)...) }},
+		"a length of as much as may be": {records: 1, change: func([]byte, int) []byte { return append([]byte{0, 0x10, 0, 0}, make([]byte, maxSpooled)...) }, gone: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir, keys := t.TempDir(), spoolKeys(t)
+			one := opened(t, dir, "one")
+			size := 0
+			for i := range line.records {
+				if err := one.add(keys, numbered(fmt.Sprint(i))); err != nil {
+					t.Fatal(err)
+				}
+				if i == 0 {
+					size = int(one.size)
+				}
+			}
+			path := one.path
+			_ = one.file.Close()
+			if line.change != nil {
+				text, err := os.ReadFile(path)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if err := os.WriteFile(path, line.change(text, size), 0o600); err != nil {
+					t.Fatal(err)
+				}
+			}
+			next := opened(t, dir, "two")
+			defer next.close(false)
+			var offered []string
+			gone := next.replay(t.Context(), keys, func(_ context.Context, record spooled) error {
+				offered = append(offered, record.Refresh)
+				return line.refuse[record.Refresh]
+			})
+			if diff := cmp.Diff(line.want, offered); diff != "" {
+				t.Errorf("what is offered (-want +got):\n%s", diff)
+			}
+			_, missing := os.Stat(path)
+			if line.gone != (len(gone) == 1 && gone[0] == "one") || line.gone != errors.Is(missing, os.ErrNotExist) {
+				t.Errorf("gone: %v, and the file: %v; want it gone: %t", gone, missing, line.gone)
+			}
+		})
+	}
+}
+
+// A spool that has records open keeps its file, gives it up when it is told to, and takes nothing after that.
+func TestASpoolThatIsGivenUp(t *testing.T) {
+	dir, keys := t.TempDir(), spoolKeys(t)
+	one := opened(t, dir, "one")
+	for _, successor := range []string{"a", "b"} {
+		if err := one.add(keys, numbered(successor)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	one.done()
+	next := opened(t, dir, "two")
+	defer next.close(false)
+	nothing := func(context.Context, spooled) error { t.Error("a record is offered"); return nil }
+	if gone := next.replay(t.Context(), keys, nothing); len(gone) > 0 || len(one.replay(t.Context(), keys, nothing)) > 0 {
+		t.Error("a process that lives is found to be gone")
+	}
+	one.close(false)
+	if err := one.add(keys, numbered("c")); err == nil {
+		t.Error("a record is taken after the end")
+	}
+	one.done()
+	one.close(false)
+	offered := 0
+	if gone := next.replay(t.Context(), keys, func(context.Context, spooled) error { offered++; return nil }); len(gone) != 1 || offered != 2 {
+		t.Errorf("%v is gone and left %d records, want one and both", gone, offered)
+	}
+}
+
+// A record that is too big is refused, and so is everything while there is no room; the count of open records
+// is true all the same.
+func TestARecordThatIsTooBig(t *testing.T) {
+	dir, keys := t.TempDir(), spoolKeys(t)
+	one := opened(t, dir, "one")
+	if err := one.add(keys, numbered(strings.Repeat("x", maxSpooled))); err == nil {
+		t.Error("it is taken")
+	}
+	if err := one.add(keys, numbered("a")); err != nil {
+		t.Fatal(err)
+	}
+	one.done()
+	if info, err := os.Stat(one.path); err != nil || info.Size() == 0 {
+		t.Errorf("the file is emptied while a record is open: %v", err)
+	}
+	one.done()
+	if info, err := os.Stat(one.path); err != nil || info.Size() != 0 || one.size != 0 {
+		t.Errorf("the file has %d bytes when all is stored, %v", info.Size(), err)
+	}
+	if err := one.add(keys, numbered("b")); err != nil {
+		t.Fatal(err)
+	}
+	one.close(false)
+	if _, err := os.Stat(one.path); err != nil {
+		t.Errorf("the file goes with a record open: %v", err)
+	}
+}
+
+// Files that are another's to read are left alone: of no process, and of deployments with another database.
+func TestFilesThatAreNoSpools(t *testing.T) {
+	dir, keys := t.TempDir(), spoolKeys(t)
+	for _, name := range []string{"a.b.tag.spool", "a.spool", "a.other.spool", "notes"} {
+		if err := os.WriteFile(filepath.Join(dir, name), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	one := opened(t, dir, "one")
+	defer one.close(false)
+	if gone := one.replay(t.Context(), keys, func(context.Context, spooled) error { return nil }); len(gone) > 0 {
+		t.Errorf("%v is found to be gone", gone)
+	}
+	if left, err := filepath.Glob(filepath.Join(dir, "*")); err != nil || len(left) != 5 {
+		t.Errorf("left: %v, %v", left, err)
+	}
+	bare, err := newSpool(t.TempDir(), "", "one")
+	if err != nil || filepath.Base(bare.path) != "one.spool" {
+		t.Errorf("without a tag it is %s, %v", bare.path, err)
+	}
+	bare.close(false)
+}
+
+// A spool's own file is held by its process alone, and one that was taken for left behind is opened again.
+func TestAFileThatIsHeld(t *testing.T) {
+	dir := t.TempDir()
+	one := opened(t, dir, "one")
+	if info, err := os.Stat(one.path); err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("the file's mode: %v, %v; want 600", info.Mode(), err)
+	}
+	if _, err := newSpool(dir, "tag", "one"); err == nil {
+		t.Error("two have one file")
+	}
+	if _, err := openLocked(one.path, 0); !errors.Is(err, errTaken) {
+		t.Errorf("got %v, want errTaken", err)
+	}
+	released := time.AfterFunc(30*time.Millisecond, func() { one.close(false) })
+	defer released.Stop()
+	again, err := newSpool(dir, "tag", "one")
+	if err != nil {
+		t.Errorf("released meanwhile: %v", err)
+	}
+	again.close(false)
+	if folder, err := openLocked(dir, 0); err == nil {
+		_ = folder.Close()
+		t.Error("a folder is opened as a file")
 	}
 }

@@ -676,6 +676,7 @@ func TestWhatACallerGets(t *testing.T) {
 		retry    time.Duration // at least
 		after    time.Duration
 		posts    int
+		open     int // flights whose result is not stored
 	}{
 		"a token of the provider's":         {value: "a2", posts: 1},
 		"one that another replica stored":   {change: func(d *desk, _ *engine) { d.row.AccessExpiresAt = time.Now().Add(time.Hour) }, value: "a1"},
@@ -704,8 +705,10 @@ func TestWhatACallerGets(t *testing.T) {
 		"it fails":                                   {change: func(d *desk, _ *engine) { d.answer = fails(provider.Unexpected) }, err: ErrUnavailable, retry: time.Second, posts: 1},
 		"another account's id_token":                 {change: func(d *desk, _ *engine) { d.answer = flawed }, err: ErrGrantBroken, posts: 1},
 		"no access token":                            {change: func(d *desk, _ *engine) { d.answer = bare }, err: ErrUnavailable, retry: time.Second, posts: 1},
-		"the commit fails, and the token is valid":   {change: func(d *desk, e *engine) { valid(d, e); d.before = claimsAlone }, value: "a2", posts: 1},
-		"another token is stored during the refresh": {change: func(d *desk, _ *engine) { d.answer = overtaken(d) }, value: "a9", posts: 1},
+		"the commit fails, and the token is valid":   {change: func(d *desk, e *engine) { valid(d, e); d.before = claimsAlone }, value: "a2", posts: 1, open: 1},
+		"one that is refused, and another is stored": {change: func(d *desk, _ *engine) { d.answer = overtakenBy(d, fails(provider.Refused)) }, value: "a9", posts: 1},
+		"one that fails, and another is stored":      {change: func(d *desk, _ *engine) { d.answer = overtakenBy(d, fails(provider.Unknown)) }, value: "a9", posts: 1},
+		"another token is stored during the refresh": {change: func(d *desk, _ *engine) { d.answer = overtakenBy(d, rotates) }, value: "a9", posts: 1},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -719,6 +722,9 @@ func TestWhatACallerGets(t *testing.T) {
 				began := time.Now()
 				got, err := b.engine.fresh(t.Context(), deskKey, time.Minute, 10*time.Second)
 				took := time.Since(began)
+				if open := b.engine.aloft.count(); open != line.open {
+					t.Errorf("%d flights are under way, want %d", open, line.open)
+				}
 				_, posts := d.now()
 				if posts != line.posts || took < line.after || took > line.after+10*time.Millisecond {
 					t.Errorf("after %s and %d posts, want %s and %d", took, posts, line.after, line.posts)
@@ -753,17 +759,16 @@ func bare(gate provider.Gate) (provider.Tokens, error) {
 	return tokens, err
 }
 
-// overtaken answers with a successor, and the person has logged in again meanwhile.
-func overtaken(d *desk) func(provider.Gate) (provider.Tokens, error) {
+// overtakenBy has the person log in again before an answer comes.
+func overtakenBy(d *desk, answer func(provider.Gate) (provider.Tokens, error)) func(provider.Gate) (provider.Tokens, error) {
 	return func(gate provider.Gate) (provider.Tokens, error) {
-		tokens, err := rotates(gate)
-		login := tokens
+		login, _ := rotates(gate)
 		login.RefreshToken, login.AccessToken = "r9", "a9"
 		d.set(func() {
 			change, _ := Apply(d.row, Event{At: time.Now(), Action: Login{Tokens: login, Digest: []byte("r9")}})
 			d.row = change.Row
 		})
-		return tokens, err
+		return answer(gate)
 	}
 }
 

@@ -34,6 +34,7 @@ type stage struct {
 	flags   []string
 	changed []string // the folders whose files these tests depend on
 	tags    string
+	inside  bool // without the tests in a package of their own, which need more and take longer to compile
 	torture bool
 }
 
@@ -46,17 +47,33 @@ const (
 
 var stages = []stage{
 	{folder: providerFolder, changed: []string{providerFolder}},
-	{folder: brokerFolder, flags: []string{"-test.skip=^TestSimulation"}, changed: []string{providerFolder, brokerFolder, storeFolder}},
-	{folder: storeFolder, flags: []string{"-test.run=^TestConformance$"}, changed: []string{brokerFolder, storeFolder}},
+	{folder: brokerFolder, flags: []string{"-test.skip=^TestSimulation"}, changed: []string{brokerFolder}, inside: true},
 	// The simulation has a database and a provider of its own. What looks for planted bugs is left out: it
 	// is a test of the simulation.
-	{folder: brokerFolder, flags: []string{"-test.run=^TestSimulation$"}, changed: []string{brokerFolder}},
+	{folder: brokerFolder, flags: []string{"-test.run=^TestSimulation$"}, changed: []string{brokerFolder}, inside: true},
+	{folder: storeFolder, flags: []string{"-test.run=^TestConformance$"}, changed: []string{brokerFolder, storeFolder}},
+	{folder: brokerFolder, flags: []string{"-test.skip=^TestSimulation"}, changed: []string{providerFolder, brokerFolder, storeFolder}},
 	{folder: storeFolder, flags: []string{"-test.skip=^(TestConformance|TestACommitThatArrivesLate)$"}, changed: []string{brokerFolder, storeFolder}},
 	{folder: storeFolder, flags: []string{"-test.run=^TestACommitThatArrivesLate$"}, changed: []string{storeFolder}}, // takes 47 s
 	{folder: tortureFolder, flags: []string{"-test.run=^TestTorture$"}, changed: []string{providerFolder, brokerFolder, storeFolder}, tags: " torture", torture: true},
 }
 
-func (s stage) String() string { return strings.Join(append([]string{s.folder}, s.flags...), " ") }
+func (s stage) String() string {
+	name := s.folder
+	if s.inside {
+		name += " (inside)"
+	}
+	return strings.Join(append([]string{name}, s.flags...), " ")
+}
+
+// binary names what the stage compiles; several stages may share it.
+func (s stage) binary() string {
+	name := filepath.Base(s.folder)
+	if s.inside {
+		name += "-inside"
+	}
+	return name
+}
 
 // bench tries mutants, one after the other or several at once.
 type bench struct {
@@ -90,13 +107,13 @@ func newBench(t *testing.T, torture bool) *bench {
 		if stage.torture && !torture {
 			continue
 		}
-		if binaries[stage.folder] == "" {
-			if binaries[stage.folder], err = b.compile(t.Context(), sound, stage, b.dir); err != nil {
+		if binaries[stage.binary()] == "" {
+			if binaries[stage.binary()], err = b.compile(t.Context(), sound, stage, b.dir); err != nil {
 				t.Fatal(err)
 			}
 		}
 		began := time.Now()
-		if failed := b.run(t.Context(), binaries[stage.folder], stage, b.dir); failed != nil {
+		if failed := b.run(t.Context(), binaries[stage.binary()], stage); failed != nil {
 			t.Fatalf("%s: fails without a bug, in %s:\n%s", stage, failed.test, failed.output)
 		}
 		took := time.Since(began)
@@ -137,13 +154,10 @@ func (b *bench) try(ctx context.Context, m mutant, compiled func(err error)) (ve
 		return verdict{}, err
 	}
 	defer os.RemoveAll(dir)
-	if err := overlay(b.root, dir, m); err != nil {
-		return verdict{}, err
-	}
 	result, binaries, first := verdict{mutant: m}, map[string]string{}, true
 	for _, stage := range b.stagesOf(m) {
-		if binaries[stage.folder] == "" {
-			binaries[stage.folder], err = b.compile(ctx, m, stage, dir)
+		if binaries[stage.binary()] == "" {
+			binaries[stage.binary()], err = b.compile(ctx, m, stage, dir)
 			if first {
 				compiled(err)
 			}
@@ -152,11 +166,11 @@ func (b *bench) try(ctx context.Context, m mutant, compiled func(err error)) (ve
 			}
 			first = false
 		}
-		failed := b.run(ctx, binaries[stage.folder], stage, dir)
+		failed := b.run(ctx, binaries[stage.binary()], stage)
 		if failed != nil && !failed.late {
 			again := stage
 			again.flags = []string{"-test.run=^" + regexp.QuoteMeta(strings.Split(failed.test, "/")[0]) + "$"}
-			if confirmed := b.runFor(ctx, binaries[stage.folder], again, dir, b.limits[stage.String()]); confirmed == nil {
+			if confirmed := b.runFor(ctx, binaries[stage.binary()], again, b.limits[stage.String()]); confirmed == nil {
 				result.once, failed = failed.test, nil
 			}
 		}
@@ -194,37 +208,53 @@ func foreign(s stage) int {
 }
 
 // overlay writes down the files that differ, and which files of the module they stand for: the module itself
-// stays as it is.
-func overlay(root, dir string, m mutant) error {
+// stays as it is. An empty path leaves a file out.
+func (b *bench) overlay(m mutant, s stage, dir string) (path string, err error) {
 	replace := map[string]string{}
 	for path, text := range m.files {
 		copied := filepath.Join(dir, strings.ReplaceAll(path, "/", "-"))
 		if err := os.WriteFile(copied, []byte(text), 0o600); err != nil {
-			return err
+			return "", err
 		}
-		replace[filepath.Join(root, path)] = copied
+		replace[filepath.Join(b.root, path)] = copied
+	}
+	tests, err := filepath.Glob(filepath.Join(b.root, s.folder, "*_test.go"))
+	if err != nil {
+		return "", err
+	}
+	for _, test := range tests {
+		source, err := os.ReadFile(test)
+		if err != nil {
+			return "", err
+		}
+		if s.inside && outside.Match(source) {
+			replace[test] = ""
+		}
 	}
 	text, err := json.Marshal(map[string]any{"Replace": replace})
 	if err != nil {
-		return err
+		return "", err
 	}
-	return os.WriteFile(filepath.Join(dir, "overlay.json"), text, 0o600)
+	path = filepath.Join(dir, s.binary()+".json")
+	return path, os.WriteFile(path, text, 0o600)
 }
+
+var outside = regexp.MustCompile(`(?m)^package \w+_test$`)
 
 // environment is that of the commands. The torture builds wts by itself: the overlay reaches it by way of
 // GOFLAGS.
-func (b *bench) environment(dir string) []string {
-	environment := append(os.Environ(), "CGO_ENABLED=0", pgtest.EnvServer+"="+b.server)
-	if _, err := os.Stat(filepath.Join(dir, "overlay.json")); err == nil {
-		environment = append(environment, "GOFLAGS=-overlay="+filepath.Join(dir, "overlay.json"))
-	}
-	return environment
+func (b *bench) environment(overlay string) []string {
+	return append(os.Environ(), "CGO_ENABLED=0", pgtest.EnvServer+"="+b.server, "GOFLAGS=-overlay="+overlay)
 }
 
 func (b *bench) compile(ctx context.Context, m mutant, s stage, dir string) (binary string, err error) {
-	binary = filepath.Join(dir, filepath.Base(s.folder)+".test")
+	overlay, err := b.overlay(m, s, dir)
+	if err != nil {
+		return "", err
+	}
+	binary = filepath.Join(dir, s.binary())
 	command := exec.CommandContext(ctx, "go", "test", "-c", "-tags", "nomsgpack"+s.tags, "-ldflags", "-s -w", "-o", binary, "./"+s.folder)
-	command.Dir, command.Env = b.root, b.environment(dir)
+	command.Dir, command.Env = b.root, b.environment(overlay)
 	if output, err := command.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("%s: %w: %s", m.name, errNoCompile, output)
 	}
@@ -238,16 +268,16 @@ type failure struct {
 	output string
 }
 
-func (b *bench) run(ctx context.Context, binary string, s stage, dir string) *failure {
-	return b.runFor(ctx, binary, s, dir, b.limits[s.String()])
+func (b *bench) run(ctx context.Context, binary string, s stage) *failure {
+	return b.runFor(ctx, binary, s, b.limits[s.String()])
 }
 
-func (b *bench) runFor(ctx context.Context, binary string, s stage, dir string, limit time.Duration) *failure {
+func (b *bench) runFor(ctx context.Context, binary string, s stage, limit time.Duration) *failure {
 	limit = cmp.Or(limit, 10*time.Minute)
 	ctx, cancel := context.WithTimeout(ctx, limit+20*time.Second)
 	defer cancel()
 	command := exec.CommandContext(ctx, binary, append([]string{"-test.failfast", "-test.v", "-test.timeout=" + limit.String()}, s.flags...)...)
-	command.Dir, command.Env = filepath.Join(b.root, s.folder), b.environment(dir)
+	command.Dir, command.Env = filepath.Join(b.root, s.folder), b.environment(binary+".json")
 	command.WaitDelay = 5 * time.Second
 	var output bytes.Buffer
 	command.Stdout, command.Stderr = &output, &output

@@ -1136,3 +1136,33 @@ func TestASweeperHoldsItselfBack(t *testing.T) {
 		})
 	}
 }
+
+// A refresh waits for its turn no longer than its callers do, and no longer than leaves the provider half of
+// its timeout.
+func TestHowLongARefreshMayQueue(t *testing.T) {
+	for timeout, want := range map[time.Duration]time.Duration{4 * time.Second: 2 * time.Second, 10 * time.Second: 5 * time.Second, time.Minute: 5 * time.Second} {
+		b, _, up := newDesk(provider.Config{RefreshTimeout: timeout}) // its callers wait for 5 s
+		if got := b.engine.maxQueue(up); got != want {
+			t.Errorf("a timeout of %s: %s, want %s", timeout, got, want)
+		}
+	}
+}
+
+// Every heartbeat gives each provider's rate this replica's part of it.
+func TestReplicasShareTheRate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b, d, up := newDesk(provider.Config{RefreshRate: 40})
+		defer b.engine.running()()
+		whole := up.rate.Limit()
+		d.set(func() {
+			d.beats = func() (map[string]int64, error) {
+				return map[string]int64{"one": time.Now().UnixNano(), "two": time.Now().UnixNano()}, nil
+			}
+			d.others = true
+		})
+		time.Sleep(10 * time.Second)
+		if got := up.rate.Limit(); got >= whole {
+			t.Errorf("%v a second with others as without: %v", got, whole)
+		}
+	})
+}

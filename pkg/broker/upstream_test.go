@@ -280,6 +280,31 @@ func TestWhoIsTurnedAway(t *testing.T) {
 				t.Errorf("%d before: %s", step.reserved, diff)
 			}
 		}
+		for what, line := range map[string]struct {
+			row   Row
+			least time.Duration // until it may be tried again, and less than a second more
+		}{
+			"the queue is 414 refreshes, eight a second, of which 5 s may be waited for": {dead, 46750 * time.Millisecond},
+			"the same, and its token is valid":                                           {living, 46750 * time.Millisecond},
+		} {
+			var outage *Unavailable
+			if err := b.engine.turnedAway(up, line.row); !errors.As(err, &outage) || outage.RetryAfter < line.least || outage.RetryAfter >= line.least+time.Second {
+				t.Errorf("%s: got %v after %s, want after %s", what, err, outage.RetryAfter, line.least)
+			}
+		}
+		resting := doubt
+		resting.PresentedAt, resting.NextAttemptAt = now.Add(-12*time.Second), now.Add(300*time.Millisecond)
+		var outage *Unavailable
+		if err := b.engine.turnedAway(up, resting); !errors.Is(err, errDoubt) || !errors.As(err, &outage) || outage.RetryAfter != time.Second {
+			t.Errorf("a doubt that rests a moment more: got %v, want errDoubt and a second", err)
+		}
+		idle := newUpstream("main", nil, provider.Config{RefreshRate: 10})
+		idle.hold(now.Add(7*time.Second), errFailing)
+		for what, row := range map[string]Row{"a dead one": dead, "a living one": living} {
+			if err := b.engine.turnedAway(idle, row); !errors.Is(err, errFailing) || !errors.As(err, &outage) || outage.RetryAfter != 7*time.Second {
+				t.Errorf("%s, and the provider rests: got %v after %s, want 7 s", what, err, outage.RetryAfter)
+			}
+		}
 	})
 }
 

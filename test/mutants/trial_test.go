@@ -15,6 +15,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -81,18 +82,17 @@ type bench struct {
 	dir     string // for files that go with the run
 	server  string // PostgreSQL's URL
 	torture bool
-	limits  map[string]time.Duration // of a stage; none while they are measured
+	limits  map[string]func() (time.Duration, error) // how long a stage may take with a bug
 }
 
-// newBench starts PostgreSQL, and runs every stage once without a bug: all of them have to pass, and a run
-// with a bug gets five times as long and half a minute.
+// newBench starts PostgreSQL.
 func newBench(t *testing.T, torture bool) *bench {
 	t.Helper()
 	root, err := filepath.Abs(filepath.Join("..", ".."))
 	if err != nil {
 		t.Fatal(err)
 	}
-	b := &bench{root: root, dir: t.TempDir(), server: os.Getenv(pgtest.EnvServer), torture: torture, limits: map[string]time.Duration{}}
+	b := &bench{root: root, dir: t.TempDir(), server: os.Getenv(pgtest.EnvServer), torture: torture, limits: map[string]func() (time.Duration, error){}}
 	if b.server == "" {
 		cluster, err := pgtest.Start()
 		if err != nil {
@@ -101,26 +101,32 @@ func newBench(t *testing.T, torture bool) *bench {
 		t.Cleanup(func() { _ = cluster.Remove() })
 		b.server = cluster.URL
 	}
-	sound := mutant{name: "without a bug"}
-	binaries := map[string]string{}
-	for _, stage := range stages {
-		if stage.torture && !torture {
-			continue
-		}
-		if binaries[stage.binary()] == "" {
-			if binaries[stage.binary()], err = b.compile(t.Context(), sound, stage, b.dir); err != nil {
-				t.Fatal(err)
-			}
-		}
-		began := time.Now()
-		if failed := b.run(t.Context(), binaries[stage.binary()], stage); failed != nil {
-			t.Fatalf("%s: fails without a bug, in %s:\n%s", stage, failed.test, failed.output)
-		}
-		took := time.Since(began)
-		b.limits[stage.String()] = 5*took + 30*time.Second
-		fmt.Printf("without a bug: %6.1f s, with one at most %4.0f s: %s\n", took.Seconds(), b.limits[stage.String()].Seconds(), stage)
+	for _, one := range stages {
+		b.limits[one.String()] = sync.OnceValues(func() (time.Duration, error) { return b.measure(t.Context(), one) })
 	}
 	return b
+}
+
+// measure runs a stage without a bug, when it is about to run with one for the first time. It has to pass; with
+// a bug it gets five times as long and half a minute more.
+func (b *bench) measure(ctx context.Context, s stage) (limit time.Duration, err error) {
+	dir, err := os.MkdirTemp(b.dir, "sound-")
+	if err != nil {
+		return 0, err
+	}
+	defer os.RemoveAll(dir)
+	binary, err := b.compile(ctx, mutant{name: "without a bug"}, s, dir)
+	if err != nil {
+		return 0, err
+	}
+	began := time.Now()
+	if failed := b.run(ctx, binary, s, 10*time.Minute); failed != nil {
+		return 0, fmt.Errorf("%s: fails without a bug, in %s:\n%s", s, failed.test, failed.output)
+	}
+	took := time.Since(began)
+	limit = 5*took + 30*time.Second
+	fmt.Printf("without a bug: %6.1f s, with one at most %4.0f s: %s\n", took.Seconds(), limit.Seconds(), s)
+	return limit, nil
 }
 
 // verdict is what became of a mutant.
@@ -166,11 +172,15 @@ func (b *bench) try(ctx context.Context, m mutant, compiled func(err error)) (ve
 			}
 			first = false
 		}
-		failed := b.run(ctx, binaries[stage.binary()], stage)
+		limit, err := b.limits[stage.String()]()
+		if err != nil {
+			return verdict{}, err
+		}
+		failed := b.run(ctx, binaries[stage.binary()], stage, limit)
 		if failed != nil && !failed.late {
 			again := stage
 			again.flags = []string{"-test.run=^" + regexp.QuoteMeta(strings.Split(failed.test, "/")[0]) + "$"}
-			if confirmed := b.runFor(ctx, binaries[stage.binary()], again, b.limits[stage.String()]); confirmed == nil {
+			if confirmed := b.run(ctx, binaries[stage.binary()], again, limit); confirmed == nil {
 				result.once, failed = failed.test, nil
 			}
 		}
@@ -268,12 +278,7 @@ type failure struct {
 	output string
 }
 
-func (b *bench) run(ctx context.Context, binary string, s stage) *failure {
-	return b.runFor(ctx, binary, s, b.limits[s.String()])
-}
-
-func (b *bench) runFor(ctx context.Context, binary string, s stage, limit time.Duration) *failure {
-	limit = cmp.Or(limit, 10*time.Minute)
+func (b *bench) run(ctx context.Context, binary string, s stage, limit time.Duration) *failure {
 	ctx, cancel := context.WithTimeout(ctx, limit+20*time.Second)
 	defer cancel()
 	command := exec.CommandContext(ctx, binary, append([]string{"-test.failfast", "-test.v", "-test.timeout=" + limit.String()}, s.flags...)...)

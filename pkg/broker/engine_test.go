@@ -741,6 +741,8 @@ func TestWhatACallerGets(t *testing.T) {
 				}
 				if known, ok := b.cache.get(deskKey); !ok || known.value != line.value || known.degraded {
 					t.Error("it is not remembered as it is in the row")
+				} else if renew := time.Unix(0, known.renewAt.Load()); line.degraded && !renew.Equal(time.Now().Add(renewAgain)) {
+					t.Errorf("it is renewed after %s, want %s", time.Until(renew), renewAgain)
 				}
 			})
 		})
@@ -1163,6 +1165,65 @@ func TestReplicasShareTheRate(t *testing.T) {
 		time.Sleep(10 * time.Second)
 		if got := up.rate.Limit(); got >= whole {
 			t.Errorf("%v a second with others as without: %v", got, whole)
+		}
+	})
+}
+
+// A process without a lease asks ten times a second for one, until it has it: the schema may be about to be
+// made. After that it beats every second.
+func TestHowOftenAReplicaBeats(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b, d, _ := newDesk(provider.Config{})
+		d.beats = func() (map[string]int64, error) { return nil, errAway }
+		stop := b.engine.running()
+		beats := func(within time.Duration) int64 {
+			d.mu.Lock()
+			before := d.beaten
+			d.mu.Unlock()
+			time.Sleep(within)
+			d.mu.Lock()
+			defer d.mu.Unlock()
+			return d.beaten - before
+		}
+		if got := beats(time.Second); got < 9 || got > 11 {
+			t.Errorf("%d in the first second, want 10", got)
+		}
+		d.set(func() { d.beats = nil })
+		time.Sleep(time.Second)
+		if got := beats(10 * time.Second); got < 9 || got > 11 {
+			t.Errorf("%d in ten seconds with a lease, want 10", got)
+		}
+		stop()
+		if got := beats(10 * time.Second); got != 0 {
+			t.Errorf("%d after the end", got)
+		}
+	})
+}
+
+// Replicas that were found to be gone are remembered for an hour, and flights that are seen for as long as
+// they last.
+func TestWhatASweeperRemembers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b, d, _ := newDesk(provider.Config{RefreshTimeout: time.Hour})
+		began := time.Now()
+		d.row.Phase, d.row.FlightID, d.row.Replica, d.row.ClaimedAt, d.row.PresentedAt = Refreshing, "f", "other", began, began
+		b.engine.spool = &found{spooler: b.engine.spool, gone: []string{"other"}}
+		s := sweeper{gone: map[string]time.Time{}, seen: map[string]time.Time{}}
+		for _, line := range []struct {
+			at   time.Duration
+			gone bool
+			seen bool
+		}{{2 * time.Second, true, true}, {30 * time.Minute, true, true}, {time.Hour + 2*time.Second, true, true}, {time.Hour + 3*time.Second, false, false}} {
+			time.Sleep(line.at - time.Since(began))
+			b.engine.sweepOnce(t.Context(), &s)
+			if _, gone := s.gone["other"]; gone != line.gone || line.seen && !s.seen["f"].Equal(began.Add(2*time.Second)) {
+				t.Errorf("after %s: gone %t, first seen after %s; want %t, 2s", line.at, gone, s.seen["f"].Sub(began), line.gone)
+			}
+		}
+		d.row.land()
+		b.engine.sweepOnce(t.Context(), &s)
+		if len(s.seen) != 0 {
+			t.Errorf("a flight that landed is remembered: %v", s.seen)
 		}
 	})
 }

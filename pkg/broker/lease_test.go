@@ -116,3 +116,74 @@ func wallStep(at time.Time, by time.Duration) time.Time {
 	words[0] += uint64(by/time.Second) << 30
 	return at
 }
+
+// A look that another overtook says nothing; a replica whose line is gone counts as silent for as long as its
+// flights may be judged, and is forgotten after that.
+func TestLooksThatOvertakeEachOther(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := &peers{seen: map[string]heard{}}
+		began := time.Now()
+		beat := func(n int64) map[string]int64 { return map[string]int64{"a": n} }
+		p.look(beat(1), began, began)
+		time.Sleep(2 * time.Second)
+		p.look(beat(2), began.Add(2*time.Second), time.Now())
+		p.look(beat(1), began.Add(time.Second), time.Now()) // sent before, and answered after
+		if since := p.since("a"); !since.Equal(began.Add(2*time.Second)) || p.silent("a") != 0 {
+			t.Errorf("heard at %s, silent for %s; want at the second look", since.Sub(began), p.silent("a"))
+		}
+		time.Sleep(time.Second)
+		p.look(beat(2), began.Add(3*time.Second), time.Now())
+		if since := p.since("a"); !since.Equal(began.Add(2 * time.Second)) {
+			t.Errorf("heard at %s though its heartbeat is the same, want 2 s", since.Sub(began))
+		}
+		if !p.since("nobody").IsZero() {
+			t.Error("one that was never heard of was heard")
+		}
+		// One sent late is answered later: a heartbeat counts as heard when its word is here.
+		p.look(beat(3), began.Add(3500*time.Millisecond), began.Add(4*time.Second))
+		if since := p.since("a"); !since.Equal(began.Add(4 * time.Second)) {
+			t.Errorf("heard at %s, want when the answer came, at 4 s", since.Sub(began))
+		}
+		for at := 5 * time.Second; at < goneKept; at += 2 * time.Second {
+			p.look(nil, began.Add(at), began.Add(at))
+		}
+		if _, kept := p.seen["a"]; !kept {
+			t.Error("it is forgotten too early")
+		}
+		last := began.Add(goneKept + 4*time.Second)
+		p.look(nil, last.Add(-2*time.Second), last)
+		p.look(nil, last, last)
+		if _, kept := p.seen["a"]; kept {
+			t.Error("it is kept for longer than that")
+		}
+	})
+}
+
+// Before its first heartbeat was acknowledged a replica has no lease, and knows that it never had one.
+func TestBeforeTheFirstHeartbeat(t *testing.T) {
+	now, l := time.Now(), &lease{}
+	if epoch, holds := l.now(now); !l.never() || epoch != 0 || holds {
+		t.Errorf("never: %t, epoch %d, holds %t; want true, 0, false", l.never(), epoch, holds)
+	}
+	l.renewed(now, now)
+	if epoch, holds := l.now(now); l.never() || epoch != 1 || !holds {
+		t.Errorf("after it: never %t, epoch %d, holds %t; want false, 1, true", l.never(), epoch, holds)
+	}
+}
+
+// A gap between two looks that is as long as a lease's life is an outage, in which nobody could be heard; a
+// shorter one is not.
+func TestHowLongAReplicaIsBlind(t *testing.T) {
+	began := time.Now()
+	for gap, want := range map[time.Duration]time.Duration{leaseLife: 0, leaseLife - time.Millisecond: leaseLife - time.Millisecond} {
+		p := &peers{seen: map[string]heard{}}
+		p.look(map[string]int64{"a": 1}, began, began)
+		p.look(map[string]int64{"a": 1}, began.Add(gap), began.Add(gap))
+		if got := p.silent("a"); got != want {
+			t.Errorf("after a gap of %s: silent for %s, want %s", gap, got, want)
+		}
+		if alive := p.alive(); len(alive) != 1 {
+			t.Errorf("after a gap of %s: alive are %v, want a", gap, alive)
+		}
+	}
+}

@@ -299,6 +299,10 @@ func TestWhoIsTurnedAway(t *testing.T) {
 			t.Errorf("a doubt that rests a moment more: got %v, want errDoubt and a second", err)
 		}
 		idle := newUpstream("main", nil, provider.Config{RefreshRate: 10})
+		resting.NextAttemptAt = now
+		if err := b.engine.turnedAway(idle, resting); err != nil {
+			t.Errorf("a doubt that has rested: got %v, want nil", err)
+		}
 		idle.hold(now.Add(7*time.Second), errFailing)
 		for what, row := range map[string]Row{"a dead one": dead, "a living one": living} {
 			if err := b.engine.turnedAway(idle, row); !errors.Is(err, errFailing) || !errors.As(err, &outage) || outage.RetryAfter != 7*time.Second {

@@ -3,6 +3,7 @@ package store_test
 import (
 	"bytes"
 	"context"
+	"crypto/rand"
 	"errors"
 	"io"
 	"net"
@@ -214,6 +215,10 @@ func TestExactStatementsOfARefresh(t *testing.T) {
 			claimed, err := s.Connections.Apply(t.Context(), row, broker.Claim{Version: row.Version, Flight: "f", Replica: "r"})
 			if err != nil {
 				t.Fatal(err)
+			}
+			kept := s.Statements()
+			if _, err := s.Connections.Apply(t.Context(), claimed.Row, broker.Claim{Version: row.Version, Flight: "f", Replica: "r"}); err != nil || s.Statements() != kept {
+				t.Errorf("the same claim on the row as it gave it: %v and %d statements, want none", err, s.Statements()-kept)
 			}
 			tokens := grant("alice").Tokens
 			commit := broker.Commit{
@@ -440,6 +445,57 @@ func TestAnAnswerThatIsLost(t *testing.T) {
 			if err != nil || after.RefreshToken != "canary-refresh-next" || after.Version != row.Version+2 {
 				t.Errorf("the successor is stored: %t, version %d after %d, %v", after.RefreshToken == "canary-refresh-next", after.Version, row.Version, err)
 			}
+		})
+	}
+}
+
+// Who waits for another replica's flight is notified when it lands, well or badly: within less than the half
+// second after which a caller looks again anyway. A claim notifies nobody.
+func TestAFlightThatLandsIsNotified(t *testing.T) {
+	address, keys := pgtest.Database(t), newKeys(t)
+	writer, reader := open(t, address, keys), open(t, address, keys)
+	alice := connect(t, writer, "alice")
+	ctx, stop := context.WithCancel(t.Context())
+	ears, own := &ear{heard: map[string]time.Time{}}, &ear{heard: map[string]time.Time{}}
+	followed := make(chan struct{}, 2)
+	go func() { reader.Follow(ctx, ears, time.Hour); followed <- struct{}{} }()
+	go func() { writer.Follow(ctx, own, time.Hour); followed <- struct{}{} }()
+	defer func() { stop(); <-followed; <-followed }()
+	await(t, ears, "missed", time.Time{})
+	await(t, own, "missed", time.Time{})
+	time.Sleep(time.Second) // until both listen
+	landed := "landed " + alice + " main"
+	claim := func() broker.Row {
+		row, err := writer.Connections.Row(t.Context(), alice, "main")
+		if err != nil {
+			t.Fatal(err)
+		}
+		change, err := writer.Connections.Apply(t.Context(), row, broker.Claim{Version: row.Version, Flight: rand.Text(), Replica: "r"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return change.Row
+	}
+	for name, action := range map[string]func(flight broker.Row) broker.Action{
+		"a successor": func(flight broker.Row) broker.Action {
+			return broker.Commit{Flight: flight.FlightID, Version: flight.Version, Presented: flight.Digest, Token: flight.RefreshToken, Tokens: grant("next").Tokens, Successor: []byte(rand.Text())}
+		},
+		"a failure": func(flight broker.Row) broker.Action {
+			return broker.Verdict{Flight: flight.FlightID, Presented: flight.Digest, Phase: broker.Ready}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			since := time.Now()
+			flight := claim()
+			time.Sleep(600 * time.Millisecond)
+			if ears.heardAfter(landed, since) {
+				t.Error("a claim is notified as if it had landed")
+			}
+			since = time.Now()
+			if _, err := writer.Connections.Apply(t.Context(), flight, action(flight)); err != nil {
+				t.Fatal(err)
+			}
+			await(t, ears, landed, since)
 		})
 	}
 }

@@ -840,7 +840,7 @@ func TestDraining(t *testing.T) {
 	}
 }
 
-// Who waits for a connection's flight is told when it lands, and nobody else.
+// Callers who wait for a connection's flight are told when it lands; those who wait for another are not.
 func TestLandings(t *testing.T) {
 	l := &landings{awaited: map[cacheKey]chan struct{}{}}
 	closed := func(channel <-chan struct{}) bool {
@@ -853,7 +853,7 @@ func TestLandings(t *testing.T) {
 	}
 	one, same, other := l.await(deskKey), l.await(deskKey), l.await(cacheKey{"u", "second"})
 	l.land(deskKey)
-	l.land(deskKey) // nobody waits any more
+	l.land(deskKey) // without a caller who waits
 	if !closed(one) || !closed(same) || closed(other) || closed(l.await(deskKey)) {
 		t.Errorf("told: %t, %t; another connection's: %t; one who came later: %t; want only the first two", closed(one), closed(same), closed(other), closed(l.await(deskKey)))
 	}
@@ -907,12 +907,12 @@ func TestTheFlightOfARow(t *testing.T) {
 		row  Row
 		want Flight
 	}{
-		"the first presentation":  {claimedRow(), Flight{First: true}},
-		"a later one":             {claimedRow(func(r *Row) { r.PresentedAt = after(-time.Minute) }), Flight{Presented: 55 * time.Second}},
-		"in doubt":                {claimedRow(func(r *Row) { r.Reason = doubted }), Flight{Doubtful: true}},
-		"taken over":              {claimedRow(func(r *Row) { r.Reason, r.PresentedAt = takenOver, after(-time.Minute) }), Flight{Doubtful: true, over: true, Presented: 55 * time.Second}},
-		"a doubt nobody has yet":  {readyRow(func(r *Row) { r.Phase = Suspect; r.ClaimedAt = r.PresentedAt }), Flight{Doubtful: true}},
-		"a reason of a ready row": {readyRow(func(r *Row) { r.Reason = doubted; r.ClaimedAt = r.PresentedAt }), Flight{First: true}},
+		"the first presentation":   {claimedRow(), Flight{First: true}},
+		"a later one":              {claimedRow(func(r *Row) { r.PresentedAt = after(-time.Minute) }), Flight{Presented: 55 * time.Second}},
+		"in doubt":                 {claimedRow(func(r *Row) { r.Reason = doubted }), Flight{Doubtful: true}},
+		"taken over":               {claimedRow(func(r *Row) { r.Reason, r.PresentedAt = takenOver, after(-time.Minute) }), Flight{Doubtful: true, over: true, Presented: 55 * time.Second}},
+		"a doubt without a flight": {readyRow(func(r *Row) { r.Phase = Suspect; r.ClaimedAt = r.PresentedAt }), Flight{Doubtful: true}},
+		"a reason of a ready row":  {readyRow(func(r *Row) { r.Reason = doubted; r.ClaimedAt = r.PresentedAt }), Flight{First: true}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			got := flightOf(line.row)

@@ -78,8 +78,8 @@ func TestALeaseLapsesByEitherClock(t *testing.T) {
 	}
 }
 
-// A gap between heartbeats ends with the acknowledgement of the second, and begins before the first was sent:
-// for that long nobody may have known of either (R2).
+// A gap between heartbeats begins when the first is sent and ends when the second is acknowledged: between these
+// two moments no other replica need have seen either (R2).
 func TestHowLongAGapIs(t *testing.T) {
 	now := time.Now()
 	for name, row := range map[string]struct {
@@ -136,7 +136,7 @@ func TestLooksThatOvertakeEachOther(t *testing.T) {
 		if since := p.since("a"); !since.Equal(began.Add(2 * time.Second)) {
 			t.Errorf("heard at %s though its heartbeat is the same, want 2 s", since.Sub(began))
 		}
-		if !p.since("nobody").IsZero() {
+		if !p.since("unknown").IsZero() {
 			t.Error("one that was never heard of was heard")
 		}
 		// One sent late is answered later: a heartbeat counts as heard when its word is here.
@@ -171,8 +171,8 @@ func TestBeforeTheFirstHeartbeat(t *testing.T) {
 	}
 }
 
-// A gap between two looks that is as long as a lease's life is an outage, in which nobody could be heard; a
-// shorter one is not.
+// A gap between two looks that is as long as a lease's life is an outage, in which no heartbeat could be
+// heard; a shorter one is not.
 func TestHowLongAReplicaIsBlind(t *testing.T) {
 	began := time.Now()
 	for gap, want := range map[time.Duration]time.Duration{leaseLife: 0, leaseLife - time.Millisecond: leaseLife - time.Millisecond} {

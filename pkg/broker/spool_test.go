@@ -365,8 +365,7 @@ func TestASpoolThatIsGivenUp(t *testing.T) {
 	}
 }
 
-// A record that is too big is refused, and so is everything while there is no room; the count of open records
-// is true all the same.
+// A record that is too big is refused. It counts as open until it is stored, as every record does.
 func TestARecordThatIsTooBig(t *testing.T) {
 	dir, keys := t.TempDir(), spoolKeys(t)
 	one := opened(t, dir, "one")
@@ -416,7 +415,7 @@ func TestFilesThatAreNoSpools(t *testing.T) {
 	bare.close(false)
 }
 
-// A spool's own file is held by its process alone, and one that was taken for left behind is opened again.
+// One process holds a spool's file, and another that wants the same file waits a moment for it.
 func TestAFileThatIsHeld(t *testing.T) {
 	dir := t.TempDir()
 	one := opened(t, dir, "one")

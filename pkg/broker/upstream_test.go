@@ -304,7 +304,7 @@ func TestWhoIsTurnedAway(t *testing.T) {
 			t.Errorf("a doubt that has rested: got %v, want nil", err)
 		}
 		idle.hold(now.Add(7*time.Second), errFailing)
-		for what, row := range map[string]Row{"a dead one": dead, "a living one": living} {
+		for what, row := range map[string]Row{"a dead one": dead, "a valid one": living} {
 			if err := b.engine.turnedAway(idle, row); !errors.Is(err, errFailing) || !errors.As(err, &outage) || outage.RetryAfter != 7*time.Second {
 				t.Errorf("%s, and the provider rests: got %v after %s, want 7 s", what, err, outage.RetryAfter)
 			}

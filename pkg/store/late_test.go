@@ -449,8 +449,8 @@ func TestAnAnswerThatIsLost(t *testing.T) {
 	}
 }
 
-// Who waits for another replica's flight is notified when it lands, well or badly: within less than the half
-// second after which a caller looks again anyway. A claim notifies nobody.
+// Replicas whose callers wait for a flight are notified when it lands, whatever it brought. They are not notified
+// of a claim.
 func TestAFlightThatLandsIsNotified(t *testing.T) {
 	address, keys := pgtest.Database(t), newKeys(t)
 	writer, reader := open(t, address, keys), open(t, address, keys)

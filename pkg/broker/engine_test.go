@@ -33,16 +33,17 @@ type desk struct {
 	when   time.Time // when it was last asked
 
 	look    Look // of the last sweep
+	blind   bool // sweeps fail
 	others  bool // the replica "other" beats
 	rotates bool // the provider, at another connection
 }
 
 var errAway = errors.New("the database is away")
 
-func (d *desk) Row(context.Context, string, string) (Row, error) {
+func (d *desk) Row(ctx context.Context, _, _ string) (Row, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return d.read(), nil
+	return d.read(), ctx.Err()
 }
 
 func (d *desk) read() Row {
@@ -53,7 +54,10 @@ func (d *desk) read() Row {
 
 func (d *desk) Rows(context.Context, string) ([]Row, error) { return []Row{d.read()}, nil }
 
-func (d *desk) Apply(_ context.Context, _ Row, action Action) (Change, error) {
+func (d *desk) Apply(ctx context.Context, _ Row, action Action) (Change, error) {
+	if err := ctx.Err(); err != nil {
+		return Change{}, err
+	}
 	d.mu.Lock()
 	before, after := d.before, d.after
 	d.mu.Unlock()
@@ -87,10 +91,13 @@ func (d *desk) Disconnect(ctx context.Context, _, _ string) error {
 	return err
 }
 
-func (d *desk) Orphans(_ context.Context, look Look) (orphans []Orphan, beats map[string]int64, err error) {
+func (d *desk) Orphans(ctx context.Context, look Look) (orphans []Orphan, beats map[string]int64, err error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.look = look
+	if d.blind {
+		return nil, nil, errAway
+	}
 	beats = map[string]int64{look.Replica: d.beaten}
 	if d.others {
 		beats["other"] = time.Now().UnixNano()
@@ -102,10 +109,10 @@ func (d *desk) Orphans(_ context.Context, look Look) (orphans []Orphan, beats ma
 	if flight || doubt {
 		orphans = []Orphan{{Row: row, ProviderRotates: d.rotates}}
 	}
-	return orphans, beats, nil
+	return orphans, beats, ctx.Err()
 }
 
-func (d *desk) Beat(_ context.Context, replica string) (map[string]int64, error) {
+func (d *desk) Beat(ctx context.Context, replica string) (map[string]int64, error) {
 	d.mu.Lock()
 	d.beaten++
 	beaten, beats := d.beaten, d.beats
@@ -113,7 +120,7 @@ func (d *desk) Beat(_ context.Context, replica string) (map[string]int64, error)
 	if beats != nil {
 		return beats()
 	}
-	return map[string]int64{replica: beaten}, nil
+	return map[string]int64{replica: beaten}, ctx.Err()
 }
 
 func (d *desk) TakeRevocation(context.Context, string, time.Duration) (Revocation, error) {
@@ -121,7 +128,10 @@ func (d *desk) TakeRevocation(context.Context, string, time.Duration) (Revocatio
 }
 func (d *desk) Revoked(context.Context, string) error { return nil }
 
-func (d *desk) Refresh(_ context.Context, _ secret.Text, _ string, gate provider.Gate) (provider.Tokens, error) {
+func (d *desk) Refresh(ctx context.Context, _ secret.Text, _ string, gate provider.Gate) (provider.Tokens, error) {
+	if ctx.Err() != nil {
+		return provider.Tokens{}, &provider.Error{Outcome: provider.Unsent}
+	}
 	d.mu.Lock()
 	d.asked, d.when = d.asked+1, time.Now()
 	answer := d.answer
@@ -295,6 +305,8 @@ func TestAResultThatTheDatabaseDoesNotTake(t *testing.T) {
 				e := b.engine
 				defer e.running()()
 				d.set(func() { d.answer, d.before = line.answer, claimsAlone })
+				spool := opened(t, t.TempDir(), e.replica)
+				e.keys, e.spool = spoolKeys(t), spool
 				got, err := e.fresh(t.Context(), deskKey, 0, 5*time.Second)
 				if served := err == nil && got.value == "a2"; served != line.served {
 					t.Errorf("the caller gets %v, served %t; want served %t", err, served, line.served)
@@ -305,11 +317,17 @@ func TestAResultThatTheDatabaseDoesNotTake(t *testing.T) {
 					if row.Phase != Refreshing || !e.aloft.has(row.FlightID) {
 						t.Fatalf("the row is %s, and its flight is under way: %t", row.Phase, e.aloft.has(row.FlightID))
 					}
+					if spooled := spool.open == 1 && spool.size > 0; spooled != line.served {
+						t.Fatalf("it is in the spool: %t, want %t", spooled, line.served)
+					}
 				}
 				d.set(func() { d.before = butClaims })
 				time.Sleep(3 * time.Second)
 				if row, asked := d.now(); row.Phase != line.phase || row.FlightID != "" || e.aloft.count() != 0 || asked != 1 {
 					t.Errorf("the row is %s, flight %q, %d flights are under way after %d posts; want %s and none after one", row.Phase, row.FlightID, e.aloft.count(), asked, line.phase)
+				}
+				if spool.open != 0 || spool.size != 0 {
+					t.Errorf("the spool has %d records open, and %d bytes; want none", spool.open, spool.size)
 				}
 				if known, ok := b.cache.get(deskKey); line.served && (!ok || known.value != "a2") {
 					t.Error("the token that was stored in the end is not remembered")
@@ -350,6 +368,41 @@ func TestABrokenGrantIsForgottenAtOnce(t *testing.T) {
 				row, _ := d.now()
 				if _, ok := b.cache.get(deskKey); ok || row.Phase != Broken {
 					t.Errorf("its token is remembered: %t, and the row is %s", ok, row.Phase)
+				}
+			})
+		})
+	}
+}
+
+// What is to be forgotten while a refresh is under way is not remembered when it ends, stored or not (P5b).
+func TestWhatIsForgottenDuringARefresh(t *testing.T) {
+	for name, line := range map[string]struct {
+		before    func(Action) error
+		forgotten bool
+	}{
+		"stored, and forgotten":     {forgotten: true},
+		"not stored, and forgotten": {before: claimsAlone, forgotten: true},
+		"stored":                    {},
+		"not stored":                {before: claimsAlone},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b, d, _ := newDesk(provider.Config{})
+				defer b.engine.running()()
+				d.set(func() {
+					d.before = line.before
+					d.answer = func(gate provider.Gate) (provider.Tokens, error) {
+						if line.forgotten {
+							b.Forget("u", "main")
+						}
+						return rotates(gate)
+					}
+				})
+				if got, err := b.engine.fresh(t.Context(), deskKey, 0, 5*time.Second); err != nil || got.value != "a2" {
+					t.Errorf("the caller gets %v, want the token", err)
+				}
+				if _, remembered := b.cache.get(deskKey); remembered == line.forgotten {
+					t.Errorf("it is remembered: %t, want %t", remembered, !line.forgotten)
 				}
 			})
 		})
@@ -696,6 +749,8 @@ func TestWhatACallerGets(t *testing.T) {
 		"it has lapsed, and the token is valid":      {change: both(valid, lapse), value: "a1", degraded: true},
 		"the claim fails":                            {change: func(d *desk, _ *engine) { d.before = butClaims }, err: ErrUnavailable, retry: time.Second},
 		"it fails, and the token is valid":           {change: func(d *desk, e *engine) { valid(d, e); d.before = butClaims }, value: "a1", degraded: true},
+		"the row is another by now":                  {change: func(d *desk, _ *engine) { d.before = superseded(1) }, value: "a2", posts: 1},
+		"it is another again and again":              {change: func(d *desk, _ *engine) { d.before = superseded(1000) }, err: ErrUnavailable, retry: time.Second, after: 5 * time.Second},
 		"the process is about to end":                {change: func(_ *desk, e *engine) { e.aloft.close() }, err: ErrUnavailable, retry: time.Second},
 		"a broken grant":                             {change: func(d *desk, _ *engine) { d.row.Phase = Broken }, err: ErrGrantBroken},
 		"a tombstone":                                {change: func(d *desk, _ *engine) { d.row.Phase = Disconnected }, err: ErrNotConnected},
@@ -746,6 +801,20 @@ func TestWhatACallerGets(t *testing.T) {
 				}
 			})
 		})
+	}
+}
+
+// superseded refuses that many claims, each after a tenth of a second but the first.
+func superseded(times int) func(Action) error {
+	refused := 0
+	return func(action Action) error {
+		if _, claim := action.(Claim); !claim || refused == times {
+			return nil
+		}
+		if refused++; refused > 1 {
+			time.Sleep(100 * time.Millisecond)
+		}
+		return ErrSuperseded
 	}
 }
 
@@ -1220,6 +1289,12 @@ func TestWhatASweeperRemembers(t *testing.T) {
 				t.Errorf("after %s: gone %t, first seen after %s; want %t, 2s", line.at, gone, s.seen["f"].Sub(began), line.gone)
 			}
 		}
+		s.seen["f"], d.blind = began, true
+		b.engine.sweepOnce(t.Context(), &s)
+		if !s.seen["f"].Equal(began) {
+			t.Error("a sweep that failed forgets since when a flight is seen")
+		}
+		d.blind = false
 		d.row.land()
 		b.engine.sweepOnce(t.Context(), &s)
 		if len(s.seen) != 0 {

@@ -336,6 +336,7 @@ func TestJudge(t *testing.T) {
 		"silent, no grace":                                {flight(4 * time.Second), silent(5 * time.Second), strict, Wait},
 		"silent for less than spool_wait":                 {flight(3 * time.Minute), silent(2*time.Minute - time.Second), strict, Wait},
 		"silent for spool_wait":                           {flight(3 * time.Minute), silent(2 * time.Minute), strict, Present},
+		"spool_wait is shorter than the lease's life":     {flight(4 * time.Second), silent(leaseLife), Policy{Timeout: time.Minute, SpoolWait: time.Second}, Present},
 		"silent, seen not to rotate":                      {flight(4*time.Second, rotatesNot), silent(5 * time.Second), strict, Present},
 		"silent, not seen":                                {flight(4*time.Second, unknown), silent(5 * time.Second), strict, Wait},
 		"silent, another of the provider's rotates":       {flight(4*time.Second, elsewhere), silent(5 * time.Second), strict, Wait},

@@ -2,6 +2,7 @@ package broker
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -369,11 +370,16 @@ func TestASpoolThatIsGivenUp(t *testing.T) {
 func TestARecordThatIsTooBig(t *testing.T) {
 	dir, keys := t.TempDir(), spoolKeys(t)
 	one := opened(t, dir, "one")
-	if err := one.add(keys, numbered(strings.Repeat("x", maxSpooled))); err == nil {
+	text, err := json.Marshal(numbered("x"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	room := maxSpooled - len(keys.Seal(text, spoolPlace())) + 1
+	if err := one.add(keys, numbered(strings.Repeat("x", room+1))); err == nil {
 		t.Error("it is taken")
 	}
-	if err := one.add(keys, numbered("a")); err != nil {
-		t.Fatal(err)
+	if err := one.add(keys, numbered(strings.Repeat("x", room))); err != nil {
+		t.Fatalf("the biggest: %v", err)
 	}
 	one.done()
 	if info, err := os.Stat(one.path); err != nil || info.Size() == 0 {

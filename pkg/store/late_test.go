@@ -499,3 +499,30 @@ func TestAFlightThatLandsIsNotified(t *testing.T) {
 		})
 	}
 }
+
+// A swap that the database refuses is tried once more, since it may have been done, and then its error is told.
+func TestASwapThatTheDatabaseRefuses(t *testing.T) {
+	for name, forbid := range map[string]string{
+		"sqlite":   "CREATE TRIGGER forbidden BEFORE UPDATE ON connections BEGIN SELECT RAISE(ABORT, 'forbidden'); END",
+		"postgres": "ALTER TABLE connections ADD CONSTRAINT forbidden CHECK (phase <> 'refreshing')",
+	} {
+		t.Run(name, func(t *testing.T) {
+			address := databases[name](t)
+			s := open(t, address, newKeys(t))
+			alice := connect(t, s, "alice")
+			exec(t, raw(t, address), forbid)
+			row, err := s.Connections.Row(t.Context(), alice, "main")
+			if err != nil {
+				t.Fatal(err)
+			}
+			before := s.Statements()
+			_, err = s.Connections.Apply(t.Context(), row, broker.Claim{Version: row.Version, Flight: "f", Replica: "r"})
+			if err == nil || !strings.Contains(err.Error(), "forbidden") {
+				t.Errorf("got %v, want what the database said", err)
+			}
+			if sent := s.Statements() - before; sent > 3 {
+				t.Errorf("%d statements, want a swap, a look at the row, and another swap", sent)
+			}
+		})
+	}
+}

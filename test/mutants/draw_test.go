@@ -31,8 +31,13 @@ var drawnFrom = []string{
 	"pkg/store/swap.go", "pkg/store/orphan.go", "pkg/store/connection.go",
 }
 
-// draw puts all edits of the files into the order of the seed. The same edit of two operators counts once.
+// draw puts all edits of the files into the order of the seed, or those alone that are asked for. The same edit
+// of two operators counts once.
 func draw(root string) ([]edit, error) {
+	wanted, err := regexp.Compile(*only)
+	if err != nil {
+		return nil, err
+	}
 	var all []edit
 	seen := map[string]bool{}
 	for _, file := range drawnFrom {
@@ -49,7 +54,7 @@ func draw(root string) ([]edit, error) {
 		}
 	}
 	rand.New(rand.NewPCG(*seed, 300)).Shuffle(len(all), func(i, j int) { all[i], all[j] = all[j], all[i] })
-	return all, nil
+	return slices.DeleteFunc(all, func(e edit) bool { return !wanted.MatchString(e.title()) }), nil
 }
 
 func (e edit) mutant(root string) (mutant, error) {

@@ -15,7 +15,7 @@ import (
 )
 
 var (
-	only    = flag.String("mutants.only", "", "a regular expression of the patches' names; all of them without")
+	only    = flag.String("mutants.only", "", "a regular expression of the patches' names, or of what a drawn mutant changes; all of them without")
 	hurt    = flag.Bool("mutants.torture", true, "try what survives against the torture too")
 	workers = flag.Int("mutants.workers", 2, "how many mutants are tried at once")
 )

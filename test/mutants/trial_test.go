@@ -108,7 +108,7 @@ func newBench(t *testing.T, torture bool) *bench {
 }
 
 // measure runs a stage without a bug, when it is about to run with one for the first time. It has to pass; with
-// a bug it gets five times as long and half a minute more.
+// a bug it gets five times as long and 15 s more.
 func (b *bench) measure(ctx context.Context, s stage) (limit time.Duration, err error) {
 	dir, err := os.MkdirTemp(b.dir, "sound-")
 	if err != nil {
@@ -124,7 +124,7 @@ func (b *bench) measure(ctx context.Context, s stage) (limit time.Duration, err 
 		return 0, fmt.Errorf("%s: fails without a bug, in %s:\n%s", s, failed.test, failed.output)
 	}
 	took := time.Since(began)
-	limit = 5*took + 30*time.Second
+	limit = 5*took + 15*time.Second
 	fmt.Printf("without a bug: %6.1f s, with one at most %4.0f s: %s\n", took.Seconds(), limit.Seconds(), s)
 	return limit, nil
 }

@@ -238,6 +238,15 @@ func TestAWrongKeyDestroysNothing(t *testing.T) {
 	})
 }
 
+// SQLite serves one process, so that there is no other that could come back with a successor.
+func TestWhoIsAlone(t *testing.T) {
+	for name, want := range map[string]bool{"sqlite": true, "postgres": false} {
+		if got := open(t, databases[name](t), newKeys(t)).Alone(); got != want {
+			t.Errorf("%s: alone %t, want %t", name, got, want)
+		}
+	}
+}
+
 func TestManyStartersMigrateOnce(t *testing.T) {
 	onEach(t, func(t *testing.T, url string) {
 		var applied sync.Map

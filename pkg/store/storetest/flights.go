@@ -150,6 +150,32 @@ func claimRecognised(t *testing.T, s Store) {
 	}
 }
 
+// A replayed spool record has no row at hand, and another row may have been read long ago.
+func notAtHand(t *testing.T, s Store) {
+	alice := connect(t, s, grantOf("alice", tokensOf("rt-1", "at-1")))
+	old := read(t, s, alice, "main")
+	bare := broker.Row{Connection: broker.Connection{UserID: alice, Provider: "main"}}
+	flight := fly(t, s, alice)
+	for what, row := range map[string]broker.Row{"none": bare, "one of before": old} {
+		if _, err := apply(t, s, row, commitOf(flight, tokensOf("rt-2", "at-2"))); err != nil {
+			t.Errorf("a commit with %s at hand: got %v, want nil", what, err)
+		}
+	}
+	equal(t, "the successor", secret.Text("rt-2"), read(t, s, alice, "main").RefreshToken)
+	flight = fly(t, s, alice)
+	bare.Version = flight.Version
+	verdict := broker.Verdict{Flight: flight.FlightID, Presented: flight.Digest, Phase: broker.Suspect, Reason: "suspect", After: time.Minute}
+	if _, err := apply(t, s, bare, verdict); err != nil {
+		t.Errorf("a verdict with a row at hand that was never read: got %v, want nil", err)
+	}
+	row := read(t, s, alice, "main")
+	if rest := row.NextAttemptAt.Sub(row.Reading.Database); row.Phase != broker.Suspect || rest < 50*time.Second || rest > time.Minute {
+		t.Errorf("the row is %s and rests for %s, want suspect, for a minute", row.Phase, rest)
+	}
+	_, err := s.Apply(t.Context(), broker.Row{Connection: broker.Connection{UserID: "no such user", Provider: "main"}}, verdict)
+	want(t, "a row that is not there", err, broker.ErrSuperseded)
+}
+
 func verdictsStored(t *testing.T, s Store) {
 	alice := connect(t, s, grantOf("alice", tokensOf("rt-1", "at-1")))
 	flight := fly(t, s, alice)

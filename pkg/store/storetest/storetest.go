@@ -49,6 +49,7 @@ func Run(t *testing.T, open func(t *testing.T) Store) {
 		"a flight swaps on the token presented":         flightSwaps,
 		"of many claims one is given":                   oneClaim,
 		"a claim whose word was lost is recognised":     claimRecognised,
+		"a row that is not at hand is read first":       notAtHand,
 		"verdicts are stored":                           verdictsStored,
 		"orphans are found":                             orphans,
 		"heartbeats change":                             beats,

@@ -777,8 +777,8 @@ func TestWhatACallerGets(t *testing.T) {
 				began := time.Now()
 				got, err := b.engine.fresh(t.Context(), deskKey, time.Minute, 10*time.Second)
 				took := time.Since(began)
-				if open := b.engine.aloft.count(); open != line.open {
-					t.Errorf("%d flights are under way, want %d", open, line.open)
+				if open, awaited := b.engine.aloft.count(), len(b.engine.landings.awaited); open != line.open || awaited != 0 {
+					t.Errorf("%d flights are under way and %d are waited for, want %d and none", open, awaited, line.open)
 				}
 				_, posts := d.now()
 				if posts != line.posts || took < line.after || took > line.after+10*time.Millisecond {

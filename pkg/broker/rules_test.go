@@ -388,3 +388,36 @@ func TestReadingsAreCautious(t *testing.T) {
 		t.Error("an unknown time became a known one")
 	}
 }
+
+// How long a doubt rests: until it is due, and where its token was taken over from a replica that may come back,
+// for spool_wait more once the grace is over.
+func TestHowLongADoubtRests(t *testing.T) {
+	const wait = 2 * time.Minute
+	policy := Policy{Grace: 10 * time.Second, SpoolWait: wait}
+	alone, keeps := policy, policy
+	alone.Alone, keeps.NeverRotates = true, true
+	for name, line := range map[string]struct {
+		reason    string
+		phase     Phase
+		presented time.Duration // ago
+		policy    Policy
+		want      time.Duration // it is due in 3 s
+	}{
+		"its own":                            {doubted, Suspect, time.Minute, policy, 3 * time.Second},
+		"taken over, within the grace":       {takenOver, Suspect, 9 * time.Second, policy, 3 * time.Second},
+		"taken over, a moment later":         {takenOver, Suspect, 9*time.Second + time.Nanosecond, policy, 3*time.Second + wait},
+		"taken over, without a grace":        {takenOver, Suspect, 0, Policy{SpoolWait: wait}, 3*time.Second + wait},
+		"taken over, there is no other":      {takenOver, Suspect, time.Minute, alone, 3 * time.Second},
+		"taken over, and nothing rotates":    {takenOver, Suspect, time.Minute, keeps, 3 * time.Second},
+		"taken over, and it is ready by now": {takenOver, Ready, time.Minute, policy, 3 * time.Second},
+	} {
+		t.Run(name, func(t *testing.T) {
+			row := readyRow(func(r *Row) {
+				r.Phase, r.Reason, r.PresentedAt, r.NextAttemptAt = line.phase, line.reason, after(-line.presented), after(3*time.Second)
+			})
+			if got := waits(row, line.policy, ruleTime); got != line.want {
+				t.Errorf("got %s, want %s", got, line.want)
+			}
+		})
+	}
+}

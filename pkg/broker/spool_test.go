@@ -446,3 +446,23 @@ func TestAFileThatIsHeld(t *testing.T) {
 		t.Error("a folder is opened as a file")
 	}
 }
+
+// A folder that others may write to, and in which none can be made below: there is no spool, least of all in the
+// folder in which the process runs.
+func TestAFolderInWhichNoneCanBeMade(t *testing.T) {
+	dir := t.TempDir()
+	for most := 4092; len(dir) < most; { // a path has at most 4095 bytes
+		dir = filepath.Join(dir, strings.Repeat("x", min(200, most-len(dir)-1)))
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod(dir, 0o777); err != nil {
+		t.Fatal(err)
+	}
+	s, err := newSpool(dir, "tag", "one")
+	if err == nil || s.file != nil {
+		t.Errorf("got %v and a file %q, want an error and none", err, s.path)
+		s.close(false)
+	}
+}

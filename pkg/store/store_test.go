@@ -238,6 +238,41 @@ func TestAWrongKeyDestroysNothing(t *testing.T) {
 	})
 }
 
+// Tokens that do not change are not sealed again, and a disconnect deletes even those that the keyring at hand does
+// not open.
+func TestWhenSealedTokensChange(t *testing.T) {
+	onEach(t, func(t *testing.T, url string) {
+		keys := newKeys(t)
+		s := open(t, url, keys)
+		alice := connect(t, s, "alice")
+		db := raw(t, url)
+		sealed := func() (refresh, access []byte) {
+			t.Helper()
+			if err := db.QueryRowContext(t.Context(), "SELECT refresh_token, access_token FROM connections").Scan(&refresh, &access); err != nil {
+				t.Fatal(err)
+			}
+			return refresh, access
+		}
+		refresh, access := sealed()
+		row, err := s.Connections.Row(t.Context(), alice, "main")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := s.Connections.Apply(t.Context(), row, broker.Claim{Version: row.Version, Flight: "f", Replica: "r"}); err != nil {
+			t.Fatal(err)
+		}
+		if again, other := sealed(); !bytes.Equal(refresh, again) || !bytes.Equal(access, other) {
+			t.Error("a claim has sealed the tokens again")
+		}
+		if err := open(t, url, newKeys(t)).Connections.Disconnect(t.Context(), alice, "main"); err != nil {
+			t.Fatal(err)
+		}
+		if refresh, access = sealed(); len(refresh)+len(access) > 0 {
+			t.Errorf("a disconnect leaves %d bytes of tokens that it cannot read", len(refresh)+len(access))
+		}
+	})
+}
+
 // SQLite serves one process, so that there is no other that could come back with a successor.
 func TestWhoIsAlone(t *testing.T) {
 	for name, want := range map[string]bool{"sqlite": true, "postgres": false} {

@@ -85,7 +85,7 @@ fuzz: ## Fuzz what parses input, ten seconds each
 check: ## Check formatting, modules and known vulnerabilities
 	@test -z "$$($(TOOL) gofumpt -l .)" || { echo 'not formatted; run: make format'; $(TOOL) gofumpt -l .; exit 1; }
 	$(GO) mod tidy -diff
-	$(GO) vet -tags '$(TAGS) e2e kube torture' ./...
+	$(GO) vet -tags '$(TAGS) e2e kube mutants torture' ./...
 	@$(TOOL) govulncheck -tags $(TAGS) ./... || test/vulnerabilities-unknown
 
 # What a fresh machine lacks is installed by its own package manager, if it may be; else it is said.

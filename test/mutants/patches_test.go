@@ -54,8 +54,11 @@ func apply(root, patch, dir string) (mutant, error) {
 	}
 	for path, source := range before {
 		changed, err := os.ReadFile(filepath.Join(dir, path))
-		if err != nil || string(changed) == source {
-			return m, fmt.Errorf("%s does not change %s: %v", filepath.Base(patch), path, err)
+		if err != nil {
+			return m, err
+		}
+		if string(changed) == source {
+			return m, fmt.Errorf("%s does not change %s", filepath.Base(patch), path)
 		}
 		m.files[path] = string(changed)
 	}

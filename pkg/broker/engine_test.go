@@ -1045,19 +1045,30 @@ func (f failsToRead) Row(ctx context.Context, userID, providerID string) (Row, e
 
 // A doubt is presented again by its own replica, once it has rested, without a caller and without the sweeper.
 func TestADoubtIsResolved(t *testing.T) {
-	for name, config := range map[string]provider.Config{"within the grace": {ReuseGrace: 10 * time.Second}, "without one": {}} {
+	for name, line := range map[string]struct {
+		grace time.Duration
+		away  bool // the database, when the doubt is to be stored
+	}{"within the grace": {grace: 10 * time.Second}, "without one": {}, "stored later": {away: true}} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				b, d, _ := newDesk(config)
+				b, d, _ := newDesk(provider.Config{ReuseGrace: line.grace})
 				e := b.engine
+				if line.away {
+					d.before = claimsAlone
+				}
 				ctx, cancel := context.WithCancel(t.Context())
 				e.tasks.ctx = ctx
 				e.lease.renewed(time.Now(), time.Now())
 				d.answer = fails(provider.Unknown)
 				_, _ = e.fresh(t.Context(), deskKey, 0, 5*time.Second)
+				if line.away {
+					d.set(func() { d.before = nil })
+					time.Sleep(100 * time.Millisecond)
+					synctest.Wait()
+				}
 				row, _ := d.now()
 				rest := time.Until(row.NextAttemptAt)
-				if within := config.ReuseGrace > 0; row.Phase != Suspect || rest <= 0 || within && rest > 1500*time.Millisecond || !within && rest < time.Second {
+				if within := line.grace > 0; row.Phase != Suspect || rest <= 0 || within && rest > 1500*time.Millisecond || !within && rest < time.Second {
 					t.Fatalf("the row is %s, and rests for %s", row.Phase, rest)
 				}
 				d.set(func() { d.answer = rotates })

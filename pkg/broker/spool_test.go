@@ -216,7 +216,9 @@ func TestDeploymentsThatShareAFolder(t *testing.T) {
 func TestAProcessThatEndsWithFlightsOpen(t *testing.T) {
 	for open, want := range map[bool]int{true: 1, false: 0} {
 		dir, keys := t.TempDir(), spoolKeys(t)
-		opened(t, dir, "one").close(open)
+		one := opened(t, dir, "one")
+		one.close(open)
+		one.close(false) // once more changes nothing
 		next := opened(t, dir, "two")
 		gone := next.replay(t.Context(), keys, func(context.Context, spooled) error { return nil })
 		if len(gone) != want {

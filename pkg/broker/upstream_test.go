@@ -242,7 +242,9 @@ func TestAFullQueue(t *testing.T) {
 			}
 			line.flight.claimed = time.Now()
 			began := time.Now()
-			_, _ = b.engine.fly(t.Context(), up, line.flight)
+			if _, err := b.engine.fly(t.Context(), up, line.flight); !errors.Is(err, ErrUnavailable) {
+				t.Errorf("%s: got %v, want an outage", name, err)
+			}
 			if took := time.Since(began); engine.asked != line.asked || engine.settled != 1 || took > line.atMost || took < line.atLeast {
 				t.Errorf("%s: asked %d times, settled %d times, after %s", name, engine.asked, engine.settled, took)
 			}

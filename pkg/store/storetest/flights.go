@@ -317,7 +317,11 @@ func tombstone(t *testing.T, s Store) {
 	equal(t, "the tombstone", []any{broker.Disconnected, secret.Text(""), secret.Text(""), 0}, []any{grave.Phase, grave.RefreshToken, grave.AccessToken, len(grave.Digest)})
 	rows, err := s.Rows(t.Context(), alice)
 	if err != nil || len(rows) != 1 || rows[0].Phase != broker.Disconnected || rows[0].Version != grave.Version {
-		t.Errorf("all of the user's rows: %d, %v; want the tombstone", len(rows), err)
+		t.Fatalf("all of the user's rows: %d, %v; want the tombstone", len(rows), err)
+	}
+	one := rows[0].Reading
+	if off := one.Now().Sub(grave.Reading.Now()).Abs(); off > time.Second || one.Received.Before(one.Sent) {
+		t.Errorf("it was read %s off, and received %s after it was sent", off, one.Received.Sub(one.Sent))
 	}
 	want(t, "a refresh that comes back late", commit(t, s, flight, tokensOf("rt-2", "at-2")), broker.ErrSuperseded)
 	equal(t, "is to be revoked, as what was disconnected is", map[secret.Text]bool{"rt-1": true, "rt-2": true}, revocations(t, s, "main"))

@@ -1143,6 +1143,7 @@ func TestWhatTheObserverHears(t *testing.T) {
 		"the spool is full":       {change: func(d *desk, e *engine) { e.spool = fullSpool{e.spool}; d.before = claimsAlone }, answer: rotates, want: []string{"refreshed refreshed 0s", "spool failed"}},
 		"an orphan is kept":       {change: orphan, answer: rotates, want: []string{"refreshed refreshed 0s", "resolved kept"}},
 		"an orphan is lost":       {change: orphan, answer: fails(provider.Refused), want: []string{"refreshed refused 0s", "lost lost_in_rotation", "resolved lost"}},
+		"an orphan is superseded": {change: func(d *desk, e *engine) { orphan(d, e); d.answer = overtakenBy(d, rotates) }, want: []string{"refreshed refreshed 0s", "resolved superseded"}},
 		"an orphan is open still": {change: orphan, answer: fails(provider.Unanswered), want: []string{"refreshed unanswered 0s", "doubted", "resolved open"}},
 	} {
 		t.Run(name, func(t *testing.T) {

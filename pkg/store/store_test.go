@@ -264,7 +264,17 @@ func TestWhenSealedTokensChange(t *testing.T) {
 		if again, other := sealed(); !bytes.Equal(refresh, again) || !bytes.Equal(access, other) {
 			t.Error("a claim has sealed the tokens again")
 		}
-		if err := open(t, url, newKeys(t)).Connections.Disconnect(t.Context(), alice, "main"); err != nil {
+		other := open(t, url, newKeys(t))
+		bare := grant("alice")
+		bare.Tokens.RefreshToken = ""
+		if _, err := other.Logins.Connect(t.Context(), bare); err != nil {
+			t.Fatal(err)
+		}
+		if again, access := sealed(); len(again) > 0 || len(access) == 0 {
+			t.Errorf("a login without a refresh token leaves %d bytes of one that cannot be read", len(again))
+		}
+		connect(t, s, "alice")
+		if err := other.Connections.Disconnect(t.Context(), alice, "main"); err != nil {
 			t.Fatal(err)
 		}
 		if refresh, access = sealed(); len(refresh)+len(access) > 0 {

@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/workspace-token-service/wts/pkg/secret"
@@ -75,7 +76,7 @@ func (p *Provider) unanswered(ctx context.Context, failure *Error, err error, se
 	switch {
 	case errors.Is(err, ErrGate):
 		failure.Reason = ErrGate.Error()
-	case sent && errors.Is(ctx.Err(), context.DeadlineExceeded):
+	case sent && (errors.Is(ctx.Err(), context.DeadlineExceeded) || errors.Is(err, syscall.ETIMEDOUT)):
 		failure.Outcome = Unanswered
 	case sent:
 		failure.Outcome = Unknown

@@ -21,9 +21,11 @@ type Gate func() bool
 
 const (
 	dialTimeout = 5 * time.Second
-	// deadPath is how long data may stay unacknowledged, or a silent connection unanswered, before its path
-	// counts as dead (RFC 5482). A provider that is only slow acknowledges.
-	deadPath = 20 * time.Second
+	// pathSlack is how much longer than its refresh timeout a request may stay unacknowledged before the
+	// kernel gives its connection up (RFC 5482): a path that comes back in time still brings the answer.
+	pathSlack = 5 * time.Second
+	// probeEvery is how often an idle connection is asked whether it is still there.
+	probeEvery = 5 * time.Second
 )
 
 // newPosts makes the transport for tokens: HTTP/1.1 alone, so that one connection carries one request, and
@@ -38,10 +40,9 @@ func newPosts(refreshTimeout time.Duration) http.RoundTripper {
 	transport.TLSHandshakeTimeout = dialTimeout
 	transport.ForceAttemptHTTP2 = false
 	transport.TLSNextProto = map[string]func(string, *tls.Conn) http.RoundTripper{}
-	patience := min(deadPath, refreshTimeout/2)
 	dialer := &net.Dialer{
-		Timeout: dialTimeout, Control: userTimeout(patience),
-		KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: patience / 4, Interval: patience / 4, Count: 3},
+		Timeout: dialTimeout, Control: userTimeout(refreshTimeout + pathSlack),
+		KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: probeEvery, Interval: probeEvery, Count: max(3, int((refreshTimeout+pathSlack)/probeEvery))},
 	}
 	transport.DialContext = func(ctx context.Context, network, address string) (net.Conn, error) {
 		dialled, err := dialer.DialContext(ctx, network, address)

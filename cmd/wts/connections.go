@@ -34,7 +34,11 @@ func connectionsCommand(file *string) *cobra.Command {
 					table := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 0, 2, ' ', 0)
 					fmt.Fprintln(table, "USER\tPROVIDER\tPHASE\tREASON\tACCESS UNTIL\tGRANT UNTIL\tCONNECTED")
 					for _, one := range listed {
-						fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", one.Username, one.Provider, one.Phase, dash(one.Reason), stamp(one.AccessExpiresAt), stamp(one.RefreshExpiresAt), stamp(one.ConnectedAt))
+						phase, reason := string(one.Phase), one.Reason
+						if one.Ailing {
+							phase, reason = "ailing", one.Failure+" since "+stamp(one.FailingSince)
+						}
+						fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", one.Username, one.Provider, phase, dash(reason), stamp(one.AccessExpiresAt), stamp(one.RefreshExpiresAt), stamp(one.ConnectedAt))
 					}
 					return table.Flush()
 				})(cmd, nil)
@@ -106,6 +110,8 @@ func show(out io.Writer, one store.Listed) {
 		{"presented since", stamp(one.PresentedAt)},
 		{"presented by", dash(one.Replica)},
 		{"not before", stamp(one.NextAttemptAt)},
+		{"the provider answers", dash(one.Failure)},
+		{"since", stamp(one.FailingSince)},
 	} {
 		fmt.Fprintf(table, "%s\t%s\n", line[0], line[1])
 	}

@@ -15,9 +15,16 @@ type Listed struct {
 	Phase                               broker.Phase
 	Reason, Rotates, Replica            string
 	Version                             int64
+	// Failure is what the provider answers about this connection again and again, since FailingSince. Ailing: it
+	// has for a day, while others of the provider are served, so that a login is what may help.
+	Failure string
+	Ailing  bool
 	// Zero times are unknown.
-	ConnectedAt, UpdatedAt, AccessExpiresAt, RefreshExpiresAt, NextAttemptAt, PresentedAt time.Time
+	ConnectedAt, UpdatedAt, AccessExpiresAt, RefreshExpiresAt, NextAttemptAt, PresentedAt, FailingSince time.Time
 }
+
+// ailingAfter is how long a connection fails before it is shown as ailing.
+const ailingAfter = 24 * time.Hour
 
 // maxListed bounds a list: it is for a person to read.
 const maxListed = 10_000
@@ -27,10 +34,12 @@ func (s *Connections) List(ctx context.Context, username string) ([]Listed, erro
 	var rows []struct {
 		Row      connection `gorm:"embedded"`
 		Username string
+		Ailing   bool
 	}
+	ailing := "(connections.failing_since <= ? AND EXISTS (SELECT 1 FROM connections o WHERE o.provider = connections.provider AND o.user_id <> connections.user_id AND o.access_issued_at > connections.failing_since)) AS ailing"
 	err := s.run(ctx, func(tx *gorm.DB) error {
 		rows = nil
-		query := tx.Table("connections").Select("connections.*, users.username").Joins("JOIN users ON users.id = connections.user_id").
+		query := tx.Table("connections").Select("connections.*, users.username, "+ailing, time.Now().Add(-ailingAfter).UnixMilli()).Joins("JOIN users ON users.id = connections.user_id").
 			Where("phase <> ?", string(broker.Disconnected)).Order("users.username, provider").Limit(maxListed)
 		if username != "" {
 			query = query.Where("users.username = ? AND users.set_aside_at IS NULL", username)
@@ -45,6 +54,7 @@ func (s *Connections) List(ctx context.Context, username string) ([]Listed, erro
 			Reason: row.Reason, Rotates: row.Rotates, Replica: row.Replica, Version: row.Version,
 			ConnectedAt: time.UnixMilli(row.ConnectedAt), UpdatedAt: time.UnixMilli(row.UpdatedAt), AccessExpiresAt: instant(row.AccessExpiresAt),
 			RefreshExpiresAt: instant(row.RefreshExpiresAt), NextAttemptAt: instant(row.NextAttemptAt), PresentedAt: instant(row.PresentedAt),
+			Failure: row.Failure, FailingSince: instant(row.FailingSince), Ailing: one.Ailing,
 		})
 	}
 	return listed, err

@@ -314,8 +314,8 @@ func TestManyStartersMigrateOnce(t *testing.T) {
 		all.Wait()
 		sum := 0
 		applied.Range(func(_, n any) bool { sum += n.(int); return true })
-		if sum != 3 {
-			t.Errorf("%d migrations were applied in all, want 3", sum)
+		if sum != 4 {
+			t.Errorf("%d migrations were applied in all, want 4", sum)
 		}
 	})
 }
@@ -435,4 +435,36 @@ func TestConfigFaults(t *testing.T) {
 	if _, err := store.Open(store.Config{URL: "postgres://u:p%zz@h/d"}, newKeys(t), slog.Default()); err == nil || strings.Contains(err.Error(), "p%zz") {
 		t.Errorf("a URL that cannot be read: got %v, want an error without the password", err)
 	}
+}
+
+// A connection that its provider refuses for a day, while others are served, is ailing.
+func TestWhoIsAiling(t *testing.T) {
+	onEach(t, func(t *testing.T, address string) {
+		s, db := open(t, address, newKeys(t)), raw(t, address)
+		alice := connect(t, s, "alice")
+		for _, each := range []struct {
+			what   string
+			since  time.Duration
+			served bool // another, since then
+			ailing bool
+		}{
+			{"for more than a day, and nobody is served", 25 * time.Hour, false, false},
+			{"it does not fail", 0, true, false},
+			{"for an hour", time.Hour, true, false},
+			{"for more than a day", 25 * time.Hour, true, true},
+		} {
+			since := "NULL"
+			if each.since > 0 {
+				since = fmt.Sprint(time.Now().Add(-each.since).UnixMilli())
+			}
+			exec(t, db, "UPDATE connections SET failure = '400 invalid_request', failing_since = "+since+" WHERE user_id = '"+alice+"'")
+			if each.served {
+				connect(t, s, "bob")
+			}
+			listed, err := s.Connections.List(t.Context(), "alice")
+			if err != nil || len(listed) != 1 || listed[0].Ailing != each.ailing || listed[0].Failure != "400 invalid_request" {
+				t.Errorf("%s: got %+v, %v; want ailing %t", each.what, listed, err, each.ailing)
+			}
+		}
+	})
 }

@@ -317,6 +317,9 @@ func (c Config) validate() error {
 	if c.RideThroughMax < 0 {
 		fault("ride_through_max: must not be negative")
 	}
+	if c.Broker.FailoverWindow < 0 {
+		fault("failover_window: must not be negative; it is how long a change is kept that a failover of the database may lose")
+	}
 	if c.DrainDelay < 0 || c.StopTimeout < 0 {
 		fault("drain_delay, stop_timeout: must not be negative")
 	}

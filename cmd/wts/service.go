@@ -51,7 +51,7 @@ func newService(ctx context.Context, config config.Config, log *slog.Logger) (*s
 		providers = append(providers, provider.New(id, one, callback))
 	}
 	s.broker = broker.New(broker.Parts{
-		Config: config.Broker, Providers: providers, Store: s.store.Connections, Logins: s.store.Logins, Replicas: s.store.Replicas, Outbox: s.store.Outbox,
+		Config: config.Broker, Providers: providers, Store: s.store.Connections, Logins: s.store.Logins, Replicas: s.store.Replicas, Outbox: s.store.Outbox, Failovers: s.store.Failovers,
 		Alone: s.store.Alone(), Keys: config.Keys, Observer: refreshes{s.metrics, log}, Now: time.Now,
 	})
 	s.issuer = issuer.New(config.Issuer, s.store.SigningKeys, time.Now)
@@ -97,6 +97,12 @@ func (r refreshes) GrantLost(providerID, cause string) {
 func (r refreshes) SpoolFailed(err error) {
 	r.Metrics.SpoolFailed(err)
 	r.log.Error("there is no spool: what the database does not take is kept in memory alone", slog.String("error", err.Error()))
+}
+
+// FailedOver implements broker.Observer.
+func (r refreshes) FailedOver() {
+	r.Metrics.FailedOver()
+	r.log.Warn("the database failed over; what the replicas had stored was offered to it again (wts_failover_restored_total), and it is used from now on")
 }
 
 // Refreshed implements broker.Observer.

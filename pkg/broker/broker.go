@@ -98,6 +98,10 @@ type Observer interface {
 	// was handed out, negative where it does not expire.
 	Serving(providerID string) func(left time.Duration)
 	SpoolFailed(err error)
+	// Restored: a row was brought back that a failover of the database had set back; FailedOver: all that
+	// was lost was offered, and the database is used again.
+	Restored(providerID string)
+	FailedOver()
 }
 
 // Config is the broker, as the operator writes it.
@@ -114,6 +118,9 @@ type Config struct {
 	SpoolDir string `koanf:"spool_dir"`
 	// SpoolTag names the database in the spool's file names.
 	SpoolTag string `koanf:"-"`
+	// FailoverWindow is how long a change that was stored is kept, to be offered again when the database
+	// fails over to a standby that lacks it. Default 1 min.
+	FailoverWindow time.Duration `koanf:"failover_window"`
 }
 
 // Broker trades connections for access tokens. It is safe for concurrent use.
@@ -136,6 +143,7 @@ type Parts struct {
 	Logins    LoginStore
 	Replicas  Replicas
 	Outbox    Outbox
+	Failovers Failovers
 	Alone     bool // no other process uses the database
 	Keys      *keyring.Keyring
 	Observer  Observer
@@ -146,6 +154,7 @@ type Parts struct {
 func New(parts Parts) *Broker {
 	parts.Config.Wait = cmp.Or(parts.Config.Wait, 15*time.Second)
 	parts.Config.SpoolWait = cmp.Or(parts.Config.SpoolWait, 2*time.Minute)
+	parts.Config.FailoverWindow = cmp.Or(parts.Config.FailoverWindow, time.Minute)
 	known := newCache()
 	b := &Broker{
 		config: parts.Config, providers: map[string]*provider.Provider{}, store: parts.Store, logins: parts.Logins,
@@ -154,7 +163,7 @@ func New(parts Parts) *Broker {
 			config: parts.Config, replica: rand.Text(), alone: parts.Alone, store: parts.Store, replicas: parts.Replicas, outbox: parts.Outbox,
 			keys: parts.Keys, digest: parts.Keys.Digest, cache: known, observer: parts.Observer, now: parts.Now, upstreams: map[string]*upstream{},
 			landings: landings{awaited: map[cacheKey]chan struct{}{}}, aloft: aloft{ids: map[string]struct{}{}},
-			peers: peers{seen: map[string]heard{}},
+			peers: peers{seen: map[string]heard{}}, lease: lease{begun: make(chan struct{})}, failovers: parts.Failovers, kept: kept{keys: parts.Keys, rows: map[cacheKey]*keptRow{}},
 		},
 	}
 	for _, one := range parts.Providers {

@@ -77,6 +77,8 @@ func (h *house) Doubted(string)                          {}
 func (h *house) Resolved(string, string)                 {}
 func (h *house) Revoked(string, string)                  {}
 func (h *house) SpoolFailed(error)                       {}
+func (h *house) Restored(string)                         {}
+func (h *house) FailedOver()                             {}
 func (h *house) Serving(string) func(time.Duration)      { return func(time.Duration) {} }
 
 func newHouse(t *testing.T, change ...func(*provider.Config)) *house {
@@ -114,7 +116,7 @@ func newHouse(t *testing.T, change ...func(*provider.Config)) *house {
 	h.main, h.second = start("main"), start("second")
 	h.Broker = broker.New(broker.Parts{
 		Config: broker.Config{DefaultProvider: "main", Wait: 3 * time.Second, SpoolDir: t.TempDir()}, Providers: providers, Store: h.store, Logins: db.Logins,
-		Replicas: db.Replicas, Outbox: db.Outbox, Alone: true,
+		Replicas: db.Replicas, Outbox: db.Outbox, Failovers: db.Failovers, Alone: true,
 		Keys: keys, Observer: h, Now: func() time.Time { return time.Now().Add(time.Duration(h.clock.Load())) },
 	})
 	ctx, stop := context.WithCancel(context.Background())

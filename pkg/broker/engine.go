@@ -30,7 +30,12 @@ type engine struct {
 	upstreams map[string]*upstream
 	flights   singleflight.Group
 	lease     lease
+	clock     databaseClock
 	peers     peers
+	failovers Failovers
+	failover  failover
+	unsettled atomic.Bool // the database takes nothing but what a failover lost
+	kept      kept
 	landings  landings
 	aloft     aloft
 	spool     spooler
@@ -44,6 +49,9 @@ func (e *engine) read(caller context.Context, key cacheKey) (Row, error) {
 	ctx, cancel := context.WithTimeout(caller, statementTimeout)
 	defer cancel()
 	row, err := e.store.Row(ctx, key.userID, key.provider)
+	if (err == nil || errors.Is(err, ErrNotConnected)) && e.setBack(ctx, key, row.Version) {
+		row, err = e.store.Row(ctx, key.userID, key.provider)
+	}
 	switch {
 	case errors.Is(err, ErrNotConnected):
 		return Row{}, ErrNotConnected
@@ -53,6 +61,8 @@ func (e *engine) read(caller context.Context, key cacheKey) (Row, error) {
 		}
 		return Row{}, outage(err)
 	}
+	e.clock.note(row.Reading)
+	row.Reading.Behind = e.clock.behind(row.AccessIssuedAt)
 	if err := row.flaw(e.now()); err != nil {
 		return Row{}, err
 	}
@@ -68,7 +78,11 @@ func (e *engine) away(now time.Time) bool { return now.UnixNano() < e.databaseAw
 func (e *engine) apply(ctx context.Context, row Row, action Action) (Change, error) {
 	ctx, cancel := context.WithTimeout(ctx, statementTimeout)
 	defer cancel()
-	return e.store.Apply(ctx, row, action)
+	change, err := e.store.Apply(ctx, row, action)
+	if err == nil && !e.alone {
+		e.kept.keep(change, nil, false)
+	}
+	return change, err
 }
 
 // policy is what the configuration says for the rules.

@@ -62,7 +62,7 @@ type Store interface {
 	// where there is nothing to disconnect.
 	Disconnect(ctx context.Context, userID, providerID string) error
 	// Orphans finds what a sweeper has to judge, and the heartbeats as they are after that.
-	Orphans(ctx context.Context, look Look) (orphans []Orphan, beats map[string]int64, err error)
+	Orphans(ctx context.Context, look Look) ([]Orphan, Pulse, error)
 }
 
 // Look is what a sweeper asks for: flights of its own replica, of replicas that are not healthy, and
@@ -75,9 +75,20 @@ type Look struct {
 
 // Replicas keeps the processes' heartbeats.
 type Replicas interface {
-	// Beat changes this replica's heartbeat, and returns that of every replica that is kept. A value
-	// means nothing but that it changes.
-	Beat(ctx context.Context, replica string) (beats map[string]int64, err error)
+	// Beat changes this replica's heartbeat, and tells the others what it says.
+	Beat(ctx context.Context, beat Beat) (Pulse, error)
+	// Gone notes that a replica's process is dead, and that what its spool held was offered. Its next
+	// heartbeat takes that back.
+	Gone(ctx context.Context, replica string) error
+}
+
+// Beat is what a replica says with its heartbeat.
+type Beat struct {
+	Replica string
+	// Offered is the incarnation of the database in which it has offered what it had stored.
+	Offered string
+	// Stepped is the last step back of the database's clock that it saw.
+	Stepped Step
 }
 
 // Outbox keeps tokens that are to be revoked at their providers.

@@ -24,18 +24,30 @@ func elapsed(since, now time.Time) time.Duration {
 type lease struct {
 	mu    sync.Mutex
 	epoch int64
-	sent  time.Time // before the last heartbeat that was acknowledged
+	sent  time.Time     // before the last heartbeat that was acknowledged
+	begun chan struct{} // closed by the first one
+	first sync.Once
 }
 
 // renewed notes a heartbeat that was acknowledged just now. The gap ends with the acknowledgement: until
-// then nobody may have known of the heartbeat.
-func (l *lease) renewed(sent, acknowledged time.Time) {
+// then nobody may have known of the heartbeat. Another database, after a failover, does not know of the
+// claims that were made before.
+func (l *lease) renewed(sent, acknowledged time.Time, another bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if elapsed(l.sent, acknowledged) >= leaseLife {
+	if another || elapsed(l.sent, acknowledged) >= leaseLife {
 		l.epoch++
 	}
+	l.begin()
 	l.sent = sent
+}
+
+func (l *lease) begin() {
+	l.first.Do(func() {
+		if l.begun != nil {
+			close(l.begun)
+		}
+	})
 }
 
 // now is the epoch, while the lease holds.
@@ -63,12 +75,17 @@ type peers struct {
 
 type heard struct {
 	beat  int64
-	since time.Time // when this process saw it change
+	since time.Time // from when on its silence counts
+	// changed is when this process saw it change; zero where it never did: what is first seen, or seen again
+	// after a time in which nothing could be, is no sign of life.
+	changed time.Time
+	unheard bool // it was asked about, and has never been heard of
+	dead    bool // another process found its spool lock free, and has offered what its spool held
 }
 
 // look notes the heartbeats as they are, by a statement that was sent and answered then. After a time in
 // which this process could not look, every replica counts as heard just now.
-func (p *peers) look(beats map[string]int64, sent, answered time.Time) {
+func (p *peers) look(pulse Pulse, sent, answered time.Time) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if sent.Before(p.looked) {
@@ -76,13 +93,18 @@ func (p *peers) look(beats map[string]int64, sent, answered time.Time) {
 	}
 	blind := elapsed(p.looked, sent) >= leaseLife
 	p.looked = sent
-	seen := make(map[string]heard, len(beats))
-	for id, beat := range beats {
-		before, known := p.seen[id]
-		if blind || !known || before.beat != beat {
-			before = heard{beat, answered}
+	seen := make(map[string]heard, len(pulse.Beats))
+	for id, beat := range pulse.Beats {
+		one, known := p.seen[id]
+		known = known && !one.unheard
+		switch {
+		case known && one.beat != beat:
+			one.changed, one.since = answered, answered
+		case blind, !known:
+			one.since = answered
 		}
-		seen[id] = before
+		one.beat, one.dead, one.unheard = beat, pulse.Gone[id], false
+		seen[id] = one
 	}
 	for id, before := range p.seen { // one that is kept no longer is silent, not unknown
 		if _, kept := seen[id]; !kept && !blind && sent.Sub(before.since) < goneKept {
@@ -99,17 +121,18 @@ func (p *peers) silent(id string) time.Duration {
 	defer p.mu.Unlock()
 	before, known := p.seen[id]
 	if !known {
-		before = heard{since: p.looked}
+		before = heard{since: p.looked, unheard: true}
 		p.seen[id] = before
 	}
 	return max(p.looked.Sub(before.since), 0)
 }
 
-// since is when a replica's heartbeat last changed.
-func (p *peers) since(id string) time.Time {
+// changed is when a replica's heartbeat was last seen to change, and whether another replica says that it is
+// dead.
+func (p *peers) changed(id string) (at time.Time, dead bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.seen[id].since
+	return p.seen[id].changed, p.seen[id].dead
 }
 
 // alive are the replicas whose heartbeats had changed within a lease's life at the last look.
@@ -117,11 +140,24 @@ func (p *peers) alive() (ids []string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for id, before := range p.seen {
-		if p.looked.Sub(before.since) < leaseLife {
+		if !before.unheard && p.looked.Sub(before.since) < leaseLife {
 			ids = append(ids, id)
 		}
 	}
 	return ids
+}
+
+// begun waits for the first heartbeat: until then it is not known whether the database's clock was set back.
+func (e *engine) begun() bool {
+	if e.replicas == nil {
+		return true
+	}
+	select {
+	case <-e.lease.begun:
+		return true
+	case <-time.After(e.config.Wait):
+		return false
+	}
 }
 
 // beat keeps the lease for as long as the context lasts.
@@ -129,12 +165,21 @@ func (e *engine) beat(ctx context.Context) {
 	tick := time.NewTicker(beatEvery)
 	defer tick.Stop()
 	for {
-		sent := time.Now()
+		sent, stepped := time.Now(), false
 		within, cancel := context.WithTimeout(ctx, leaseLife)
-		if beats, err := e.replicas.Beat(within, e.replica); err == nil {
+		if pulse, err := e.replicas.Beat(within, Beat{e.replica, e.failover.offered, e.clock.latest()}); err == nil {
 			acknowledged := time.Now()
-			e.lease.renewed(sent, acknowledged)
-			e.peers.look(beats, sent, acknowledged)
+			if e.lease.never() {
+				e.clock.begin(pulse)
+			}
+			stepped = e.clock.note(pulse.Reading)
+			if e.clock.adopt(pulse.Stepped) {
+				e.cache.forgetAll() // rows may have been read in the meantime, and taken to be valid for too long
+			}
+			another := e.failover.seen(pulse, e.peers.alive(), acknowledged)
+			e.lease.renewed(sent, acknowledged, another)
+			e.peers.look(pulse, sent, acknowledged)
+			e.attend(within, pulse, acknowledged)
 			count := len(e.peers.alive())
 			for _, up := range e.upstreams {
 				up.share(count)
@@ -142,8 +187,11 @@ func (e *engine) beat(ctx context.Context) {
 		}
 		cancel()
 		next := tick.C
-		if e.lease.never() { // the schema is about to be made
+		switch {
+		case e.lease.never(): // the schema is about to be made
 			next = time.After(beatEvery / 10)
+		case stepped: // so that the others, and those who begin, know at once
+			next = time.After(0)
 		}
 		select {
 		case <-ctx.Done():

@@ -11,7 +11,7 @@ import (
 func TestWhoIsSilent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := &peers{seen: map[string]heard{}}
-		look := func(beats map[string]int64) { p.look(beats, time.Now(), time.Now()) }
+		look := func(beats map[string]int64) { p.look(Pulse{Beats: beats}, time.Now(), time.Now()) }
 		expect := func(what, id string, want time.Duration) {
 			t.Helper()
 			if got := p.silent(id); got != want {
@@ -43,6 +43,9 @@ func TestWhoIsSilent(t *testing.T) {
 		look(map[string]int64{"a": 5})
 		expect("one whose line was deleted", "b", 4*time.Second)
 		expect("one that nobody ever heard of", "c", 0)
+		if alive := p.alive(); len(alive) != 0 {
+			t.Errorf("alive: %v, want none: one that was never heard of is not", alive)
+		}
 		time.Sleep(time.Second)
 		look(map[string]int64{"a": 5})
 		expect("and counts from the first look on", "c", time.Second)
@@ -65,12 +68,12 @@ func TestALeaseLapsesByEitherClock(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			l := &lease{}
-			l.renewed(now, now)
+			l.renewed(now, now, false)
 			if _, holds := l.now(row.later); holds != row.holds {
 				t.Errorf("the lease holds: %t, want %t", holds, row.holds)
 			}
 			before, _ := l.now(now)
-			l.renewed(row.later, row.later)
+			l.renewed(row.later, row.later, false)
 			if epoch, _ := l.now(row.later); (epoch == before) != row.holds {
 				t.Errorf("the epoch went from %d to %d, and the lease had held: %t", before, epoch, row.holds)
 			}
@@ -95,9 +98,9 @@ func TestHowLongAGapIs(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			l := &lease{}
-			l.renewed(now, now.Add(row.acknowledged))
+			l.renewed(now, now.Add(row.acknowledged), false)
 			before, _ := l.now(now)
-			l.renewed(now.Add(row.sent), now.Add(row.answered))
+			l.renewed(now.Add(row.sent), now.Add(row.answered), false)
 			after, holds := l.now(now.Add(row.holdsUntil))
 			if begins := after != before; begins != row.begins || !holds {
 				t.Errorf("a new epoch begins: %t, and holds: %t; want %t and true", begins, holds, row.begins)
@@ -123,7 +126,7 @@ func TestLooksThatOvertakeEachOther(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := &peers{seen: map[string]heard{}}
 		began := time.Now()
-		beat := func(n int64) map[string]int64 { return map[string]int64{"a": n} }
+		beat := func(n int64) Pulse { return Pulse{Beats: map[string]int64{"a": n}} }
 		p.look(beat(1), began, began)
 		time.Sleep(2 * time.Second)
 		p.look(beat(2), began.Add(2*time.Second), time.Now())
@@ -145,14 +148,14 @@ func TestLooksThatOvertakeEachOther(t *testing.T) {
 			t.Errorf("heard at %s, want when the answer came, at 4 s", since.Sub(began))
 		}
 		for at := 5 * time.Second; at < goneKept; at += 2 * time.Second {
-			p.look(nil, began.Add(at), began.Add(at))
+			p.look(Pulse{}, began.Add(at), began.Add(at))
 		}
 		if _, kept := p.seen["a"]; !kept {
 			t.Error("it is forgotten too early")
 		}
 		last := began.Add(goneKept + 4*time.Second)
-		p.look(nil, last.Add(-2*time.Second), last)
-		p.look(nil, last, last)
+		p.look(Pulse{}, last.Add(-2*time.Second), last)
+		p.look(Pulse{}, last, last)
 		if _, kept := p.seen["a"]; kept {
 			t.Error("it is kept for longer than that")
 		}
@@ -165,7 +168,7 @@ func TestBeforeTheFirstHeartbeat(t *testing.T) {
 	if epoch, holds := l.now(now); !l.never() || epoch != 0 || holds {
 		t.Errorf("never: %t, epoch %d, holds %t; want true, 0, false", l.never(), epoch, holds)
 	}
-	l.renewed(now, now)
+	l.renewed(now, now, false)
 	if epoch, holds := l.now(now); l.never() || epoch != 1 || !holds {
 		t.Errorf("after it: never %t, epoch %d, holds %t; want false, 1, true", l.never(), epoch, holds)
 	}
@@ -177,8 +180,8 @@ func TestHowLongAReplicaIsBlind(t *testing.T) {
 	began := time.Now()
 	for gap, want := range map[time.Duration]time.Duration{leaseLife: 0, leaseLife - time.Millisecond: leaseLife - time.Millisecond} {
 		p := &peers{seen: map[string]heard{}}
-		p.look(map[string]int64{"a": 1}, began, began)
-		p.look(map[string]int64{"a": 1}, began.Add(gap), began.Add(gap))
+		p.look(Pulse{Beats: map[string]int64{"a": 1}}, began, began)
+		p.look(Pulse{Beats: map[string]int64{"a": 1}}, began.Add(gap), began.Add(gap))
 		if got := p.silent("a"); got != want {
 			t.Errorf("after a gap of %s: silent for %s, want %s", gap, got, want)
 		}
@@ -187,3 +190,67 @@ func TestHowLongAReplicaIsBlind(t *testing.T) {
 		}
 	}
 }
+
+// A replica whose spool lock was found free is dead until its heartbeat is seen to change: neither the first
+// look nor one after an outage of the database is a sign of life. Else a database that restarts beside a kill
+// lets the provider's grace pass.
+func TestWhoIsDead(t *testing.T) {
+	for name, row := range map[string]struct {
+		looks func(look func(beat int64, gone bool))
+		dead  bool
+	}{
+		"its beat never changed": {func(look func(int64, bool)) {
+			look(1, false)
+			time.Sleep(time.Second)
+			look(1, false)
+		}, true},
+		"the first look comes late": {func(look func(int64, bool)) {
+			time.Sleep(2 * time.Second)
+			look(1, false)
+		}, true},
+		"the database was away": {func(look func(int64, bool)) {
+			look(1, false)
+			time.Sleep(leaseLife + time.Second)
+			look(1, false)
+		}, true},
+		"it beats": {func(look func(int64, bool)) {
+			look(1, false)
+			time.Sleep(2 * time.Second)
+			look(2, false)
+		}, false},
+		"it beat before its lock was found": {func(look func(int64, bool)) {
+			look(1, false)
+			time.Sleep(500 * time.Millisecond)
+			look(2, false)
+		}, true},
+		"it beats, and another said before that it is dead": {func(look func(int64, bool)) {
+			look(1, true)
+			time.Sleep(2 * time.Second)
+			look(2, false)
+		}, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				e := &engine{replica: "self", peers: peers{seen: map[string]heard{}}, aloft: aloft{ids: map[string]struct{}{}}}
+				s := &sweeper{gone: map[string]time.Time{"other": time.Now()}}
+				row.looks(func(beat int64, gone bool) {
+					e.peers.look(Pulse{Beats: map[string]int64{"other": beat}, Gone: map[string]bool{"other": gone}}, time.Now(), time.Now())
+				})
+				orphan := Orphan{Row: Row{FlightID: "f", Replica: "other"}}
+				if got := e.owner(orphan, s).Dead; got != row.dead {
+					t.Errorf("dead: %t, want %t", got, row.dead)
+				}
+			})
+		})
+	}
+	t.Run("another replica found its lock", func(t *testing.T) {
+		e := &engine{replica: "self", peers: peers{seen: map[string]heard{}}, aloft: aloft{ids: map[string]struct{}{}}}
+		e.peers.look(Pulse{Beats: map[string]int64{"other": 1}, Gone: map[string]bool{"other": true}}, time.Now(), time.Now())
+		if !e.owner(Orphan{Row: Row{FlightID: "f", Replica: "other"}}, &sweeper{}).Dead {
+			t.Error("it is not dead, want the other replica believed")
+		}
+	})
+}
+
+// since is from when on a replica's silence counts.
+func (p *peers) since(id string) time.Time { return p.seen[id].since }

@@ -140,6 +140,8 @@ type Stored struct {
 	// Lasting: there is a refresh token, this login's or one from before, or the access token does not
 	// expire: the connection does not end with its first access token.
 	Lasting bool
+	// Change is what the login made of the connection.
+	Change Change
 }
 
 // LoginStore keeps logins. Each method is one transaction.
@@ -213,6 +215,13 @@ func (b *Broker) Finish(ctx context.Context, back Callback) (Connected, error) {
 		return result, err
 	case err != nil:
 		return result, outage(err)
+	}
+	if !b.engine.alone {
+		var person *Person
+		if result.Default {
+			person = &Person{UserID: stored.UserID, Identity: identity}
+		}
+		b.engine.kept.keep(stored.Change, person, upstream.Config.SeparateGrants())
 	}
 	b.Forget(result.UserID, result.Provider)
 	return result, nil

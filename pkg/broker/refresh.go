@@ -41,6 +41,9 @@ func (e *engine) obtain(ctx context.Context, key cacheKey, life time.Duration) (
 		return nil, ErrProvider
 	}
 	deadline := e.now().Add(e.config.Wait)
+	if !e.begun() {
+		return nil, outage(errLapsed)
+	}
 	defer e.landings.land(key) // one flight for each row, so that nobody else in this process waits
 	for {
 		landed := e.landings.await(key) // before the row is read, or the word could come in between
@@ -158,6 +161,9 @@ func (e *engine) claim(ctx context.Context, row Row, claim Claim, stamp uint64) 
 	epoch, holds := e.lease.now(before)
 	if !holds {
 		return Flight{}, errLapsed
+	}
+	if e.setBack(ctx, cacheKey{row.UserID, row.Provider}, row.Version) {
+		return Flight{}, ErrSuperseded
 	}
 	id := crand.Text()
 	if !e.aloft.add(id) {

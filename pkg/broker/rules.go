@@ -33,14 +33,20 @@ type Row struct {
 
 // Reading is when a row was read: the database's time, and this process's before the statement was
 // sent and after its answer came.
-type Reading struct{ Database, Sent, Received time.Time }
+type Reading struct {
+	Database, Sent, Received time.Time
+	// Incarnation names the database since its last failover; empty where it does not say.
+	Incarnation string
+	// Behind is by how much the database's clock was set back since the row's access token was stored.
+	Behind time.Duration
+}
 
 // Local translates a time of the database's clock into this process's, never later than it is.
 func (r Reading) Local(at time.Time) time.Time {
 	if at.IsZero() || r.Database.IsZero() {
 		return at
 	}
-	return at.Add(r.Sent.Round(0).Sub(r.Database))
+	return at.Add(r.Sent.Round(0).Sub(r.Database) - r.Behind)
 }
 
 // ToDatabase translates a time of this process's clock into the database's, never later than it is.
@@ -54,13 +60,14 @@ func (r Reading) ToDatabase(at time.Time) time.Time {
 // Now is the database's time now, by what this process's clock has gone on since the reading.
 func (r Reading) Now() time.Time { return r.Database.Add(time.Since(r.Received)) }
 
-// Event is something that happens to a row at a time of the database's clock.
+// Event is something that happens to a row at a time of the database's clock, and on a timeline of it.
 type Event struct {
-	At     time.Time
-	Action Action
+	At       time.Time
+	Timeline int64
+	Action   Action
 }
 
-// Action is one of Claim, Commit, Verdict, Disconnect and Login.
+// Action is one of Claim, Commit, Verdict, Disconnect, Login and Restore.
 type Action interface {
 	on(row Row, at time.Time) (Change, error)
 }
@@ -83,6 +90,9 @@ type Change struct {
 	Spent secret.Text
 	// Refusal is what the caller is told although the change is stored.
 	Refusal error
+
+	restored bool // the row has its version already
+	fresh    bool // it stores a token of its own version
 }
 
 // Unwanted is a refresh token for the revocation outbox.
@@ -103,7 +113,12 @@ func Apply(row Row, event Event) (Change, error) {
 		change.Row = row
 		return change, nil
 	}
-	change.Row.Version = row.Version + 1
+	if !change.restored {
+		change.Row.Version = nextVersion(row, event.Timeline)
+	}
+	if change.fresh {
+		change.Row.StoredVersion = change.Row.Version
+	}
 	return change, nil
 }
 
@@ -325,9 +340,9 @@ func (l Login) on(row Row, at time.Time) (Change, error) {
 			RefreshToken: l.Tokens.RefreshToken, AccessToken: l.Tokens.AccessToken,
 			AccessIssuedAt: l.Tokens.IssuedAt, AccessExpiresAt: l.Tokens.AccessExpiresAt, RefreshExpiresAt: l.Tokens.RefreshExpiresAt,
 		},
-		Digest: l.Digest, StoredVersion: row.Version + 1,
+		Digest: l.Digest,
 	}
-	change := Change{Row: next, Tell: true, Landed: true, Cancel: !l.Separate}
+	change := Change{Row: next, fresh: true, Tell: true, Landed: true, Cancel: !l.Separate}
 	other := row.Subject != "" && row.Subject != l.Subject
 	switch {
 	case l.Tokens.RefreshToken == "" && good && !other:

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/workspace-token-service/wts/pkg/provider"
 	"github.com/workspace-token-service/wts/pkg/secret"
@@ -84,7 +85,7 @@ func check(t *testing.T, row Row, action Action, want applied) {
 	wanted := Change{Row: next, Keep: want.keep, Tell: want.tell, Landed: want.landed, Revoke: want.revoke, Cancel: want.cancel, Spent: want.spent, Refusal: want.told}
 	plain := cmp.Comparer(func(a, b secret.Text) bool { return string(a) == string(b) })
 	sameError := cmp.Comparer(func(a, b error) bool { return errors.Is(a, b) })
-	if diff := cmp.Diff(wanted, got, plain, sameError); diff != "" {
+	if diff := cmp.Diff(wanted, got, plain, sameError, cmpopts.IgnoreUnexported(Change{})); diff != "" {
 		t.Errorf("(-want +got)\n%s", diff)
 	}
 }
@@ -306,7 +307,7 @@ func TestJudge(t *testing.T) {
 	alone.Alone, keeps.NeverRotates = true, true
 	flight := func(presented time.Duration, change ...func(*Orphan)) Orphan {
 		one := Orphan{Row: claimedRow(), Claimed: presented, Presented: presented}
-		one.Reading = Reading{ruleTime, time.Now(), time.Now()}
+		one.Reading = Reading{Database: ruleTime, Sent: time.Now(), Received: time.Now()}
 		for _, each := range change {
 			each(&one)
 		}

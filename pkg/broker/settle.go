@@ -9,9 +9,8 @@ import (
 	"github.com/workspace-token-service/wts/pkg/provider"
 )
 
-// commitOf is what a flight brought, as an action on its row.
-func (e *engine) commitOf(up *upstream, flight Flight, tokens provider.Tokens) Commit {
-	reading := flight.Reading
+// commitOf is what a flight brought, as an action on its row. The reading translates the times.
+func (e *engine) commitOf(up *upstream, flight Flight, tokens provider.Tokens, reading Reading) Commit {
 	commit := Commit{
 		Flight: flight.FlightID, Version: flight.Version, Presented: flight.Digest, Token: flight.RefreshToken, Tokens: tokens,
 		Tell: up.config.RevokesAccess,
@@ -37,14 +36,15 @@ func (e *engine) commitOf(up *upstream, flight Flight, tokens provider.Tokens) C
 // take the successor, it goes to the spool and is offered again and again; the access token is served
 // meanwhile, and the flight stays aloft. stored is false then.
 func (e *engine) commit(ctx context.Context, up *upstream, flight Flight, tokens provider.Tokens) (got *held, stored bool, err error) {
-	commit := e.commitOf(up, flight, tokens)
+	reading := e.clock.newest(flight.Reading) // the clock may have been set back since the claim
+	commit := e.commitOf(up, flight, tokens, reading)
 	change, err := e.apply(ctx, flight.Row, commit)
 	stored = err == nil
 	switch {
 	case errors.Is(err, ErrSuperseded):
 		return nil, true, errAgain
 	case err != nil:
-		e.keepOffering(flight, commit)
+		e.keepOffering(up, flight, tokens, commit)
 		change, err = Apply(flight.Row, Event{At: flight.Reading.Now(), Action: commit})
 		if err != nil {
 			return nil, false, errAgain
@@ -57,7 +57,9 @@ func (e *engine) commit(ctx context.Context, up *upstream, flight Flight, tokens
 	case tokens.AccessToken == "":
 		return nil, stored, &Unavailable{RetryAfter: max(commit.After, time.Second), Cause: errors.New("no access token came that may be handed out")}
 	}
-	return e.cache.remember(cacheKey{flight.UserID, flight.Provider}, change.Row, flight.stamp), stored, nil
+	row := change.Row
+	row.Reading, row.Reading.Behind = reading, 0 // which the times were translated by
+	return e.cache.remember(cacheKey{flight.UserID, flight.Provider}, row, flight.stamp), stored, nil
 }
 
 // Why a grant is broken.
@@ -192,12 +194,12 @@ func (e *engine) resolve(key cacheKey, rest time.Duration) {
 
 // keepOffering offers a successor to the database until it takes it, or another has taken its place. The
 // spool keeps it for the next process meanwhile.
-func (e *engine) keepOffering(flight Flight, commit Commit) {
+func (e *engine) keepOffering(up *upstream, flight Flight, tokens provider.Tokens, commit Commit) {
 	if err := e.spool.add(e.keys, recordOf(flight.UserID, flight.Provider, commit)); err != nil {
 		e.observer.SpoolFailed(err)
 	}
 	e.again(func(ctx context.Context) bool {
-		_, err := e.apply(ctx, flight.Row, commit)
+		_, err := e.apply(ctx, flight.Row, e.commitOf(up, flight, tokens, e.clock.newest(flight.Reading)))
 		if err != nil && !errors.Is(err, ErrSuperseded) {
 			return false
 		}

@@ -44,15 +44,20 @@ var plants = map[string]struct {
 	what  string
 	first uint64
 }{
-	"epoch":   {"the gate does not compare epochs", 4981},
+	"epoch":   {"the gate does not compare epochs", 5177},
 	"version": {"a swap does not ask for the version that the rule saw", 1},
 	"digest":  {"a successor is stored whatever token is stored by now", 2},
 	"claim":   {"a claim is given although another flight has the row", 1},
 	"beat":    {"heartbeats are acknowledged and not kept", 9},
 	"spool":   {"the spool acknowledges a record and drops it", 4764},
 	"feed":    {"lines of the change feed are lost", 21},
-	"abort":   {"a request that was given up is delivered later", 36},
+	"abort":   {"a request that was given up is delivered later", 434},
 	"fence":   {"a login does not look for a revocation on its way", 2},
+	"kept":    {"what was stored is not offered after a failover", 176},
+	"settled": {"a database is used before all have offered", 54},
+	"renamed": {"a swap does not ask whether the database is still the same", 2986},
+	"clock":   {"a step back of the database's clock is not noticed", 68},
+	"ends":    {"ends are not brought back", 32},
 }
 
 const (
@@ -77,20 +82,59 @@ type simulation struct {
 	quiet bool
 	count map[string]uint64 // steps so far, by stream
 
-	rows    map[cacheKey]Row
-	lines   []cacheKey // of the change feed
-	beats   map[string]int64
-	revoked []simRevocation
+	simDatabase
+	standby []simDatabase // as it was of late: what a standby holds that lags
 	skew    time.Duration // of the database's clock
 
 	minted  int
+	ends    map[string]time.Time // of access tokens
 	tokens  map[string]*simToken
 	current map[string]*simPresentation // under way, by token
 	spooled []simRecord
-	gone    map[cacheKey]time.Time // since when a person is disconnected
+	gone    map[cacheKey]simEnded // people who are disconnected
+	unknown map[cacheKey]bool     // whose disconnect a failover lost, and only the dead knew of it
+	running []*simReplica
 
 	trace []string
 	found []string
+}
+
+// simDatabase is what a database holds.
+type simDatabase struct {
+	at       time.Time
+	rows     map[cacheKey]Row
+	lines    []simLine // of the change feed
+	beats    map[string]int64
+	offered  map[string]string
+	stepped  map[string]Step
+	buried   map[string]bool // replicas that are said to be dead
+	revoked  []simRevocation
+	timeline int64
+	settled  map[string]bool
+}
+
+// simLine is a line of the feed: a connection that changed, and its tombstone where it has ended.
+type simLine struct {
+	key   cacheKey
+	ended Row
+}
+
+// simEnded is an end and the version of its tombstone.
+type simEnded struct {
+	at      time.Time
+	version int64
+}
+
+func (d *simDatabase) incarnation() string { return fmt.Sprintf("simulated/%08X", d.timeline) }
+
+// copied is the database as a standby has it.
+func (d *simDatabase) copied() simDatabase {
+	other := *d
+	other.at = time.Now()
+	other.rows, other.beats, other.offered, other.settled = maps.Clone(d.rows), maps.Clone(d.beats), maps.Clone(d.offered), maps.Clone(d.settled)
+	other.stepped, other.buried = maps.Clone(d.stepped), maps.Clone(d.buried)
+	other.lines, other.revoked = slices.Clip(d.lines), slices.Clone(d.revoked)
+	return other
 }
 
 type simToken struct {
@@ -101,6 +145,8 @@ type simToken struct {
 	successor  string
 	excused    bool // a fault kept its successor from being stored
 	stored     bool // it was stored in the database or in a spool
+	storedAt   time.Time
+	spooled    bool
 	holder     *simReplica
 }
 
@@ -139,8 +185,13 @@ type simReplica struct {
 	name   string
 	broker *Broker
 	stop   context.CancelFunc
-	heard  int // lines of the feed
+	heard  int   // lines of the feed
+	of     int64 // the timeline whose lines they are
+	ends   []Row // tombstones that it wrote or heard of
 	beaten time.Time
+	pod    int  // whose spool folder it has; one below zero sees them all
+	found  bool // its spool was found and replayed
+	died   time.Time
 	polled atomic.Int64
 	dead   atomic.Bool
 	hung   atomic.Int64 // until when, in unix nanoseconds
@@ -150,6 +201,7 @@ var (
 	errSimDead   = errors.New("the process is dead")
 	errSimBefore = errors.New("the database is away")
 	errSimAfter  = errors.New("the acknowledgement was lost")
+	errSimSets   = errors.New("the database is not settled")
 )
 
 // note writes a line of the trace. The caller holds the lock.
@@ -217,6 +269,7 @@ func (r *simReplica) die() {
 		return
 	}
 	r.mu.Lock()
+	r.died = time.Now()
 	for _, token := range r.tokens {
 		if token.holder == r && !token.stored {
 			token.excused = true
@@ -247,8 +300,19 @@ func (s *simulation) read(key cacheKey) Row {
 		row = Row{Connection: Connection{UserID: key.userID, Provider: key.provider}}
 	}
 	now := time.Now()
-	row.Reading = Reading{Database: now.Add(s.skew), Sent: now, Received: now}
+	row.Reading = Reading{Database: now.Add(s.skew), Sent: now, Received: now, Incarnation: s.incarnation()}
+	if s.plant == "clock" {
+		row.Reading.Sent = now.Add(-slowReading - time.Millisecond)
+	}
 	return row
+}
+
+// usable tells whether the database is settled. The caller holds the lock.
+func (s *simulation) usable() error {
+	if !s.settled[s.incarnation()] && s.plant != "settled" {
+		return errSimSets
+	}
+	return nil
 }
 
 // Row implements Store.
@@ -259,6 +323,9 @@ func (r *simReplica) Row(_ context.Context, userID, providerID string) (Row, err
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	row := r.read(cacheKey{userID, providerID})
+	if err := r.usable(); err != nil {
+		return Row{}, err
+	}
 	if row.Version == 0 {
 		return Row{}, ErrNotConnected
 	}
@@ -280,7 +347,11 @@ func (r *simReplica) Apply(_ context.Context, row Row, action Action) (Change, e
 			}
 			r.mu.Lock()
 			row = r.read(key)
+			err := r.usable()
 			r.mu.Unlock()
+			if err != nil {
+				return Change{}, err
+			}
 		}
 		fresh = false
 		change, err := Apply(r.planted(row, action))
@@ -293,6 +364,9 @@ func (r *simReplica) Apply(_ context.Context, row Row, action Action) (Change, e
 		}
 		r.mu.Lock()
 		swapped := r.swap(row, change, r.name+" "+stream)
+		if swapped && change.Row.Phase == Disconnected && change.Tell {
+			r.ends = append(r.ends, change.Row)
+		}
 		r.mu.Unlock()
 		if swapped {
 			if lost := r.after(stream + " acknowledged"); lost != nil {
@@ -306,7 +380,7 @@ func (r *simReplica) Apply(_ context.Context, row Row, action Action) (Change, e
 
 // planted puts bugs around a rule.
 func (r *simReplica) planted(row Row, action Action) (Row, Event) {
-	event := Event{At: row.Reading.Now(), Action: action}
+	event := Event{At: row.Reading.Now(), Timeline: row.Reading.Timeline(), Action: action}
 	switch action := action.(type) {
 	case Claim:
 		if r.plant == "claim" && row.FlightID != "" && row.FlightID != action.Over {
@@ -346,16 +420,21 @@ func (s *simulation) swap(row Row, change Change, who string) bool {
 	if !change.Keep && stored.Version != row.Version && s.plant != "version" {
 		return false
 	}
+	if row.Reading.Incarnation != s.incarnation() && s.plant != "renamed" {
+		return false
+	}
 	if !change.Keep {
 		s.checkSwap(stored, change.Row)
 		s.rows[key] = change.Row
 		s.note("%s: %s v%d %s %q token %s", who, key.userID, change.Row.Version, change.Row.Phase, change.Row.Reason, string(change.Row.RefreshToken))
 		if token := s.tokens[string(change.Row.RefreshToken)]; token != nil {
-			token.stored = true
+			token.stored, token.storedAt = true, time.Now()
 		}
-		delete(s.gone, key)
-		if change.Row.Phase == Disconnected {
-			s.gone[key] = time.Now()
+		if end, gone := s.gone[key]; gone && change.Row.StoredVersion > end.version {
+			delete(s.gone, key)
+		}
+		if _, gone := s.gone[key]; !gone && change.Row.Phase == Disconnected {
+			s.gone[key] = simEnded{time.Now(), change.Row.Version}
 		}
 	}
 	for _, unwanted := range change.Revoke {
@@ -373,7 +452,11 @@ func (s *simulation) swap(row Row, change Change, who string) bool {
 		}
 	}
 	if change.Tell && s.plant != "feed" {
-		s.lines = append(s.lines, key)
+		line := simLine{key: key}
+		if change.Row.Phase == Disconnected {
+			line.ended = change.Row
+		}
+		s.lines = append(s.lines, line)
 	}
 	return true
 }
@@ -406,25 +489,209 @@ func (r *simReplica) Disconnect(ctx context.Context, userID, providerID string) 
 }
 
 // Beat implements Replicas.
-func (r *simReplica) Beat(_ context.Context, id string) (map[string]int64, error) {
+func (r *simReplica) Beat(_ context.Context, beat Beat) (Pulse, error) {
 	if err := r.step("beat"); err != nil {
-		return nil, err
+		return Pulse{}, err
 	}
 	r.mu.Lock()
 	if r.beaten = time.Now(); r.plant != "beat" {
-		r.beats[id]++
+		r.beats[beat.Replica] = max(r.beats[beat.Replica]+1, time.Now().Add(r.skew).UnixMilli())
 	}
-	beats := maps.Clone(r.beats)
+	r.offered[beat.Replica], r.stepped[beat.Replica] = beat.Offered, beat.Stepped
+	delete(r.buried, beat.Replica)
+	pulse := r.pulse()
 	r.mu.Unlock()
-	return beats, r.after("beat acknowledged")
+	return pulse, r.after("beat acknowledged")
+}
+
+// pulse is what a heartbeat finds. The caller holds the lock.
+func (s *simulation) pulse() Pulse {
+	pulse := Pulse{
+		Reading: s.read(cacheKey{}).Reading, Beats: maps.Clone(s.beats), Gone: maps.Clone(s.buried), Offered: map[string]bool{}, Settled: s.settled[s.incarnation()],
+	}
+	for id, in := range s.offered {
+		pulse.Offered[id] = in == s.incarnation()
+	}
+	for _, step := range s.stepped {
+		pulse.Stepped = append(pulse.Stepped, step)
+	}
+	return pulse
+}
+
+// Gone implements Replicas.
+func (r *simReplica) Gone(_ context.Context, id string) error {
+	if err := r.step("gone"); err != nil {
+		return err
+	}
+	r.mu.Lock()
+	r.buried[id] = true
+	r.mu.Unlock()
+	return r.after("gone acknowledged")
+}
+
+// Behind implements Failovers.
+func (r *simReplica) Behind(_ context.Context, rows []Row) (behind []int, err error) {
+	if err := r.step("behind"); err != nil {
+		return nil, err
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for i, row := range rows {
+		held := r.rows[cacheKey{row.UserID, row.Provider}]
+		if (held.Version < row.Version || held.StoredVersion < row.StoredVersion) && r.plant != "kept" {
+			behind = append(behind, i)
+		}
+	}
+	return behind, nil
+}
+
+// Restore implements Failovers.
+func (r *simReplica) Restore(_ context.Context, lost Restore) error {
+	if err := r.step("restore " + lost.Row.UserID); err != nil {
+		return err
+	}
+	r.mu.Lock()
+	row := r.read(cacheKey{lost.Row.UserID, lost.Row.Provider})
+	change, err := Apply(row, Event{At: row.Reading.Now(), Timeline: row.Reading.Timeline(), Action: lost})
+	if err == nil {
+		r.swap(row, change, r.name+" restores")
+		err = change.Refusal
+	}
+	r.mu.Unlock()
+	return errors.Join(err, r.after("restored "+lost.Row.UserID))
+}
+
+// Recommit implements Failovers.
+func (r *simReplica) Recommit(_ context.Context, userID, providerID string, commit Commit) (Change, error) {
+	if err := r.step("recommit " + userID); err != nil {
+		return Change{}, err
+	}
+	r.mu.Lock()
+	row := r.read(cacheKey{userID, providerID})
+	change, err := Apply(row, Event{At: row.Reading.Now(), Action: commit})
+	if err == nil {
+		r.swap(row, change, r.name+" recommits")
+		err = change.Refusal
+		if token := r.tokens[string(commit.Tokens.RefreshToken)]; token != nil {
+			token.holder, token.spooled = r, false // who knows of it from now on
+		}
+	}
+	r.mu.Unlock()
+	return change, errors.Join(err, r.after("recommitted "+userID))
+}
+
+// RestoreEnds implements Failovers.
+func (r *simReplica) RestoreEnds(ctx context.Context, _ time.Duration) error {
+	r.mu.Lock()
+	ends := slices.Clone(r.ends)
+	r.mu.Unlock()
+	for _, row := range ends {
+		if r.plant == "ends" {
+			break
+		}
+		lost := Row{Connection: Connection{UserID: row.UserID, Provider: row.Provider, Phase: Disconnected, Version: row.Version, ConnectedAt: row.ConnectedAt}}
+		if err := r.Restore(ctx, Restore{Row: lost}); err != nil && !errors.Is(err, ErrSuperseded) {
+			return err
+		}
+	}
+	return nil
+}
+
+// Settle implements Failovers.
+func (r *simReplica) Settle(_ context.Context, incarnation string) error {
+	if err := r.step("settle"); err != nil {
+		return err
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if incarnation == r.incarnation() && !r.settled[incarnation] {
+		r.settled[incarnation] = true
+		r.note("%s settles %s", r.name, incarnation)
+		for _, other := range r.running {
+			if r.offered[other.name] != incarnation && time.Since(other.beaten) >= failoverPatience-2*beatEvery {
+				other.missedFailover()
+			}
+		}
+		r.forgotten(func(other *simReplica) bool { return r.offered[other.name] == incarnation })
+	}
+	return nil
+}
+
+// missedFailover excuses what a replica alone knew that died, or was silent for too long, at a failover. The
+// caller holds the lock.
+func (r *simReplica) missedFailover() {
+	for _, token := range r.tokens {
+		if token.holder == r && !token.stored {
+			token.excused = true
+		}
+	}
+}
+
+// failOver puts a standby in the database's place that lacks its last commits.
+func (s *simulation) failOver(lag time.Duration) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	was := s.timeline
+	for i := len(s.standby) - 1; i >= 0; i-- {
+		if time.Since(s.standby[i].at) >= lag || i == 0 {
+			s.simDatabase = s.standby[i].copied()
+			s.at = s.standby[i].at
+			break
+		}
+	}
+	s.standby = nil
+	s.timeline = was + 1
+	s.note("failover to %s, as it was %s ago", s.incarnation(), time.Since(s.at))
+	for _, token := range s.tokens {
+		if token.storedAt.After(s.at) && !token.spooled {
+			token.stored = false
+			if token.holder != nil && token.holder.dead.Load() {
+				token.excused = true
+			}
+		}
+	}
+	s.forgotten(func(r *simReplica) bool { return !r.dead.Load() })
+}
+
+// forgotten excuses ends that a failover lost and of which only replicas knew that could not tell. The caller
+// holds the lock.
+func (s *simulation) forgotten(tells func(*simReplica) bool) {
+	for key, end := range s.gone {
+		known := s.rows[key].Phase == Disconnected
+		for _, r := range s.running {
+			known = known || tells(r) && slices.ContainsFunc(r.ends, func(row Row) bool { return row.UserID == key.userID && row.Version >= end.version })
+		}
+		if !known {
+			s.note("only the dead knew that %s was disconnected", key.userID)
+			delete(s.gone, key)
+			s.unknown[key] = true
+		}
+	}
+}
+
+// replicate keeps what a standby holds that lags by up to two seconds.
+func (s *simulation) replicate(until time.Time) {
+	for time.Now().Before(until) {
+		s.mu.Lock()
+		s.standby = append(s.standby, s.copied())
+		if len(s.standby) > 20 {
+			s.standby = slices.Delete(s.standby, 0, 1)
+		}
+		s.mu.Unlock()
+		time.Sleep(100*time.Millisecond + 777*time.Nanosecond)
+	}
 }
 
 // Orphans implements Store.
-func (r *simReplica) Orphans(_ context.Context, look Look) (orphans []Orphan, beats map[string]int64, err error) {
+func (r *simReplica) Orphans(_ context.Context, look Look) (orphans []Orphan, pulse Pulse, err error) {
 	if err := r.step("orphans"); err != nil {
-		return nil, nil, err
+		return nil, Pulse{}, err
 	}
 	r.mu.Lock()
+	if err := r.usable(); err != nil {
+		r.mu.Unlock()
+		return nil, Pulse{}, err
+	}
 	for i := range simPeople {
 		row := r.read(cacheKey{person(i), "main"})
 		now := row.Reading.Database
@@ -435,9 +702,9 @@ func (r *simReplica) Orphans(_ context.Context, look Look) (orphans []Orphan, be
 			orphans = append(orphans, Orphan{Row: row, ProviderRotates: r.rotates})
 		}
 	}
-	beats = maps.Clone(r.beats)
+	pulse = r.pulse()
 	r.mu.Unlock()
-	return orphans, beats, r.after("orphans answered")
+	return orphans, pulse, r.after("orphans answered")
 }
 
 // TakeRevocation implements Outbox.
@@ -447,6 +714,9 @@ func (r *simReplica) TakeRevocation(_ context.Context, _ string, lease time.Dura
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if err := r.usable(); err != nil {
+		return Revocation{}, err
+	}
 	for i := range r.revoked {
 		one := &r.revoked[i]
 		if one.ended.IsZero() && !time.Now().Before(one.next) {
@@ -604,6 +874,7 @@ func (r *simReplica) present(value, person string) (provider.Tokens, provider.Ou
 	}
 	r.minted++
 	answer := provider.Tokens{AccessToken: secret.Text(fmt.Sprint(person, " access ", r.minted)), IssuedAt: now, AccessExpiresAt: now.Add(simLife)}
+	r.simulation.ends[string(answer.AccessToken)] = answer.AccessExpiresAt
 	if r.rotates {
 		successor := fmt.Sprint("refresh-", r.minted)
 		r.tokens[successor] = &simToken{person: token.person, family: token.family, generation: token.generation + 1, holder: r, excused: r.dead.Load()}
@@ -621,7 +892,7 @@ func (s *simulation) successorExcused(token *simToken) bool {
 	case next == nil:
 		return false
 	case next.holder.dead.Load():
-		return next.excused || !next.stored
+		return next.excused || !next.stored || next.spooled && time.Since(next.holder.died) >= simWait
 	}
 	return next.excused || time.Since(next.holder.beaten) >= simWait
 }
@@ -667,7 +938,7 @@ func (m simSpool) add(_ *keyring.Keyring, record spooled) error {
 		return errors.New("no space left on device")
 	}
 	if token := m.tokens[record.Refresh]; token != nil {
-		token.stored = true
+		token.stored, token.spooled = true, true
 	}
 	if m.plant != "spool" {
 		m.spooled = append(m.spooled, simRecord{m.simReplica, record})
@@ -678,20 +949,31 @@ func (simSpool) done()      {}
 func (simSpool) close(bool) {}
 func (m simSpool) replay(ctx context.Context, _ *keyring.Keyring, offer func(context.Context, spooled) error) (gone []string) {
 	m.mu.Lock()
-	records := m.spooled
+	records, running := m.spooled, m.running
 	m.mu.Unlock()
+	theirs := func(other *simReplica) bool { return other.dead.Load() && (other.pod == m.pod || m.pod < 0) }
+	left := map[*simReplica]bool{}
 	for _, one := range records {
-		if !one.owner.dead.Load() {
+		if !theirs(one.owner) || left[one.owner] {
 			continue
 		}
 		if err := offer(ctx, one.record); err != nil && !errors.Is(err, ErrSuperseded) {
+			left[one.owner] = true
 			continue
 		}
 		m.mu.Lock()
 		m.spooled = slices.DeleteFunc(slices.Clone(m.spooled), func(other simRecord) bool { return other.record.Refresh == one.record.Refresh })
 		m.mu.Unlock()
 	}
-	return nil
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, other := range running {
+		if theirs(other) && !left[other] && !other.found {
+			other.found = true // and its file is gone
+			gone = append(gone, other.name)
+		}
+	}
+	return gone
 }
 
 // follow reads the change feed every two seconds.
@@ -699,12 +981,29 @@ func (r *simReplica) follow(ctx context.Context) {
 	for ctx.Err() == nil {
 		if r.step("feed") == nil {
 			r.mu.Lock()
+			if r.usable() != nil {
+				r.mu.Unlock()
+				time.Sleep(time.Second)
+				continue
+			}
+			another := r.of != r.timeline
+			if another {
+				r.of, r.heard = r.timeline, len(r.lines)
+			}
 			lines := r.lines[r.heard:]
 			r.heard = len(r.lines)
+			for _, line := range lines {
+				if line.ended.Version > 0 {
+					r.ends = append(r.ends, line.ended)
+				}
+			}
 			r.polled.Store(time.Now().UnixNano())
 			r.mu.Unlock()
-			for _, key := range lines {
-				r.broker.Forget(key.userID, key.provider)
+			if another {
+				r.broker.ForgetAll()
+			}
+			for _, line := range lines {
+				r.broker.Forget(line.key.userID, line.key.provider)
 			}
 		}
 		time.Sleep(2 * time.Second)
@@ -714,10 +1013,10 @@ func (r *simReplica) follow(ctx context.Context) {
 func person(i int) string { return fmt.Sprint("person", i) }
 
 // begin starts a replica.
-func (s *simulation) begin(name string) *simReplica {
-	r := &simReplica{simulation: s, name: name}
+func (s *simulation) begin(name string, pod int) *simReplica {
+	r := &simReplica{simulation: s, name: name, pod: pod}
 	config := provider.Config{RefreshTimeout: simTimeout, Timeout: 4 * time.Second, ReuseGrace: s.grace, RefreshRate: 1000}
-	r.broker = New(Parts{Config: Config{DefaultProvider: "main", Wait: 5 * time.Second, SpoolWait: simWait}, Store: r, Replicas: r, Outbox: r, Observer: quiet{}, Now: time.Now})
+	r.broker = New(Parts{Config: Config{DefaultProvider: "main", Wait: 5 * time.Second, SpoolWait: simWait}, Store: r, Replicas: r, Outbox: r, Failovers: r, Keys: simKeys(), Observer: quiet{}, Now: time.Now})
 	r.broker.engine.replica = name
 	r.broker.engine.spool = simSpool{r}
 	r.broker.engine.digest = func(token string) []byte { return []byte(token) }
@@ -725,7 +1024,8 @@ func (s *simulation) begin(name string) *simReplica {
 	up.served = func(time.Duration) {}
 	r.broker.engine.upstreams["main"] = up
 	s.mu.Lock()
-	r.heard = len(s.lines)
+	r.heard, r.of = len(s.lines), s.timeline
+	s.running = append(s.running, r)
 	s.mu.Unlock()
 	ctx, stop := context.WithCancel(context.Background())
 	r.stop = stop
@@ -734,12 +1034,20 @@ func (s *simulation) begin(name string) *simReplica {
 	return r
 }
 
-// login stores a new grant of a person's, as a callback does.
-func (s *simulation) login(i int, began time.Duration) {
+var simKeys = sync.OnceValue(func() *keyring.Keyring {
+	keys, err := keyring.Parse(keyring.Generate(time.Now()))
+	if err != nil {
+		panic(err)
+	}
+	return keys
+})
+
+// login stores a new grant of a person's, as a callback does at a replica; nil is before there is any.
+func (s *simulation) login(i int, began time.Duration, at *simReplica) {
 	s.mu.Lock()
 	key := cacheKey{person(i), "main"}
 	s.minted++
-	value, now := fmt.Sprint("refresh-", s.minted), time.Now()
+	value, access, now := fmt.Sprint("refresh-", s.minted), fmt.Sprint(key.userID, " access ", s.minted), time.Now()
 	family := &simFamily{person: key.userID}
 	s.tokens[value] = &simToken{person: key.userID, family: family}
 	s.mu.Unlock()
@@ -753,13 +1061,21 @@ func (s *simulation) login(i int, began time.Duration) {
 		}
 	}
 	row := s.read(key)
+	if s.usable() != nil {
+		return
+	}
 	family.began = time.Now()
-	change, err := Apply(row, Event{At: row.Reading.Database, Action: Login{
+	change, err := Apply(row, Event{At: row.Reading.Database, Timeline: row.Reading.Timeline(), Action: Login{
 		Subject: key.userID, Digest: []byte(value),
-		Tokens: provider.Tokens{RefreshToken: secret.Text(value), AccessToken: secret.Text(fmt.Sprint(key.userID, " access ", s.minted)), IssuedAt: row.Reading.Database, AccessExpiresAt: row.Reading.Database.Add(simLife)},
+		Tokens: provider.Tokens{RefreshToken: secret.Text(value), AccessToken: secret.Text(access), IssuedAt: row.Reading.Database, AccessExpiresAt: row.Reading.Database.Add(simLife)},
 	}})
 	if err == nil {
+		s.ends[string(change.Row.AccessToken)] = time.Now().Add(simLife)
 		s.swap(row, change, "login")
+		if at != nil && !at.dead.Load() {
+			s.tokens[value].holder = at
+			at.broker.engine.kept.keep(change, nil, false)
+		}
 	}
 }
 
@@ -777,10 +1093,11 @@ func (r *simReplica) ask(i int) {
 	if _, _ = fmt.Sscan(string(token.Value), &owner); owner != key.userID {
 		r.violation("%s is handed %q", key.userID, string(token.Value))
 	}
-	if !token.ExpiresAt.IsZero() && token.ExpiresAt.Before(asked) {
-		r.violation("%s is handed a token that ended %s before the call", key.userID, asked.Sub(token.ExpiresAt))
+	if ends, known := r.simulation.ends[string(token.Value)]; known && ends.Before(asked) {
+		r.violation("%s is handed %q by %s, which ended %s before the call", key.userID, string(token.Value), r.name, asked.Sub(ends))
 	}
-	since, gone := r.gone[key]
+	end, gone := r.gone[key]
+	since := end.at
 	if polled := time.Unix(0, r.polled.Load()); gone && since.Before(asked) && polled.Sub(since) > time.Second && asked.Sub(since) > 5*time.Second {
 		r.violation("%s was disconnected %s before the call, and is served by %s", key.userID, asked.Sub(since), r.name)
 	}
@@ -789,9 +1106,10 @@ func (r *simReplica) ask(i int) {
 // play plays one schedule.
 func play(t *testing.T, number uint64, plant string) *simulation {
 	s := &simulation{
-		number: number, plant: plant, count: map[string]uint64{}, rows: map[cacheKey]Row{}, beats: map[string]int64{}, tokens: map[string]*simToken{},
-		current: map[string]*simPresentation{}, gone: map[cacheKey]time.Time{},
+		number: number, plant: plant, count: map[string]uint64{}, tokens: map[string]*simToken{}, current: map[string]*simPresentation{}, gone: map[cacheKey]simEnded{}, unknown: map[cacheKey]bool{}, ends: map[string]time.Time{},
+		simDatabase: simDatabase{rows: map[cacheKey]Row{}, beats: map[string]int64{}, offered: map[string]string{}, stepped: map[string]Step{}, buried: map[string]bool{}, timeline: 1, settled: map[string]bool{}},
 	}
+	s.settled[s.incarnation()] = true
 	synctest.Test(t, func(*testing.T) {
 		dice := rand.New(rand.NewPCG(number, 7))
 		s.rotates = dice.IntN(5) > 0
@@ -800,27 +1118,33 @@ func play(t *testing.T, number uint64, plant string) *simulation {
 			s.grace = []time.Duration{3 * time.Second, 10 * time.Second}[dice.IntN(2)]
 		}
 		for i := range simPeople {
-			s.login(i, 0)
+			s.login(i, 0, nil)
+		}
+		fails := number%2 == 0 // the database, now and then
+		if fails {
+			go s.replicate(time.Now().Add(simEnd))
 		}
 		names := 0
-		begin := func() *simReplica { names++; return s.begin(fmt.Sprint("r", names)) }
-		replicas := []*simReplica{begin(), begin(), begin()}
+		begin := func(pod int) *simReplica { names++; return s.begin(fmt.Sprint("r", names), pod) }
+		replicas := []*simReplica{begin(0), begin(1), begin(2)}
 		for began := time.Now(); time.Since(began) < simEnd; time.Sleep(time.Duration(dice.Int64N(int64(300 * time.Millisecond)))) {
 			i, who := dice.IntN(len(replicas)), dice.IntN(simPeople)
 			if replicas[i].dead.Load() {
-				replicas[i] = begin()
+				replicas[i] = begin(i)
 			}
 			r := replicas[i]
 			switch roll := dice.IntN(200); {
 			case roll < 3:
-				go s.login(who, time.Duration(dice.IntN(800))*time.Millisecond)
+				go s.login(who, time.Duration(dice.IntN(800))*time.Millisecond, r)
 			case roll < 6:
 				go func() { _ = r.broker.Disconnect(context.Background(), person(who), "main") }()
 			case roll == 6 && number%4 == 0:
 				s.mu.Lock()
-				s.skew += time.Duration(dice.IntN(25)) * time.Second
+				s.skew += time.Duration(dice.IntN(33)-8) * time.Second
 				s.note("the database's clock steps to %s ahead", s.skew)
 				s.mu.Unlock()
+			case roll == 7 && fails:
+				s.failOver(time.Duration(dice.IntN(1500)) * time.Millisecond)
 			default:
 				go r.ask(who)
 			}
@@ -830,7 +1154,7 @@ func play(t *testing.T, number uint64, plant string) *simulation {
 		s.note("quiet")
 		s.mu.Unlock()
 		time.Sleep(simQuiet)
-		last := begin()
+		last := begin(-1)
 		time.Sleep(5 * time.Second)
 		s.settle(last)
 		for _, each := range append(replicas, last) {
@@ -861,7 +1185,7 @@ func (s *simulation) settle(last *simReplica) {
 			s.violation("the provider honours %s's grant, and it is not served: %v (%s)", key.userID, err, row.Phase)
 		case !token.family.revoked && !token.spent.IsZero() && s.rotates && !s.successorExcused(token) && !token.excused:
 			s.violation("%s's successor of %s was lost, and no fault explains it", key.userID, string(row.RefreshToken))
-		case token.family.revoked && token.family.why != "reuse":
+		case token.family.revoked && token.family.why != "reuse" && !s.unknown[key]:
 			s.violation("%s's grant was ended: %s", key.userID, token.family.why)
 		}
 		s.mu.Unlock()

@@ -20,8 +20,16 @@ const (
 
 // sweeper is what one sweep leaves for the next.
 type sweeper struct {
-	gone map[string]time.Time // replicas whose spool lock was found free, and since when
-	seen map[string]time.Time // flights, and when they were first found
+	gone   map[string]time.Time // replicas whose spool lock was found free, and since when
+	unsaid map[string]struct{}  // those of them that the others were not told of yet
+	seen   map[string]time.Time // flights, and when they were first found
+	// looked is when the database was last looked at. What it would not take meanwhile comes first, so that
+	// flights count from the next look on.
+	looked time.Time
+}
+
+func newSweeper() *sweeper {
+	return &sweeper{gone: map[string]time.Time{}, unsaid: map[string]struct{}{}, seen: map[string]time.Time{}}
 }
 
 // sweep finds flights whose replica is gone, and presents their tokens again as soon as that is safe;
@@ -29,9 +37,9 @@ type sweeper struct {
 func (e *engine) sweep(ctx context.Context) {
 	tick := time.NewTicker(sweepEvery)
 	defer tick.Stop()
-	s := sweeper{gone: map[string]time.Time{}, seen: map[string]time.Time{}}
+	s := newSweeper()
 	for {
-		e.sweepOnce(ctx, &s)
+		e.sweepOnce(ctx, s)
 		select {
 		case <-ctx.Done():
 			return
@@ -41,8 +49,11 @@ func (e *engine) sweep(ctx context.Context) {
 }
 
 func (e *engine) sweepOnce(ctx context.Context, s *sweeper) {
-	for _, id := range e.spool.replay(ctx, e.keys, e.replay) {
-		s.gone[id] = time.Now()
+	if !e.unsettled.Load() { // what a failover lost comes first
+		for _, id := range e.spool.replay(ctx, e.keys, e.replay) {
+			s.gone[id], s.unsaid[id] = time.Now(), struct{}{}
+		}
+		e.sayGone(ctx, s)
 	}
 	maps.DeleteFunc(s.gone, func(_ string, since time.Time) bool { return time.Since(since) > goneKept })
 	stamp := e.cache.stamp()
@@ -51,6 +62,10 @@ func (e *engine) sweepOnce(ctx context.Context, s *sweeper) {
 		return
 	}
 	now, seen := time.Now(), map[string]time.Time{}
+	if elapsed(s.looked, now) >= leaseLife {
+		clear(s.seen)
+	}
+	s.looked = now
 	for _, orphan := range orphans {
 		first := now
 		if before, known := s.seen[orphan.FlightID]; known {
@@ -64,6 +79,20 @@ func (e *engine) sweepOnce(ctx context.Context, s *sweeper) {
 		e.judge(ctx, orphan, e.owner(orphan, s), stamp)
 	}
 	s.seen = seen
+}
+
+// sayGone tells the other replicas, and those that begin later, which processes are dead: their spools are
+// gone with the finding.
+func (e *engine) sayGone(ctx context.Context, s *sweeper) {
+	for id := range s.unsaid {
+		within, cancel := context.WithTimeout(ctx, statementTimeout)
+		err := e.replicas.Gone(within, id)
+		cancel()
+		if err != nil {
+			return // the next sweep says it
+		}
+		delete(s.unsaid, id)
+	}
 }
 
 // replay offers a record of a process that is gone.
@@ -89,9 +118,9 @@ func (e *engine) orphans(ctx context.Context, s *sweeper) ([]Orphan, error) {
 	ctx, cancel := context.WithTimeout(ctx, statementTimeout)
 	defer cancel()
 	sent := time.Now()
-	orphans, beats, err := e.store.Orphans(ctx, look)
+	orphans, pulse, err := e.store.Orphans(ctx, look)
 	if err == nil {
-		e.peers.look(beats, sent, time.Now())
+		e.peers.look(pulse, sent, time.Now())
 	}
 	return orphans, err
 }
@@ -102,9 +131,10 @@ func (e *engine) owner(orphan Orphan, s *sweeper) Owner {
 		return Owner{}
 	}
 	owner := Owner{Self: orphan.Replica == e.replica, Holds: e.aloft.has(orphan.FlightID), Silent: e.peers.silent(orphan.Replica)}
-	since, dead := s.gone[orphan.Replica]
+	since, free := s.gone[orphan.Replica]
+	changed, dead := e.peers.changed(orphan.Replica)
 	// One that was heard since is not gone, whatever its lock says.
-	owner.Dead = dead && !e.peers.since(orphan.Replica).After(since.Add(beatEvery))
+	owner.Dead = dead || free && !changed.After(since.Add(beatEvery))
 	return owner
 }
 

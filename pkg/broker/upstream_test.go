@@ -259,7 +259,7 @@ func TestWhoIsTurnedAway(t *testing.T) {
 		now := time.Now()
 		living := Row{
 			Connection: Connection{Phase: Ready, RefreshToken: "rt", AccessToken: "at", AccessIssuedAt: now, AccessExpiresAt: now.Add(time.Hour)},
-			Reading:    Reading{now, now, now},
+			Reading:    Reading{Database: now, Sent: now, Received: now},
 		}
 		dead := living
 		dead.AccessExpiresAt = now.Add(-time.Second)
@@ -323,4 +323,6 @@ func (quiet) Doubted(string)                          {}
 func (quiet) Resolved(string, string)                 {}
 func (quiet) Revoked(string, string)                  {}
 func (quiet) SpoolFailed(error)                       {}
+func (quiet) Restored(string)                         {}
+func (quiet) FailedOver()                             {}
 func (quiet) Serving(string) func(time.Duration)      { return func(time.Duration) {} }

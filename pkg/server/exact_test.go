@@ -51,8 +51,8 @@ func (r *row) Apply(context.Context, broker.Row, broker.Action) (broker.Change, 
 	return broker.Change{}, errNever
 }
 
-func (r *row) Orphans(context.Context, broker.Look) ([]broker.Orphan, map[string]int64, error) {
-	return nil, nil, nil
+func (r *row) Orphans(context.Context, broker.Look) ([]broker.Orphan, broker.Pulse, error) {
+	return nil, broker.Pulse{}, nil
 }
 
 func (r *row) UserBySubject(context.Context, string, string, string) (authn.User, error) {
@@ -74,6 +74,8 @@ func (silent) Doubted(string)                          {}
 func (silent) Resolved(string, string)                 {}
 func (silent) Revoked(string, string)                  {}
 func (silent) SpoolFailed(error)                       {}
+func (silent) Restored(string)                         {}
+func (silent) FailedOver()                             {}
 func (silent) Serving(string) func(time.Duration)      { return func(time.Duration) {} }
 func (silent) Reached() bool                           { return true }
 func (silent) Ping(context.Context) error              { return nil }

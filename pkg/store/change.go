@@ -3,7 +3,6 @@ package store
 import (
 	"context"
 	"database/sql"
-	"errors"
 	"maps"
 	"math"
 	"slices"
@@ -11,7 +10,6 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
 	"gorm.io/gorm"
 )
 
@@ -37,6 +35,11 @@ const (
 	userChanged       = "user"       // user id / username
 	sessionChanged    = "session"    // digest, in hex
 	keysChanged       = "keys"
+
+	// Beside the lines above: what must not come back to life with a failover that loses commits.
+	connectionEnded = "ended"    // user id / provider / version of the tombstone / milliseconds of the login
+	userDisabled    = "disabled" // user id
+	userEnabled     = "enabled"  // user id
 )
 
 // Listener is told of changes. Its methods must be quick.
@@ -59,13 +62,14 @@ const (
 
 // tell writes a line of the feed.
 func (s *core) tell(tx *gorm.DB, now int64, kind, object string) error {
-	if told, ok := tx.Statement.Context.Value(toldKey{}).(*bool); ok {
-		*told = true
+	line := change{At: now, Kind: kind, Object: object}
+	if told, ok := tx.Statement.Context.Value(toldKey{}).(*[]change); ok {
+		*told = append(*told, line)
 	}
-	return tx.Select("At", "Kind", "Object").Create(&change{At: now, Kind: kind, Object: object}).Error
+	return tx.Select("At", "Kind", "Object").Create(&line).Error
 }
 
-// toldKey is where a transaction's context has a place to note that it told something.
+// toldKey is where a transaction's context has a place to note what it told.
 type toldKey struct{}
 
 // announced wakes the feeds, this process's and the others', after a change was committed.
@@ -109,6 +113,9 @@ func (s *Store) Follow(ctx context.Context, listener Listener, patience time.Dur
 	for {
 		next, lines, err := s.changesSince(ctx, read)
 		silent := wall().Sub(contact)
+		if err == nil && next != nil {
+			s.ends.reached(time.Now())
+		}
 		switch {
 		case err != nil && silent > patience:
 			listener.MissedChanges(ctx)
@@ -116,12 +123,16 @@ func (s *Store) Follow(ctx context.Context, listener Listener, patience time.Dur
 		case read == nil || read.incarnation != next.incarnation || silent > changesKept/2:
 			// What this look does not show belongs to transactions from its horizon on.
 			listener.MissedChanges(ctx)
+			if read == nil || silent > changesKept/2 {
+				s.ends.lost()
+			}
 			contact, read = wall(), next
 		default:
 			contact = wall()
 			for _, one := range lines {
 				name := line{one.xid, one.Seq}
 				if _, old := read.heard[name]; !old {
+					s.ends.keep(one.change, time.Now())
 					one.announce(ctx, listener)
 				}
 				if one.xid >= next.horizon {
@@ -146,17 +157,15 @@ type toldChange struct {
 }
 
 const (
-	// The horizon, the incarnation and the lines are of one snapshot, since they are of one statement.
-	postgresChanges = `SELECT s.horizon, s.incarnation, c.xid, c.seq, c.kind, c.object FROM (
-		SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint AS horizon,
-			(SELECT system_identifier::text FROM pg_control_system()) || '/' || left(pg_walfile_name(pg_current_wal_insert_lsn()), 8) AS incarnation) s
+	// The horizon, the state and the lines are of one snapshot, since they are of one statement.
+	postgresChanges = `SELECT s.horizon, d.incarnation, d.settled, c.xid, c.seq, c.kind, c.object
+		FROM (SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint AS horizon) s CROSS JOIN ` + postgresState + ` d
 		LEFT JOIN changes c ON c.xid >= $1 ORDER BY c.seq`
-	// For engines and users that have no such functions: a failover is then not noticed by itself.
-	plainChanges = `SELECT s.horizon, '', c.xid, c.seq, c.kind, c.object FROM (
+	plainChanges = `SELECT s.horizon, '', TRUE, c.xid, c.seq, c.kind, c.object FROM (
 		SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint AS horizon) s
 		LEFT JOIN changes c ON c.xid >= $1 ORDER BY c.seq`
 	// SQLite has one writer at a time: lines commit in the order of their numbers.
-	sqliteChanges = `SELECT s.horizon, '', c.seq, c.seq, c.kind, c.object FROM (SELECT coalesce(max(seq), 0) + 1 AS horizon FROM changes) s
+	sqliteChanges = `SELECT s.horizon, '', TRUE, c.seq, c.seq, c.kind, c.object FROM (SELECT coalesce(max(seq), 0) + 1 AS horizon FROM changes) s
 		LEFT JOIN changes c ON c.seq >= $1 ORDER BY c.seq`
 )
 
@@ -180,37 +189,28 @@ func (s *core) changesSince(ctx context.Context, read *mark) (next *mark, lines 
 	}
 	rows, err := s.ear.QueryContext(ctx, statement, since)
 	if err != nil {
-		s.withoutIncarnation(err)
+		s.unnamed(err)
 		return nil, nil, clean(err)
 	}
 	defer rows.Close()
 	next = &mark{heard: map[line]int64{}}
+	var state databaseState
 	for rows.Next() {
 		var xid, seq sql.NullInt64
 		var kind, object sql.NullString
-		if err := rows.Scan(&next.horizon, &next.incarnation, &xid, &seq, &kind, &object); err != nil {
+		if err := rows.Scan(&next.horizon, &state.Incarnation, &state.Settled, &xid, &seq, &kind, &object); err != nil {
 			return nil, nil, clean(err)
 		}
+		next.incarnation = state.Incarnation
 		if seq.Valid {
 			lines = append(lines, toldChange{change{Seq: seq.Int64, Kind: kind.String, Object: object.String}, xid.Int64})
 		}
 	}
-	s.withoutIncarnation(rows.Err())
-	return next, lines, clean(rows.Err())
-}
-
-// withoutIncarnation gives up asking for the incarnation where the database does not say it.
-func (s *core) withoutIncarnation(err error) {
-	var said *pgconn.PgError
-	if !errors.As(err, &said) || s.nameless.Load() {
-		return
+	s.unnamed(rows.Err())
+	if err := rows.Err(); err != nil {
+		return nil, nil, clean(err)
 	}
-	switch said.Code {
-	case "42883", "42501", "0A000": // no such function, not allowed, not supported
-		s.nameless.Store(true)
-		s.log.Warn("the database does not say which incarnation it is (pg_control_system, pg_walfile_name): after a failover that loses commits, restart the replicas")
-		s.wake()
-	}
+	return next, lines, s.usable(state)
 }
 
 func (c change) announce(ctx context.Context, listener Listener) {

@@ -44,10 +44,10 @@ type connection struct {
 	FailingSince *int64
 }
 
-// readConnection is a row with the time at which it was read.
+// readConnection is a row with the state of the database in which it was read.
 type readConnection struct {
-	Row connection `gorm:"embedded"`
-	Now int64
+	Row   connection    `gorm:"embedded"`
+	State databaseState `gorm:"embedded"`
 }
 
 func objectOf(userID, providerID string) string { return userID + "/" + providerID }
@@ -86,23 +86,36 @@ func (s *core) open(row *connection, reading broker.Reading) broker.Row {
 
 // readRow reads a row of our own table, with the database's time; broker.ErrNotConnected where there is
 // none.
-func (s *core) readRow(tx *gorm.DB, userID, providerID, clause string) (broker.Row, error) {
+func (s *core) readRow(tx *gorm.DB, userID, providerID string, lock bool) (broker.Row, error) {
 	var rows []readConnection
 	reading := broker.Reading{Sent: time.Now()}
-	err := tx.Raw("SELECT *, ? AS now FROM connections WHERE user_id = ? AND provider = ?"+clause, s.clock(), userID, providerID).Scan(&rows).Error
+	// The state comes even where there is no row.
+	query := "SELECT c.*, d.* FROM ? d LEFT JOIN connections c ON c.user_id = ? AND c.provider = ?"
+	if s.dialect == "postgres" && lock {
+		query = "SELECT c.*, d.* FROM ? d LEFT JOIN LATERAL (SELECT * FROM connections WHERE user_id = ? AND provider = ? FOR UPDATE) c ON TRUE"
+	}
+	err := tx.Raw(query, s.state(), userID, providerID).Scan(&rows).Error
 	reading.Received = time.Now()
 	if err != nil {
 		return broker.Row{}, err
 	}
-	if len(rows) == 0 {
-		return broker.Row{Connection: broker.Connection{UserID: userID, Provider: providerID}}, broker.ErrNotConnected
+	state := rows[0].State
+	if err := s.usable(state); err != nil && !(errors.Is(err, errUnsettled) && isRestoring(tx)) {
+		return broker.Row{}, err
 	}
-	return s.open(&rows[0].Row, s.readingAt(rows[0].Now, reading)), nil
+	reading = s.readingAt(state, reading)
+	if rows[0].Row.Version == 0 {
+		return broker.Row{Connection: broker.Connection{UserID: userID, Provider: providerID}, Reading: reading}, broker.ErrNotConnected
+	}
+	return s.open(&rows[0].Row, reading), nil
 }
 
-// readingAt completes a reading by the database's time. SQLite's is this process's.
-func (s *core) readingAt(now int64, reading broker.Reading) broker.Reading {
-	reading.Database = time.UnixMilli(now)
+// isRestoring tells that a statement brings back what a failover lost.
+func isRestoring(tx *gorm.DB) bool { return tx.Statement.Context.Value(restoring{}) != nil }
+
+// readingAt completes a reading by the state of the database. SQLite's time is this process's.
+func (s *core) readingAt(state databaseState, reading broker.Reading) broker.Reading {
+	reading.Database, reading.Incarnation = time.UnixMilli(state.Now), state.Incarnation
 	if s.dialect == "sqlite" {
 		reading.Database, reading.Sent = reading.Received.Round(0), reading.Received
 	}
@@ -113,7 +126,7 @@ func (s *core) readingAt(now int64, reading broker.Reading) broker.Reading {
 func (s *core) ownRow(ctx context.Context, userID, providerID string) (row broker.Row, err error) {
 	missing := false
 	err = s.run(ctx, func(tx *gorm.DB) (err error) {
-		row, err = s.readRow(tx, userID, providerID, "")
+		row, err = s.readRow(tx, userID, providerID, false)
 		if missing = errors.Is(err, broker.ErrNotConnected); missing {
 			return nil
 		}
@@ -138,8 +151,11 @@ func (s *Connections) Rows(ctx context.Context, userID string) ([]broker.Row, er
 	var reading broker.Reading
 	err := s.run(ctx, func(tx *gorm.DB) (err error) {
 		rows, reading = nil, broker.Reading{Sent: time.Now()}
-		err = tx.Raw("SELECT *, ? AS now FROM connections WHERE user_id = ?", s.clock(), userID).Scan(&rows).Error
+		err = tx.Raw("SELECT c.*, d.* FROM ? d LEFT JOIN connections c ON c.user_id = ?", s.state(), userID).Scan(&rows).Error
 		reading.Received = time.Now()
+		if err == nil {
+			err = s.usable(rows[0].State)
+		}
 		if err != nil {
 			return err
 		}
@@ -151,7 +167,9 @@ func (s *Connections) Rows(ctx context.Context, userID string) ([]broker.Row, er
 	}
 	found := map[string]broker.Row{}
 	for i := range rows {
-		found[rows[i].Row.Provider] = s.open(&rows[i].Row, s.readingAt(rows[i].Now, reading))
+		if rows[i].Row.Version > 0 {
+			found[rows[i].Row.Provider] = s.open(&rows[i].Row, s.readingAt(rows[i].State, reading))
+		}
 	}
 	for _, id := range elsewhere {
 		if own, ours := found[id]; ours && !s.wanting(own, time.Now()) {
@@ -221,19 +239,5 @@ func (s *core) lockUser(tx *gorm.DB, userID string) error {
 // lockRow reads a row for a change. Where there is none it returns broker.ErrNotConnected and an empty
 // row with the database's time.
 func (s *core) lockRow(tx *gorm.DB, userID, providerID string) (broker.Row, error) {
-	clause := " FOR UPDATE"
-	if s.dialect == "sqlite" {
-		clause = ""
-	}
-	row, err := s.readRow(tx, userID, providerID, clause)
-	if errors.Is(err, broker.ErrNotConnected) {
-		reading := broker.Reading{Sent: time.Now()}
-		now, failed := s.now(tx)
-		if failed != nil {
-			return row, failed
-		}
-		reading.Received = time.Now()
-		row.Reading = s.readingAt(now, reading)
-	}
-	return row, err
+	return s.readRow(tx, userID, providerID, true)
 }

@@ -57,7 +57,7 @@ func (s *Logins) Connect(ctx context.Context, grant broker.Grant) (stored broker
 			return broker.ErrUserDisabled
 		}
 		change, err := s.putConnection(tx, who, grant)
-		stored = broker.Stored{UserID: who.ID, Username: who.Username, Lasting: change.Row.RefreshToken != "" || change.Row.AccessExpiresAt.IsZero()}
+		stored = broker.Stored{UserID: who.ID, Username: who.Username, Change: change, Lasting: change.Row.RefreshToken != "" || change.Row.AccessExpiresAt.IsZero()}
 		object = objectOf(who.ID, grant.Provider)
 		return err
 	})

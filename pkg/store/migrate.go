@@ -67,6 +67,9 @@ func (s *Store) Migrate(ctx context.Context) (applied int, err error) {
 			return 0, err
 		}
 	}
+	if err := s.mark(ctx); err != nil {
+		return 0, err
+	}
 	s.reached.Store(true)
 	return len(results), nil
 }

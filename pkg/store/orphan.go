@@ -23,7 +23,7 @@ const (
 )
 
 // Orphans implements broker.Store.
-func (s *Connections) Orphans(ctx context.Context, look broker.Look) (orphans []broker.Orphan, beats map[string]int64, err error) {
+func (s *Connections) Orphans(ctx context.Context, look broker.Look) (orphans []broker.Orphan, pulse broker.Pulse, err error) {
 	type found struct {
 		Row             connection `gorm:"embedded"`
 		Now             int64
@@ -43,50 +43,88 @@ func (s *Connections) Orphans(ctx context.Context, look broker.Look) (orphans []
 		if err != nil {
 			return err
 		}
-		beats, err = s.beats(tx)
+		pulse, err = s.pulse(tx)
+		if err == nil && !pulse.Settled {
+			err = errUnsettled
+		}
 		return err
 	})
 	if err != nil {
-		return nil, nil, err
+		return nil, broker.Pulse{}, err
 	}
 	orphans = make([]broker.Orphan, 0, len(rows))
 	for i := range rows {
 		row := &rows[i]
-		orphans = append(orphans, broker.Orphan{Row: s.open(&row.Row, s.readingAt(row.Now, reading)), ProviderRotates: row.ProviderRotates})
+		orphans = append(orphans, broker.Orphan{Row: s.open(&row.Row, s.readingAt(databaseState{Now: row.Now, Incarnation: pulse.Reading.Incarnation}, reading)), ProviderRotates: row.ProviderRotates})
 	}
-	return orphans, beats, nil
+	return orphans, pulse, nil
 }
 
 // replica is a process whose heartbeat changes as long as it lives.
 type replica struct {
 	ID     string `gorm:"primaryKey"`
 	BeatAt int64
+	// Offered is the incarnation in which it has offered what it had stored.
+	Offered string
+	// Of the last step back of the database's clock that it saw; milliseconds.
+	SteppedUntil, SteppedBy int64
+	// Gone: its process is dead.
+	Gone bool
 }
 
 // Beat implements broker.Replicas.
-func (s *Replicas) Beat(ctx context.Context, id string) (beats map[string]int64, err error) {
+func (s *Replicas) Beat(ctx context.Context, beat broker.Beat) (pulse broker.Pulse, err error) {
 	err = s.run(besideRequests(ctx), func(tx *gorm.DB) error {
-		beat := "INSERT INTO replicas (id, beat_at) VALUES (?, ?) ON CONFLICT (id) DO UPDATE SET beat_at = excluded.beat_at"
-		if err := tx.Exec(beat, id, s.clock()).Error; err != nil {
+		until := int64(0)
+		if beat.Stepped.By > 0 {
+			until = beat.Stepped.Until.UnixMilli()
+		}
+		// It never goes back, so that those who begin later see that the clock did.
+		err := tx.Exec(`INSERT INTO replicas (id, beat_at, offered, stepped_until, stepped_by) VALUES (?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE
+			SET beat_at = CASE WHEN excluded.beat_at > replicas.beat_at THEN excluded.beat_at ELSE replicas.beat_at + 1 END, gone = FALSE, offered = excluded.offered, stepped_until = excluded.stepped_until, stepped_by = excluded.stepped_by`,
+			beat.Replica, s.clock(), beat.Offered, until, beat.Stepped.By.Milliseconds()).Error
+		if err != nil {
 			return err
 		}
-		beats, err = s.beats(tx)
+		pulse, err = s.pulse(tx)
 		return err
 	})
-	return beats, err
+	return pulse, err
 }
 
-// beats are the heartbeats of all replicas that are kept.
-func (s *core) beats(tx *gorm.DB) (map[string]int64, error) {
-	var rows []replica
-	if err := tx.Find(&rows).Error; err != nil {
-		return nil, err
+// Gone implements broker.Replicas.
+func (s *Replicas) Gone(ctx context.Context, id string) error {
+	return s.run(besideRequests(ctx), func(tx *gorm.DB) error {
+		return tx.Exec("UPDATE replicas SET gone = TRUE WHERE id = ?", id).Error
+	})
+}
+
+// pulse is the heartbeats of all replicas that are kept, and the state of the database.
+func (s *core) pulse(tx *gorm.DB) (broker.Pulse, error) {
+	var rows []struct {
+		Replica replica       `gorm:"embedded"`
+		State   databaseState `gorm:"embedded"`
 	}
-	beats := make(map[string]int64, len(rows))
+	reading := broker.Reading{Sent: time.Now()}
+	if err := tx.Raw("SELECT r.*, d.* FROM ? d LEFT JOIN replicas r ON TRUE", s.state()).Scan(&rows).Error; err != nil {
+		return broker.Pulse{}, err
+	}
+	reading.Received = time.Now()
+	state := rows[0].State
+	pulse := broker.Pulse{Reading: s.readingAt(state, reading), Beats: make(map[string]int64, len(rows)), Gone: map[string]bool{}, Offered: make(map[string]bool, len(rows)), Settled: state.Settled}
 	for _, one := range rows {
-		beats[one.ID] = one.BeatAt
+		replica := one.Replica
+		if replica.ID != "" {
+			pulse.Beats[replica.ID], pulse.Offered[replica.ID] = replica.BeatAt, replica.Offered == state.Incarnation
+		}
+		if replica.Gone {
+			pulse.Gone[replica.ID] = true
+		}
+		if replica.SteppedBy > 0 {
+			pulse.Stepped = append(pulse.Stepped, broker.Step{Until: time.UnixMilli(replica.SteppedUntil), By: time.Duration(replica.SteppedBy) * time.Millisecond})
+		}
 	}
-	return beats, nil
+	return pulse, s.current(state.Incarnation)
 }
 
 // clock is the database's time as an expression, or a value where the database has this process's.

@@ -66,6 +66,12 @@ func parsePostgres(url string) (*pgx.ConnConfig, error) {
 	if config.ConnectTimeout == 0 {
 		config.ConnectTimeout = 3 * time.Second
 	}
+	if len(config.Fallbacks) > 0 && config.ValidateConnect == nil && slices.ContainsFunc(config.Fallbacks, func(other *pgconn.FallbackConfig) bool {
+		return other.Host != config.Host || other.Port != config.Port
+	}) {
+		// Of several hosts, the primary; a standby would take the connection, and refuse what is done with it.
+		config.ValidateConnect = pgconn.ValidateConnectTargetSessionAttrsReadWrite
+	}
 	if config.RuntimeParams["application_name"] == "" {
 		config.RuntimeParams["application_name"] = "wts"
 	}

@@ -70,7 +70,7 @@ const (
 // TakeRevocation implements broker.Outbox.
 func (s *Outbox) TakeRevocation(ctx context.Context, providerID string, lease time.Duration) (taken broker.Revocation, err error) {
 	err = s.write(besideRequests(ctx), func(tx *gorm.DB) error {
-		now, err := s.now(tx)
+		now, err := s.fenced(tx) // a login that a failover lost may cancel what is due
 		if err != nil {
 			return err
 		}

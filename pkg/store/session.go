@@ -3,7 +3,6 @@ package store
 import (
 	"context"
 	"encoding/hex"
-	"errors"
 	"time"
 
 	"gorm.io/gorm"
@@ -31,13 +30,23 @@ func (s *Sessions) CreateSession(ctx context.Context, begun authn.BrowserSession
 
 // Session implements authn.SessionStore.
 func (s *Sessions) Session(ctx context.Context, digest authn.SessionDigest) (authn.BrowserSession, error) {
-	var row session
-	err := s.run(ctx, func(tx *gorm.DB) error { return tx.Take(&row, "digest = ?", digest[:]).Error })
-	if errors.Is(err, gorm.ErrRecordNotFound) {
-		return authn.BrowserSession{}, authn.ErrUnknown
+	var rows []struct {
+		Row   session       `gorm:"embedded"`
+		State databaseState `gorm:"embedded"`
 	}
+	err := s.run(ctx, func(tx *gorm.DB) error {
+		err := tx.Raw("SELECT s.*, d.* FROM ? d LEFT JOIN sessions s ON s.digest = ?", s.state(), digest[:]).Scan(&rows).Error
+		if err == nil {
+			err = s.usable(rows[0].State) // one that was ended may not be, as a standby has it
+		}
+		return err
+	})
 	if err != nil {
 		return authn.BrowserSession{}, err
+	}
+	row := rows[0].Row
+	if row.UserID == "" {
+		return authn.BrowserSession{}, authn.ErrUnknown
 	}
 	return authn.BrowserSession{
 		Digest: digest, UserID: row.UserID, CreatedAt: time.UnixMilli(row.CreatedAt),

@@ -89,6 +89,7 @@ type Store struct {
 	SigningKeys *SigningKeys
 	Outbox      *Outbox
 	Replicas    *Replicas
+	Failovers   *Failovers
 }
 
 // The parts. Each is a table or two, and sees nothing of another but through the core.
@@ -124,7 +125,9 @@ type core struct {
 
 	unlimited  bool // for tests of what holds without the server's limit
 	reached    atomic.Bool
-	nameless   atomic.Bool // the database does not say which incarnation it is
+	nameless   atomic.Bool            // the database does not say which incarnation it is
+	newest     atomic.Pointer[string] // the incarnation that was seen last
+	ends       ends
 	statements atomic.Int64
 	woken      chan struct{} // a change was written by this process
 	bell       chan string   // what the other replicas are to be notified of
@@ -133,10 +136,10 @@ type core struct {
 // Open prepares a database without reaching for it: one that is down does not keep the service from
 // starting. The schema is there after Migrate.
 func Open(config Config, keys *keyring.Keyring, log *slog.Logger) (*Store, error) {
-	c := &core{keys: keys, log: log, woken: make(chan struct{}, 1), bell: make(chan string, 4096)}
+	c := &core{keys: keys, log: log, woken: make(chan struct{}, 1), bell: make(chan string, 4096), ends: ends{heard: map[string]end{}}}
 	s := &Store{
 		core: c, Connections: &Connections{c}, Logins: &Logins{c}, Users: &Users{c}, Sessions: &Sessions{c}, SigningKeys: &SigningKeys{c},
-		Outbox: &Outbox{c}, Replicas: &Replicas{c},
+		Outbox: &Outbox{c}, Replicas: &Replicas{c}, Failovers: &Failovers{c},
 	}
 	url := string(config.URL)
 	var dialector gorm.Dialector
@@ -279,7 +282,7 @@ func (s *core) run(ctx context.Context, query func(tx *gorm.DB) error) error {
 	defer cancel()
 	for attempt := 0; ; attempt++ {
 		err := query(s.db.WithContext(ctx))
-		if stale(err) && attempt < maxAttempts {
+		if (stale(err) || s.unnamed(err)) && attempt < maxAttempts {
 			continue
 		}
 		return clean(err)
@@ -289,27 +292,30 @@ func (s *core) run(ctx context.Context, query func(tx *gorm.DB) error) error {
 // write runs one transaction. One that met another, at a unique key or in a deadlock, is run again:
 // what it found the first time has changed. So is one whose connection was gone before the commit was sent: nothing of
 // it has happened.
-func (s *core) write(ctx context.Context, change func(tx *gorm.DB) error) error {
+func (s *core) write(ctx context.Context, work func(tx *gorm.DB) error) error {
 	ctx, cancel := context.WithTimeout(ctx, statementTimeout)
 	defer cancel()
-	told := false
+	var told []change
 	ctx = context.WithValue(ctx, toldKey{}, &told)
 	for attempt := 0; ; attempt++ {
 		committing := false
-		told = false
+		told = nil
 		err := s.db.WithContext(ctx).Transaction(func(tx *gorm.DB) error {
 			err := s.limit(tx)
 			if err == nil {
-				err = change(tx)
+				err = work(tx)
 			}
 			committing = err == nil
 			return err
 		})
-		again := errors.Is(err, gorm.ErrDuplicatedKey) || undone(err) || stale(err) && !committing
+		again := errors.Is(err, gorm.ErrDuplicatedKey) || undone(err) || s.unnamed(err) || stale(err) && !committing
 		if again && attempt < maxAttempts {
 			continue
 		}
-		if err == nil && told {
+		if err == nil && len(told) > 0 {
+			for _, line := range told { // before the feed has heard them
+				s.ends.keep(line, time.Now())
+			}
 			s.announced()
 		}
 		return clean(err)

@@ -35,7 +35,7 @@ func (s *Connections) Apply(ctx context.Context, row broker.Row, action broker.A
 		}
 		atHand = false
 		at := row.Reading.Now().Truncate(time.Millisecond)
-		change, err := broker.Apply(row, broker.Event{At: at, Action: action})
+		change, err := broker.Apply(row, broker.Event{At: at, Timeline: timelineFor(ctx, row), Action: action})
 		if err != nil {
 			return broker.Change{}, err
 		}
@@ -55,7 +55,7 @@ func (s *Connections) Apply(ctx context.Context, row broker.Row, action broker.A
 // applyLocked applies an action to a row that is locked in a transaction.
 func (s *core) applyLocked(tx *gorm.DB, row broker.Row, action broker.Action) (broker.Change, error) {
 	at := row.Reading.Now().Truncate(time.Millisecond)
-	change, err := broker.Apply(row, broker.Event{At: at, Action: action})
+	change, err := broker.Apply(row, broker.Event{At: at, Timeline: timelineFor(tx.Statement.Context, row), Action: action})
 	if err != nil {
 		return change, err
 	}
@@ -75,7 +75,8 @@ func (s *core) applyLocked(tx *gorm.DB, row broker.Row, action broker.Action) (b
 	return change, s.effects(tx, change, at)
 }
 
-// swap stores a change where the row still has the version that the rule saw.
+// swap stores a change where the row still has the version that the rule saw, and the database is still
+// the one that the row was read in.
 func (s *core) swap(ctx context.Context, row broker.Row, change broker.Change, at time.Time) (swapped bool, err error) {
 	object := objectOf(row.UserID, row.Provider)
 	switch {
@@ -103,8 +104,9 @@ func (s *core) swap(ctx context.Context, row broker.Row, change broker.Change, a
 // swapAlone is a swap in one statement, the line of the change feed in it.
 func (s *core) swapAlone(ctx context.Context, row broker.Row, change broker.Change, at time.Time) (bool, error) {
 	set, values := s.assignments(row, change.Row, at)
-	statement := "WITH swapped AS (UPDATE connections SET " + set + " WHERE user_id = ? AND provider = ? AND version = ? RETURNING 1)"
-	values = append(values, row.UserID, row.Provider, row.Version)
+	same, incarnation := s.sameDatabase(row)
+	statement := "WITH swapped AS (UPDATE connections SET " + set + " WHERE user_id = ? AND provider = ? AND version = ?" + same + " RETURNING 1)"
+	values = append(append(values, row.UserID, row.Provider, row.Version), incarnation...)
 	if change.Tell {
 		statement += ", told AS (INSERT INTO changes (at, kind, object) SELECT ?, ?, ? FROM swapped)"
 		values = append(values, at.UnixMilli(), connectionChanged, objectOf(row.UserID, row.Provider))
@@ -119,13 +121,14 @@ func (s *core) swapAlone(ctx context.Context, row broker.Row, change broker.Chan
 // update swaps a row in a transaction.
 func (s *core) update(tx *gorm.DB, was, next broker.Row, at time.Time) (swapped bool, err error) {
 	set, values := s.assignments(was, next, at)
-	done := tx.Exec("UPDATE connections SET "+set+" WHERE user_id = ? AND provider = ? AND version = ?", append(values, was.UserID, was.Provider, was.Version)...)
+	same, incarnation := s.sameDatabase(was)
+	values = append(append(values, was.UserID, was.Provider, was.Version), incarnation...)
+	done := tx.Exec("UPDATE connections SET "+set+" WHERE user_id = ? AND provider = ? AND version = ?"+same, values...)
 	return done.RowsAffected == 1, done.Error
 }
 
 // insert stores a row that was not there.
 func (s *core) insert(tx *gorm.DB, next broker.Row) error {
-	next.Version = 1
 	columns, values := []string{"user_id", "provider"}, []any{next.UserID, next.Provider}
 	for _, one := range s.columns(broker.Row{}, next) {
 		columns, values = append(columns, one.name), append(values, one.value)
@@ -236,10 +239,15 @@ func (s *core) effects(tx *gorm.DB, change broker.Change, at time.Time) error {
 			return err
 		}
 	}
-	if change.Tell {
-		return s.tell(tx, at.UnixMilli(), connectionChanged, objectOf(row.UserID, row.Provider))
+	if !change.Tell {
+		return nil
 	}
-	return nil
+	if row.Phase == broker.Disconnected {
+		if err := s.tell(tx, at.UnixMilli(), connectionEnded, endedObject(row)); err != nil {
+			return err
+		}
+	}
+	return s.tell(tx, at.UnixMilli(), connectionChanged, objectOf(row.UserID, row.Provider))
 }
 
 // ring notifies the other replicas of a change that was stored.

@@ -45,15 +45,23 @@ func (s *Users) UserBySubject(ctx context.Context, issuer, subject, username str
 }
 
 func (s *core) findUser(ctx context.Context, condition string, arguments ...any) (authn.User, error) {
-	var row user
-	err := s.run(ctx, func(tx *gorm.DB) error {
-		return tx.Where(condition, arguments...).Take(&row).Error
-	})
-	if errors.Is(err, gorm.ErrRecordNotFound) {
-		return authn.User{}, authn.ErrUnknown
+	var rows []struct {
+		Row   user          `gorm:"embedded"`
+		State databaseState `gorm:"embedded"`
 	}
+	err := s.run(ctx, func(tx *gorm.DB) error {
+		err := tx.Raw("SELECT u.*, d.* FROM ? d LEFT JOIN users u ON "+condition, append([]any{s.state()}, arguments...)...).Scan(&rows).Error
+		if err == nil {
+			err = s.usable(rows[0].State) // who was disabled may not be, as a standby has it
+		}
+		return err
+	})
 	if err != nil {
 		return authn.User{}, err
+	}
+	row := rows[0].Row
+	if row.ID == "" {
+		return authn.User{}, authn.ErrUnknown
 	}
 	return authn.User{ID: row.ID, Username: row.Username, Disabled: row.DisabledAt != nil}, nil
 }
@@ -73,20 +81,29 @@ func (s *Users) SetDisabled(ctx context.Context, username string, disabled bool)
 		if err := s.locked(tx).Take(&row, "username = ? AND set_aside_at IS NULL", username).Error; err != nil {
 			return err
 		}
-		row.DisabledAt = nil
-		if disabled {
-			row.DisabledAt = &now
-			if err := s.endSessionsOf(tx, row.ID, now); err != nil {
-				return err
-			}
-		}
-		if err := tx.Save(&row).Error; err != nil {
-			return err
-		}
-		return s.tell(tx, now, userChanged, row.object())
+		return s.disable(tx, &row, now, disabled)
 	})
 	if errors.Is(err, gorm.ErrRecordNotFound) {
 		return authn.ErrUnknown
 	}
 	return err
+}
+
+// disable disables or enables a user whose row is locked.
+func (s *core) disable(tx *gorm.DB, row *user, now int64, disabled bool) error {
+	kind := userEnabled
+	row.DisabledAt = nil
+	if disabled {
+		kind, row.DisabledAt = userDisabled, &now
+		if err := s.endSessionsOf(tx, row.ID, now); err != nil {
+			return err
+		}
+	}
+	if err := tx.Save(row).Error; err != nil {
+		return err
+	}
+	if err := s.tell(tx, now, kind, row.ID); err != nil {
+		return err
+	}
+	return s.tell(tx, now, userChanged, row.object())
 }

@@ -26,6 +26,8 @@ type Metrics struct {
 	revoked   *prometheus.CounterVec
 	served    *prometheus.HistogramVec
 	spool     prometheus.Counter
+	restored  *prometheus.CounterVec
+	failovers prometheus.Counter
 }
 
 // NewMetrics makes the metrics, with those of the Go runtime and the process.
@@ -72,7 +74,13 @@ func NewMetrics() *Metrics {
 	m.spool = prometheus.NewCounter(prometheus.CounterOpts{
 		Name: "wts_spool_failures_total", Help: "Successors that could be written neither to the database nor to the spool, at first.",
 	})
-	m.registry.MustRegister(m.doubts, m.resolved, m.revoked, m.served, m.spool, m.callers, m.requests, m.latency, m.refreshes, m.lost, m.kubeCalls, m.changed,
+	m.restored = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "wts_failover_restored_total", Help: "Rows that were brought back after a failover of the database had set them back.",
+	}, []string{"provider"})
+	m.failovers = prometheus.NewCounter(prometheus.CounterOpts{
+		Name: "wts_failovers_total", Help: "Failovers of the database that this replica saw settled.",
+	})
+	m.registry.MustRegister(m.restored, m.failovers, m.doubts, m.resolved, m.revoked, m.served, m.spool, m.callers, m.requests, m.latency, m.refreshes, m.lost, m.kubeCalls, m.changed,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }
@@ -129,6 +137,12 @@ func (m *Metrics) Serving(provider string) func(left time.Duration) {
 
 // SpoolFailed implements broker.Observer.
 func (m *Metrics) SpoolFailed(error) { m.spool.Inc() }
+
+// Restored implements broker.Observer.
+func (m *Metrics) Restored(provider string) { m.restored.WithLabelValues(provider).Inc() }
+
+// FailedOver implements broker.Observer.
+func (m *Metrics) FailedOver() { m.failovers.Inc() }
 
 // Caller counts a caller by the proof that they were known by.
 func (m *Metrics) Caller(proof string) { m.callers.WithLabelValues(proof).Inc() }

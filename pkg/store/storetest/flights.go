@@ -227,7 +227,7 @@ func orphans(t *testing.T, s Store) {
 		t.Errorf("found %d of the last second, %v; want none", len(young), err)
 	}
 	time.Sleep(1100 * time.Millisecond)
-	beaten, err := s.Beat(t.Context(), "r2")
+	beaten, err := s.Beat(t.Context(), broker.Beat{Replica: "r2"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -236,7 +236,7 @@ func orphans(t *testing.T, s Store) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		equal(t, "the heartbeats that come with it", beaten, heard)
+		equal(t, "the heartbeats that come with it", beaten.Beats, heard.Beats)
 		byUser := map[string]broker.Orphan{}
 		for _, one := range found {
 			byUser[one.UserID] = one
@@ -292,18 +292,33 @@ func orphans(t *testing.T, s Store) {
 }
 
 func beats(t *testing.T, s Store) {
-	first, err := s.Beat(t.Context(), "r1")
-	if err != nil {
-		t.Fatal(err)
+	step := broker.Step{Until: now(), By: 1234 * time.Millisecond}
+	beat := func(id string) map[string]int64 {
+		pulse, err := s.Beat(t.Context(), broker.Beat{Replica: id, Offered: "an incarnation before", Stepped: step})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !pulse.Settled || pulse.Offered[id] {
+			t.Errorf("the database is settled: %t; %s has offered what it had stored: %t; want true, false", pulse.Settled, id, pulse.Offered[id])
+		}
+		for _, each := range pulse.Stepped {
+			equal(t, "a step of the clock that was seen", step.By, each.By)
+			equal(t, "until when", step.Until, each.Until)
+		}
+		if len(pulse.Stepped) != len(pulse.Beats) {
+			t.Errorf("%d of %d replicas say what they saw of the clock", len(pulse.Stepped), len(pulse.Beats))
+		}
+		return pulse.Beats
 	}
+	first := beat("r1")
 	time.Sleep(5 * time.Millisecond)
-	second, err := s.Beat(t.Context(), "r2")
-	if err != nil || len(second) != 2 || second["r1"] != first["r1"] {
-		t.Fatalf("the other replica's heartbeat changed from %v to %v, %v", first, second, err)
+	second := beat("r2")
+	if len(second) != 2 || second["r1"] != first["r1"] {
+		t.Fatalf("the other replica's heartbeat changed from %v to %v", first, second)
 	}
-	third, err := s.Beat(t.Context(), "r1")
-	if err != nil || third["r1"] == first["r1"] || third["r2"] != second["r2"] {
-		t.Errorf("a heartbeat did not change: %v then %v, %v", second, third, err)
+	third := beat("r1")
+	if third["r1"] == first["r1"] || third["r2"] != second["r2"] {
+		t.Errorf("a heartbeat did not change: %v then %v", second, third)
 	}
 }
 

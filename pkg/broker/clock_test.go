@@ -1,0 +1,67 @@
+package broker
+
+import (
+	"testing"
+	"time"
+)
+
+// A step back of the database's clock is seen in two readings, and counts for what was written before it.
+func TestTheDatabasesClockIsSetBack(t *testing.T) {
+	began := time.Now()
+	// at is a reading after so long of this process, by a clock that is ahead by that much.
+	at := func(after, ahead time.Duration) Reading {
+		now := began.Add(after)
+		return Reading{Database: now.Add(ahead), Sent: now.Add(-time.Millisecond), Received: now}
+	}
+	written := func(after, ahead time.Duration) time.Time { return began.Add(after + ahead) }
+	for name, row := range map[string]struct {
+		readings []Reading
+		written  time.Time
+		behind   time.Duration
+	}{
+		"it runs on":                       {[]Reading{at(0, time.Hour), at(time.Second, time.Hour)}, written(0, time.Hour), 0},
+		"set forward":                      {[]Reading{at(0, 0), at(time.Second, time.Minute)}, written(0, 0), 0},
+		"written before":                   {[]Reading{at(0, 0), at(time.Second, -5*time.Second)}, written(0, 0), 5 * time.Second},
+		"written when it was as far again": {[]Reading{at(0, 0), at(time.Second, -5*time.Second)}, written(10*time.Second, -5*time.Second), 0},
+		"written since, and not as far":    {[]Reading{at(0, 0), at(time.Second, -5*time.Second)}, written(2*time.Second, -5*time.Second), 5 * time.Second},
+		"written before two steps":         {[]Reading{at(0, 0), at(time.Second, -5*time.Second), at(2*time.Second, -9*time.Second)}, written(0, 0), 9 * time.Second},
+		"written between two steps":        {[]Reading{at(0, 0), at(time.Second, -5*time.Second), at(20*time.Second, -9*time.Second)}, written(19*time.Second, -5*time.Second), 4 * time.Second},
+		"a slow reading says nothing":      {[]Reading{at(0, 0), {Database: began, Sent: began, Received: began.Add(5 * time.Second)}, at(6*time.Second, 0)}, written(0, 0), 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := &databaseClock{}
+			for _, reading := range row.readings {
+				c.note(reading)
+			}
+			if got := c.behind(row.written); (got - row.behind).Abs() > 10*time.Millisecond {
+				t.Errorf("behind by %s, want %s; seen: %v", got, row.behind, c.steps)
+			}
+		})
+	}
+}
+
+// A process that begins after a step hears of it, once, from the others and from their heartbeats.
+func TestAStepIsHeardOf(t *testing.T) {
+	now := time.Now()
+	reading := Reading{Database: now.Add(-5 * time.Second), Sent: now, Received: now}
+	step := Step{Until: now, By: 5 * time.Second}
+	c := &databaseClock{}
+	c.note(reading)
+	if !c.adopt([]Step{step}) || c.behind(now.Add(-time.Second)) != step.By {
+		t.Errorf("behind by %s, want %s", c.behind(now.Add(-time.Second)), step.By)
+	}
+	again := Step{Until: now.Add(time.Second), By: step.By + time.Millisecond} // as another replica saw it
+	if c.adopt([]Step{step}) || !c.adopt([]Step{again}) || c.behind(now) != again.By {
+		t.Errorf("behind by %s, want %s: both saw the same step", c.behind(now), again.By)
+	}
+	alone := &databaseClock{}
+	alone.begin(Pulse{Reading: reading, Beats: map[string]int64{"dead": now.Add(-time.Second).UnixMilli()}})
+	if got := alone.behind(now.Add(-2 * time.Second)); got < 4*time.Second || got > 6*time.Second {
+		t.Errorf("by a heartbeat that lies ahead: behind by %s, want about 5 s", got)
+	}
+	alone = &databaseClock{}
+	alone.begin(Pulse{Reading: reading, Beats: map[string]int64{"alive": now.Add(-6 * time.Second).UnixMilli()}})
+	if got := alone.behind(now); got != 0 {
+		t.Errorf("by a heartbeat of a second ago: behind by %s, want 0", got)
+	}
+}

@@ -1,0 +1,398 @@
+package broker
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/workspace-token-service/wts/pkg/keyring"
+	"github.com/workspace-token-service/wts/pkg/provider"
+	"github.com/workspace-token-service/wts/pkg/secret"
+)
+
+// A database that fails over to a standby may lose its last commits: the rows of the standby then hold
+// tokens that are spent, and grants that have ended. So every replica keeps the rows that it stored of
+// late, and offers them again when the database turns out to be another one (refresh-engine.md,
+// "Asynchronous failover"). The database takes nothing else until all have offered theirs.
+
+// Restore brings back a row as a replica had stored it. Of two rows that the former server held the one
+// whose token was stored by the later claim wins, and of one token's the higher version; an end wins over
+// what came before it. A row that was changed since the failover has a version above all of them.
+type Restore struct {
+	Row Row // as it was stored, its version included
+	// Revoke is what that change had put into the outbox.
+	Revoke []Unwanted
+	// Person is the user whom a login had made or found; nil for any other change.
+	Person *Person
+	// Separate: each login at the provider is a grant of its own.
+	Separate bool
+}
+
+// Person is a user as a login established them.
+type Person struct {
+	UserID   string
+	Identity provider.Identity
+}
+
+func (r Restore) on(row Row, _ time.Time) (Change, error) {
+	if !r.later(row) {
+		// An end wins over a successor, which goes to the outbox in its place.
+		if row.Phase == Disconnected && r.Row.RefreshToken != "" && !r.Row.ConnectedAt.After(row.ConnectedAt) {
+			return Change{Keep: true, Revoke: []Unwanted{{r.Row.Subject, r.Row.RefreshToken}}, Refusal: ErrSuperseded}, nil
+		}
+		return Change{}, ErrSuperseded
+	}
+	next := r.Row
+	next.Reading = row.Reading
+	if next.Phase == Disconnected {
+		next.Subject, next.StoredVersion = cmp.Or(row.Subject, next.Subject), max(row.StoredVersion, next.StoredVersion)
+		next.Rotates = cmp.Or(row.Rotates, next.Rotates, RotationUnknown)
+	}
+	change := Change{Row: next, restored: true, Tell: true, Landed: true, Revoke: r.Revoke}
+	if next.Phase == Disconnected && row.RefreshToken != "" {
+		change.Revoke = append(change.Revoke[:len(change.Revoke):len(change.Revoke)], Unwanted{row.Subject, row.RefreshToken})
+	}
+	change.Cancel = next.Phase != Disconnected && !r.Separate && next.ConnectedAt.After(row.ConnectedAt)
+	return change, nil
+}
+
+// later tells that the row that was kept is later than the one that the database holds.
+func (r Restore) later(row Row) bool {
+	if row.Phase != Disconnected && r.Row.Phase != Disconnected && r.Row.StoredVersion != row.StoredVersion {
+		return r.Row.StoredVersion > row.StoredVersion
+	}
+	return r.Row.Version > row.Version
+}
+
+// Timeline is the number of the database's timeline, which each failover raises; 0 where it does not say.
+func (r Reading) Timeline() int64 {
+	_, hex, _ := strings.Cut(r.Incarnation, "/")
+	number, err := strconv.ParseInt(hex, 16, 64)
+	if err != nil {
+		return 0
+	}
+	return number
+}
+
+// versionsOfTimeline is how far apart the versions of two timelines are: more than the former server can
+// have given after the standby was cut off from it.
+const versionsOfTimeline = 1 << 32
+
+// nextVersion is the version that a change gives to a row, above all that former servers may have given.
+func nextVersion(row Row, timeline int64) int64 {
+	return max(row.Version+1, (timeline-1)*versionsOfTimeline)
+}
+
+// Failovers is what the engine asks of a database that a failover may set back.
+type Failovers interface {
+	// Behind tells which of these rows, by index, the database holds in an earlier version or not at all.
+	Behind(ctx context.Context, rows []Row) ([]int, error)
+	// Restore applies a Restore. The errors are ErrSuperseded, and ErrNotConnected where the user is not
+	// there yet whose row it is.
+	Restore(ctx context.Context, lost Restore) error
+	// Recommit applies a Commit of a process that is gone, from its spool. The error is ErrSuperseded where
+	// the database does not hold the token that was presented, or does not hold it yet.
+	Recommit(ctx context.Context, userID, providerID string, commit Commit) (Change, error)
+	// RestoreEnds brings back what the change feed told of that must not come back to life, as far as it was
+	// heard within that time before the database fell silent.
+	RestoreEnds(ctx context.Context, window time.Duration) error
+	// Settle notes that all that was lost was offered in this incarnation.
+	Settle(ctx context.Context, incarnation string) error
+}
+
+// Pulse is what a heartbeat finds in the database, and when.
+type Pulse struct {
+	Reading Reading
+	// Beats are the heartbeats of every replica that is kept. A value means nothing but that it changes.
+	Beats map[string]int64
+	// Gone are those of which a replica says that their process is dead, and that it has offered what their
+	// spool held.
+	Gone map[string]bool
+	// Offered tells which of them have offered what they had stored to the database as it is.
+	Offered map[string]bool
+	// Stepped are the last steps back of the database's clock that replicas saw, living or dead.
+	Stepped []Step
+	// Settled: what a failover lost was offered by all; else nothing but that is stored.
+	Settled bool
+}
+
+// kept is what this replica stored of late, for as long as a failover may lose it. Tokens are sealed.
+type kept struct {
+	keys *keyring.Keyring
+
+	mu    sync.Mutex
+	rows  map[cacheKey]*keptRow
+	queue []queued // in the order of time
+}
+
+type keptRow struct {
+	restore Restore // without its tokens
+	sealed  []byte  // the token of the row
+	revoke  [][]byte
+	at      time.Time
+}
+
+type queued struct {
+	key cacheKey
+	at  time.Time
+}
+
+func keptPlace(row Row) keyring.Place {
+	return keyring.Place{Table: "failover", Owner: row.UserID, Part: row.Provider, Column: "token"}
+}
+
+// keep notes a change that was stored. The access token is left out where there is a refresh token, which
+// brings another.
+func (k *kept) keep(change Change, person *Person, separate bool) {
+	row := change.Row
+	if row.Version == 0 || k.keys == nil {
+		return
+	}
+	one := &keptRow{restore: Restore{Row: row, Person: person, Separate: separate}, at: time.Now()}
+	token := row.RefreshToken
+	if token == "" {
+		token = row.AccessToken
+	} else {
+		one.restore.Row.AccessIssuedAt, one.restore.Row.AccessExpiresAt = time.Time{}, time.Time{}
+	}
+	one.restore.Row.RefreshToken, one.restore.Row.AccessToken = "", ""
+	if token != "" {
+		one.sealed = k.keys.Seal([]byte(token), keptPlace(row))
+	}
+	for _, unwanted := range change.Revoke {
+		one.restore.Revoke = append(one.restore.Revoke, Unwanted{Subject: unwanted.Subject})
+		one.revoke = append(one.revoke, k.keys.Seal([]byte(unwanted.Token), keptPlace(row)))
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	key := cacheKey{row.UserID, row.Provider}
+	if before, ok := k.rows[key]; ok {
+		if before.restore.Row.Version > row.Version {
+			return
+		}
+		if one.restore.Person == nil {
+			one.restore.Person = before.restore.Person
+		}
+	}
+	k.rows[key] = one
+	k.queue = append(k.queue, queued{key, one.at})
+}
+
+// open is what was kept of a row, with its tokens.
+func (k *kept) open(one *keptRow) (Restore, bool) {
+	lost := one.restore
+	unseal := func(sealed []byte) (secret.Text, bool) {
+		text, err := k.keys.Open(sealed, keptPlace(lost.Row))
+		return secret.Text(text), err == nil
+	}
+	if len(one.sealed) > 0 {
+		token, ok := unseal(one.sealed)
+		if !ok {
+			return lost, false
+		}
+		if len(lost.Row.Digest) > 0 {
+			lost.Row.RefreshToken = token
+		} else {
+			lost.Row.AccessToken = token
+		}
+	}
+	lost.Revoke = nil
+	for i, sealed := range one.revoke {
+		if token, ok := unseal(sealed); ok {
+			lost.Revoke = append(lost.Revoke, Unwanted{one.restore.Revoke[i].Subject, token})
+		}
+	}
+	return lost, true
+}
+
+// of is what was kept of a row.
+func (k *kept) of(key cacheKey) (*keptRow, bool) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	one, ok := k.rows[key]
+	return one, ok
+}
+
+// all are the rows that are kept.
+func (k *kept) all() (rows []*keptRow) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for _, one := range k.rows {
+		rows = append(rows, one)
+	}
+	return rows
+}
+
+// prune forgets what was stored longer ago than that. It is called while the database answers: what was
+// stored before it fell silent stays.
+func (k *kept) prune(window time.Duration) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	done := 0
+	for _, one := range k.queue {
+		if time.Since(one.at) <= window {
+			break
+		}
+		if row, ok := k.rows[one.key]; ok && row.at.Equal(one.at) {
+			delete(k.rows, one.key)
+		}
+		done++
+	}
+	if done > 0 {
+		k.queue = append([]queued(nil), k.queue[done:]...)
+	}
+}
+
+const (
+	// failoverPatience is how long a replica that lived before a failover, and has not offered what it had
+	// stored, is waited for.
+	failoverPatience = 10 * time.Second
+	// failoverRest is the least time until a database is settled, in which replicas show that they live.
+	failoverRest = leaseLife
+	// peopleMissing is how long a row is offered again whose user is not there yet.
+	peopleMissing = 5 * time.Second
+)
+
+// failover is what this replica knows of the database's last failover. The heartbeat's goroutine has it.
+type failover struct {
+	incarnation string    // at the last heartbeat
+	offered     string    // the incarnation in which it has offered what it had stored
+	since       time.Time // when it first saw the incarnation
+	waited      map[string]time.Time
+	offering    chan offered // a task that offers; nil where there is none
+}
+
+// offered is how a task ended that offered what was kept, to the database of that incarnation.
+type offered struct {
+	incarnation string
+	err         error
+}
+
+// seen takes account of a heartbeat's finding. It tells whether the database is another one than it was at
+// the heartbeat before.
+func (f *failover) seen(pulse Pulse, alive []string, now time.Time) (another bool) {
+	if pulse.Reading.Incarnation == f.incarnation {
+		return false
+	}
+	another = f.incarnation != ""
+	f.incarnation, f.since, f.waited = pulse.Reading.Incarnation, now, map[string]time.Time{}
+	for _, id := range alive {
+		f.waited[id] = now
+	}
+	return another
+}
+
+// attend does this replica's part in a failover, one step at each heartbeat: it offers what it had stored,
+// and notes the database as settled when all have.
+func (e *engine) attend(ctx context.Context, pulse Pulse, now time.Time) {
+	f := &e.failover
+	if f.offering != nil {
+		select {
+		case done := <-f.offering:
+			f.offering = nil
+			if done.err == nil {
+				f.offered = done.incarnation
+			}
+		default:
+		}
+	}
+	switch {
+	case pulse.Reading.Incarnation == "":
+		e.kept.prune(e.config.FailoverWindow)
+	case f.offered != pulse.Reading.Incarnation && f.offering == nil:
+		e.unsettled.Store(!pulse.Settled)
+		done, last := make(chan offered, 1), now.Sub(f.since) > peopleMissing
+		f.offering = done
+		e.background(func(ctx context.Context) { done <- offered{pulse.Reading.Incarnation, e.offer(ctx, last)} })
+	case pulse.Settled:
+		e.unsettled.Store(false)
+		e.kept.prune(e.config.FailoverWindow)
+	case f.offered == pulse.Reading.Incarnation && e.allOffered(pulse, now):
+		if e.failovers.Settle(ctx, pulse.Reading.Incarnation) == nil {
+			e.observer.FailedOver()
+		}
+	}
+}
+
+// allOffered tells that every replica that lived when the database failed over has offered what it had
+// stored, or was waited for in vain.
+func (e *engine) allOffered(pulse Pulse, now time.Time) bool {
+	f := &e.failover
+	for _, id := range e.peers.alive() {
+		if _, known := f.waited[id]; !known {
+			f.waited[id] = now
+		}
+	}
+	for id, since := range f.waited {
+		if id != e.replica && !pulse.Offered[id] && now.Sub(since) < failoverPatience {
+			return false
+		}
+	}
+	return now.Sub(f.since) >= failoverRest
+}
+
+// offer offers what was kept and is lost.
+func (e *engine) offer(ctx context.Context, last bool) error {
+	if err := e.failovers.RestoreEnds(ctx, e.config.FailoverWindow); err != nil {
+		return err
+	}
+	all := e.kept.all()
+	rows := make([]Row, 0, len(all))
+	for _, one := range all {
+		rows = append(rows, one.restore.Row)
+	}
+	behind, err := e.failovers.Behind(ctx, rows)
+	if err != nil {
+		return err
+	}
+	var missing error
+	for _, i := range behind {
+		switch err := e.restore(ctx, all[i]); {
+		case errors.Is(err, ErrNotConnected) && !last:
+			missing = err
+		case err != nil && !errors.Is(err, ErrNotConnected) && !errors.Is(err, ErrSuperseded):
+			return err
+		}
+	}
+	if missing != nil {
+		return missing
+	}
+	e.spool.replay(ctx, e.keys, func(ctx context.Context, record spooled) error {
+		change, err := e.failovers.Recommit(ctx, record.UserID, record.Provider, record.commit(e.digest))
+		if err == nil {
+			e.kept.keep(change, nil, false)
+		}
+		if err != nil && (!last || !errors.Is(err, ErrSuperseded)) { // the row that it belongs to may yet be brought back
+			missing = err
+			return errAgain
+		}
+		return err
+	})
+	return missing
+}
+
+// restore offers one row.
+func (e *engine) restore(ctx context.Context, one *keptRow) error {
+	lost, ok := e.kept.open(one)
+	if !ok {
+		return ErrSuperseded
+	}
+	ctx, cancel := context.WithTimeout(ctx, statementTimeout)
+	defer cancel()
+	err := e.failovers.Restore(ctx, lost)
+	if err == nil {
+		e.observer.Restored(lost.Row.Provider)
+	}
+	return err
+}
+
+// setBack brings a row back that the database holds in an earlier version than this replica has stored, and
+// tells whether it did: the database was set back without another name.
+func (e *engine) setBack(ctx context.Context, key cacheKey, version int64) bool {
+	one, ok := e.kept.of(key)
+	return ok && one.restore.Row.Version > version && e.restore(ctx, one) == nil
+}

@@ -9,7 +9,7 @@ DEMO    ?=
 GRACES  ?= 10s 3s 0s
 
 .DEFAULT_GOAL := help
-.PHONY: help build rootfs run demo test test-exact test-chart e2e test-kube torture posts outages test-torture simulate mutants mutate bench lint format fuzz check ready-test ready-e2e ready-rootfs clean
+.PHONY: help build rootfs run demo test test-exact test-chart e2e test-kube torture promote posts outages test-torture simulate mutants mutate bench lint format fuzz check ready-test ready-e2e ready-rootfs clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -47,6 +47,9 @@ torture: ready-test ## Hurt real processes for ten minutes at each grace, 10 s, 
 		$(GO) test -tags '$(TAGS) torture' -count=1 -v -timeout 0 -run '^TestTorture$$' ./test/torture \
 			-torture.duration=10m -torture.longest=8s -torture.late=20s -torture.grace=$$grace $(TORTURE) || failed=1; \
 	done; exit $$failed
+
+promote: ready-test ## Promote a standby that lacks the last second of commits, 20 times (six minutes): PROMOTE=-torture.promotions=3
+	$(GO) test -tags '$(TAGS) torture' -count=1 -v -timeout 0 -run '^TestPromotions$$' ./test/torture -torture.promotions=20 $(PROMOTE)
 
 posts: ready-test ## Let 500 callers meet each of 1,000 expiries, and ask for 600 s of tokens that live for 60 (four minutes)
 	$(GO) test -tags '$(TAGS) torture' -count=1 -v -timeout 0 -run '^(TestOnePost|TestPosts)' ./test/torture -torture.pairs=1000 -torture.life=60s

@@ -57,6 +57,28 @@ func Start() (*Cluster, error) { return StartWith(Options{}) }
 // StartWith makes and starts a cluster. PostgreSQL refuses to run as root, so that root runs it as the
 // user "postgres", which its package makes, or as "nobody".
 func StartWith(options Options) (*Cluster, error) {
+	c, err := empty(options)
+	if err != nil {
+		return nil, err
+	}
+	if output, err := c.run("initdb", "-D", c.dir+"/data", "-U", "wts", "-A", "trust", "-E", "UTF8", "--no-locale", "-N").CombinedOutput(); err != nil {
+		return nil, fmt.Errorf("initdb: %w\n%s", err, output)
+	}
+	if c.options.Host != loopback {
+		if err := c.letIn(); err != nil {
+			return nil, err
+		}
+	}
+	if options.Clock {
+		if err := c.fakeClock(); err != nil {
+			return nil, err
+		}
+	}
+	return c, c.Start()
+}
+
+// empty is a cluster without data.
+func empty(options Options) (*Cluster, error) {
 	programs, err := findPrograms()
 	if err != nil {
 		return nil, err
@@ -90,20 +112,7 @@ func StartWith(options Options) (*Cluster, error) {
 			return command
 		},
 	}
-	if output, err := c.run("initdb", "-D", dir+"/data", "-U", "wts", "-A", "trust", "-E", "UTF8", "--no-locale", "-N").CombinedOutput(); err != nil {
-		return nil, fmt.Errorf("initdb: %w\n%s", err, output)
-	}
-	if options.Host != loopback {
-		if err := c.letIn(); err != nil {
-			return nil, err
-		}
-	}
-	if options.Clock {
-		if err := c.fakeClock(); err != nil {
-			return nil, err
-		}
-	}
-	return c, c.Start()
+	return c, nil
 }
 
 const loopback = "127.0.0.1"

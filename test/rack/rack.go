@@ -41,6 +41,8 @@ type Setup struct {
 	Revokes bool
 	// Log is the level that the replicas log at, default warn.
 	Log string
+	// Standby gives PostgreSQL a standby that lags, and can be promoted.
+	Standby bool
 	// Apart gives every replica a network namespace of its own, PostgreSQL a clock that can be stepped, and the
 	// provider TLS; the test has to be in a network of its own (package network). Else all of them share the
 	// loopback address.
@@ -50,6 +52,8 @@ type Setup struct {
 // Rack is a deployment.
 type Rack struct {
 	Database *pgtest.Cluster
+	// Pair is the database with its standby, where there is one.
+	Pair *pgtest.Pair
 	// Provider is "main", the default one; Second is "second".
 	Provider, Second *providertest.Server
 	WTS              []*instance.Instance
@@ -78,10 +82,18 @@ func New(t testing.TB, of Setup) *Rack {
 		addresses[at] = r.addressOfReplica(t, at)
 	}
 	var err error
-	if r.Database, err = pgtest.StartWith(place.database); err != nil {
-		t.Fatal(err)
+	if of.Standby {
+		if r.Pair, err = pgtest.StartPair(); err != nil {
+			t.Fatal(err)
+		}
+		r.Database = r.Pair.Cluster
+		t.Cleanup(func() { _ = r.Pair.Remove() })
+	} else {
+		if r.Database, err = pgtest.StartWith(place.database); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = r.Database.Remove() })
 	}
-	t.Cleanup(func() { _ = r.Database.Remove() })
 	workers := ""
 	for at := range of.People {
 		name := fmt.Sprintf("user%d", at)

@@ -57,25 +57,3 @@ func TestCauses(t *testing.T) {
 		})
 	}
 }
-
-// A token that had ended is excused by a backward step of the database's clock alone, and by no more than the step.
-func TestAfterSteps(t *testing.T) {
-	start := time.Now()
-	step := fault{what: stepBack, replica: everyone, began: start, ended: start, over: start, by: 2 * time.Second}
-	for name, of := range map[string]struct {
-		faults        []fault
-		ended, called time.Duration // after the step
-		excused       bool
-	}{
-		"no step":         {nil, time.Second, 2 * time.Second, false},
-		"after a step":    {[]fault{step}, time.Second, 2 * time.Second, true},
-		"by more than it": {[]fault{step}, time.Second, 4 * time.Second, false},
-		"given after it":  {[]fault{step}, life + 2*time.Second, life + 3*time.Second, false},
-		"before it":       {[]fault{step}, -3 * time.Second, -2 * time.Second, false},
-	} {
-		one := dead{"a", 0, start.Add(of.called), start.Add(of.called + time.Millisecond), start.Add(of.ended)}
-		if others, stepped := afterSteps([]dead{one}, of.faults); stepped == 1 != of.excused || len(others)+stepped != 1 {
-			t.Errorf("%s: %d, %v", name, stepped, others)
-		}
-	}
-}

@@ -27,8 +27,8 @@ var (
 // drawnFrom are the files of the refresh engine.
 var drawnFrom = []string{
 	"pkg/broker/rules.go", "pkg/broker/judge.go", "pkg/broker/engine.go", "pkg/broker/flight.go", "pkg/broker/refresh.go", "pkg/broker/settle.go",
-	"pkg/broker/lease.go", "pkg/broker/sweep.go", "pkg/broker/spool.go", "pkg/broker/waiting.go",
-	"pkg/store/swap.go", "pkg/store/orphan.go", "pkg/store/connection.go",
+	"pkg/broker/lease.go", "pkg/broker/sweep.go", "pkg/broker/spool.go", "pkg/broker/waiting.go", "pkg/broker/failover.go", "pkg/broker/clock.go",
+	"pkg/store/swap.go", "pkg/store/orphan.go", "pkg/store/connection.go", "pkg/store/failover.go",
 }
 
 // draw puts all edits of the files into the order of the seed, or those alone that are asked for. The same edit

@@ -155,7 +155,7 @@ func (e *engine) begun() bool {
 	select {
 	case <-e.lease.begun:
 		return true
-	case <-time.After(e.config.Wait):
+	case <-time.After(leaseLife):
 		return false
 	}
 }

@@ -98,9 +98,9 @@ type Observer interface {
 	// was handed out, negative where it does not expire.
 	Serving(providerID string) func(left time.Duration)
 	SpoolFailed(err error)
-	// Restored: a row was brought back that a failover of the database had set back; FailedOver: all that
-	// was lost was offered, and the database is used again.
-	Restored(providerID string)
+	// Restored: a row was brought back that a failover of the database had set back, or could not be (failed);
+	// FailedOver: all that was lost was offered, and the database is used again.
+	Restored(providerID, how string)
 	FailedOver()
 }
 

@@ -77,7 +77,7 @@ func (h *house) Doubted(string)                          {}
 func (h *house) Resolved(string, string)                 {}
 func (h *house) Revoked(string, string)                  {}
 func (h *house) SpoolFailed(error)                       {}
-func (h *house) Restored(string)                         {}
+func (h *house) Restored(string, string)                 {}
 func (h *house) FailedOver()                             {}
 func (h *house) Serving(string) func(time.Duration)      { return func(time.Duration) {} }
 

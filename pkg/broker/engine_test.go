@@ -240,6 +240,7 @@ func TestTheLeaseOfAFlight(t *testing.T) {
 	}{
 		"it holds":                       {sends: true},
 		"it is renewed":                  {claimed: func(e *engine) { e.lease.renewed(time.Now(), time.Now(), false) }, sends: true},
+		"the database failed over":       {claimed: func(e *engine) { e.lease.renewed(time.Now(), time.Now(), true) }},
 		"it lapses after the claim":      {claimed: func(*engine) { time.Sleep(leaseLife) }},
 		"another begins after the claim": {claimed: gap},
 		"another begins with the claim":  {claiming: gap},

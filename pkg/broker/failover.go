@@ -253,8 +253,8 @@ const (
 	failoverPatience = 10 * time.Second
 	// failoverRest is the least time until a database is settled, in which replicas show that they live.
 	failoverRest = leaseLife
-	// peopleMissing is how long a row is offered again whose user is not there yet.
-	peopleMissing = 5 * time.Second
+	// offeringFor is how long what cannot be stored is offered again.
+	offeringFor = 5 * time.Second
 )
 
 // failover is what this replica knows of the database's last failover. The heartbeat's goroutine has it.
@@ -305,7 +305,7 @@ func (e *engine) attend(ctx context.Context, pulse Pulse, now time.Time) {
 		e.kept.prune(e.config.FailoverWindow)
 	case f.offered != pulse.Reading.Incarnation && f.offering == nil:
 		e.unsettled.Store(!pulse.Settled)
-		done, last := make(chan offered, 1), now.Sub(f.since) > peopleMissing
+		done, last := make(chan offered, 1), now.Sub(f.since) > offeringFor
 		f.offering = done
 		e.background(func(ctx context.Context) { done <- offered{pulse.Reading.Incarnation, e.offer(ctx, last)} })
 	case pulse.Settled:
@@ -335,9 +335,10 @@ func (e *engine) allOffered(pulse Pulse, now time.Time) bool {
 	return now.Sub(f.since) >= failoverRest
 }
 
-// offer offers what was kept and is lost.
+// offer offers what was kept and is lost. The last time it goes on with the next where one cannot be stored: a
+// single row must not keep the database from being used.
 func (e *engine) offer(ctx context.Context, last bool) error {
-	if err := e.failovers.RestoreEnds(ctx, e.config.FailoverWindow); err != nil {
+	if err := e.failovers.RestoreEnds(ctx, e.config.FailoverWindow); err != nil && !last {
 		return err
 	}
 	all := e.kept.all()
@@ -352,9 +353,12 @@ func (e *engine) offer(ctx context.Context, last bool) error {
 	var missing error
 	for _, i := range behind {
 		switch err := e.restore(ctx, all[i]); {
-		case errors.Is(err, ErrNotConnected) && !last:
+		case err == nil, errors.Is(err, ErrSuperseded):
+		case last:
+			e.observer.Restored(rows[i].Provider, "failed")
+		case errors.Is(err, ErrNotConnected): // the login that made the user may yet be offered
 			missing = err
-		case err != nil && !errors.Is(err, ErrNotConnected) && !errors.Is(err, ErrSuperseded):
+		default:
 			return err
 		}
 	}
@@ -385,7 +389,7 @@ func (e *engine) restore(ctx context.Context, one *keptRow) error {
 	defer cancel()
 	err := e.failovers.Restore(ctx, lost)
 	if err == nil {
-		e.observer.Restored(lost.Row.Provider)
+		e.observer.Restored(lost.Row.Provider, "restored")
 	}
 	return err
 }

@@ -1,10 +1,13 @@
 package broker
 
 import (
+	"context"
+	"errors"
 	"testing"
 	"time"
 
 	"github.com/workspace-token-service/wts/pkg/keyring"
+	"github.com/workspace-token-service/wts/pkg/provider"
 	"github.com/workspace-token-service/wts/pkg/secret"
 )
 
@@ -101,11 +104,7 @@ func TestVersionsOfTimelines(t *testing.T) {
 
 // What is kept is sealed, is the latest of each row, and lasts as long as the window.
 func TestWhatIsKept(t *testing.T) {
-	keys, err := keyring.Parse(keyring.Generate(time.Now()))
-	if err != nil {
-		t.Fatal(err)
-	}
-	k := &kept{keys: keys, rows: map[cacheKey]*keptRow{}}
+	k := &kept{keys: someKeys(t), rows: map[cacheKey]*keptRow{}}
 	row := readyRow(func(r *Row) { r.RefreshToken, r.AccessToken, r.AccessExpiresAt = "refresh", "access", ruleTime })
 	k.keep(Change{Row: row, Revoke: []Unwanted{{"s", "unwanted"}}}, &Person{UserID: "u"}, true)
 	key := cacheKey{row.UserID, row.Provider}
@@ -174,5 +173,89 @@ func TestWhoIsWaitedFor(t *testing.T) {
 				t.Errorf("settled: %t, want %t", got, each.settled)
 			}
 		})
+	}
+}
+
+// failsOver is a database that fails over, and whose rows may be refused.
+type failsOver struct {
+	*desk
+	refusal  error
+	restored int
+}
+
+func (f *failsOver) Behind(_ context.Context, rows []Row) (behind []int, _ error) {
+	for i := range rows {
+		behind = append(behind, i)
+	}
+	return behind, nil
+}
+
+func (f *failsOver) Restore(context.Context, Restore) error {
+	f.restored++
+	return f.refusal
+}
+
+// A row that cannot be stored is offered again for a while, and then keeps the database from nothing.
+func TestARowThatCannotComeBack(t *testing.T) {
+	for name, each := range map[string]struct {
+		refusal error
+		last    bool
+		done    bool
+	}{
+		"it comes back":                           {nil, false, true},
+		"something later is there":                {ErrSuperseded, false, true},
+		"its user is not there yet":               {ErrNotConnected, false, false},
+		"its user never comes":                    {ErrNotConnected, true, true},
+		"the database refuses it":                 {errAway, false, false},
+		"the database refuses it again and again": {errAway, true, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b, d, _ := newDesk(provider.Config{})
+			database := &failsOver{desk: d, refusal: each.refusal}
+			e := b.engine
+			e.failovers, e.kept.keys = database, someKeys(t)
+			for _, id := range []string{"u1", "u2"} {
+				e.kept.keep(Change{Row: readyRow(func(r *Row) { r.UserID = id })}, nil, false)
+			}
+			err := e.offer(t.Context(), each.last)
+			if done := err == nil; done != each.done {
+				t.Errorf("offered: %t, %v; want %t", done, err, each.done)
+			}
+			if each.done && database.restored != 2 {
+				t.Errorf("%d rows were offered, want 2", database.restored)
+			}
+		})
+	}
+}
+
+func someKeys(t *testing.T) *keyring.Keyring {
+	t.Helper()
+	keys, err := keyring.Parse(keyring.Generate(time.Now()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return keys
+}
+
+// A row that the database holds in an earlier version than this replica has stored is brought back, and neither
+// presented nor read as it is.
+func TestARowThatWasSetBack(t *testing.T) {
+	b, d, _ := newDesk(provider.Config{})
+	database := &failsOver{desk: d}
+	e := b.engine
+	e.failovers, e.kept.keys = database, someKeys(t)
+	e.lease.renewed(time.Now(), time.Now(), false)
+	later := d.row
+	later.Version++
+	e.kept.keep(Change{Row: later}, nil, false)
+	if _, err := e.claim(t.Context(), d.read(), Claim{}, 0); !errors.Is(err, ErrSuperseded) || len(d.taken) > 0 || database.restored != 1 {
+		t.Errorf("claiming: got %v, %d changes, %d restored; want ErrSuperseded, none, one", err, len(d.taken), database.restored)
+	}
+	if _, err := e.read(t.Context(), deskKey); err != nil || database.restored != 2 {
+		t.Errorf("reading: got %v, %d restored; want two", err, database.restored)
+	}
+	d.row.Version = later.Version
+	if _, err := e.read(t.Context(), deskKey); err != nil || database.restored != 2 {
+		t.Errorf("reading what was brought back: got %v, %d restored; want two still", err, database.restored)
 	}
 }

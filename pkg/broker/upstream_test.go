@@ -323,6 +323,6 @@ func (quiet) Doubted(string)                          {}
 func (quiet) Resolved(string, string)                 {}
 func (quiet) Revoked(string, string)                  {}
 func (quiet) SpoolFailed(error)                       {}
-func (quiet) Restored(string)                         {}
+func (quiet) Restored(string, string)                 {}
 func (quiet) FailedOver()                             {}
 func (quiet) Serving(string) func(time.Duration)      { return func(time.Duration) {} }

@@ -74,7 +74,7 @@ func (silent) Doubted(string)                          {}
 func (silent) Resolved(string, string)                 {}
 func (silent) Revoked(string, string)                  {}
 func (silent) SpoolFailed(error)                       {}
-func (silent) Restored(string)                         {}
+func (silent) Restored(string, string)                 {}
 func (silent) FailedOver()                             {}
 func (silent) Serving(string) func(time.Duration)      { return func(time.Duration) {} }
 func (silent) Reached() bool                           { return true }

@@ -100,7 +100,7 @@ func (s *core) readRow(tx *gorm.DB, userID, providerID string, lock bool) (broke
 		return broker.Row{}, err
 	}
 	state := rows[0].State
-	if err := s.usable(state); err != nil && !(errors.Is(err, errUnsettled) && isRestoring(tx)) {
+	if err := s.usable(state); err != nil && (!errors.Is(err, errUnsettled) || !isRestoring(tx)) {
 		return broker.Row{}, err
 	}
 	reading = s.readingAt(state, reading)

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"strconv"
 	"strings"
 	"sync"
@@ -338,14 +339,15 @@ func (s *Failovers) restoreEnd(ctx context.Context, line change) error {
 		id, _, _ := strings.Cut(line.Object, "/")
 		return s.write(besideRequests(ctx), func(tx *gorm.DB) error { return s.disableAgain(tx, id) })
 	case sessionChanged:
+		digest, err := hex.DecodeString(line.Object)
+		if err != nil {
+			s.log.Warn("a line of the change feed names no session", slog.String("error", err.Error()))
+			return nil
+		}
 		return s.write(besideRequests(ctx), func(tx *gorm.DB) error {
 			now, err := s.now(tx)
 			if err != nil {
 				return err
-			}
-			digest, err := hex.DecodeString(line.Object)
-			if err != nil {
-				return nil // it names no session
 			}
 			return s.endSessions(tx, now, "digest = ?", digest)
 		})

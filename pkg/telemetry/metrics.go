@@ -75,8 +75,8 @@ func NewMetrics() *Metrics {
 		Name: "wts_spool_failures_total", Help: "Successors that could be written neither to the database nor to the spool, at first.",
 	})
 	m.restored = prometheus.NewCounterVec(prometheus.CounterOpts{
-		Name: "wts_failover_restored_total", Help: "Rows that were brought back after a failover of the database had set them back.",
-	}, []string{"provider"})
+		Name: "wts_failover_restored_total", Help: "Rows that a failover of the database had set back, by how it went: restored, failed.",
+	}, []string{"provider", "how"})
 	m.failovers = prometheus.NewCounter(prometheus.CounterOpts{
 		Name: "wts_failovers_total", Help: "Failovers of the database that this replica saw settled.",
 	})
@@ -139,7 +139,7 @@ func (m *Metrics) Serving(provider string) func(left time.Duration) {
 func (m *Metrics) SpoolFailed(error) { m.spool.Inc() }
 
 // Restored implements broker.Observer.
-func (m *Metrics) Restored(provider string) { m.restored.WithLabelValues(provider).Inc() }
+func (m *Metrics) Restored(provider, how string) { m.restored.WithLabelValues(provider, how).Inc() }
 
 // FailedOver implements broker.Observer.
 func (m *Metrics) FailedOver() { m.failovers.Inc() }

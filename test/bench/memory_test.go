@@ -40,7 +40,7 @@ type quiet struct{ broker.Observer }
 
 func (quiet) Serving(string) func(time.Duration) { return func(time.Duration) {} }
 func (quiet) SpoolFailed(error)                  {}
-func (quiet) Restored(string)                    {}
+func (quiet) Restored(string, string)            {}
 func (quiet) FailedOver()                        {}
 
 // holdTokens hands out a token to each of that many users once, and says what it keeps for them.

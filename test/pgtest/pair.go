@@ -17,7 +17,6 @@ import (
 type Pair struct {
 	*Cluster
 	standby *Cluster
-	url     string
 }
 
 // StartPair makes and starts a pair.

@@ -12,7 +12,7 @@ import (
 	"github.com/workspace-token-service/wts/test/rack"
 )
 
-var promotions = flag.Int("torture.promotions", 2, "how often a standby that lacks the last second of commits takes the database's place")
+var promotions = flag.Int("torture.promotions", 1, "how often a standby that lacks the last second of commits takes the database's place")
 
 // A standby that lags takes the place of a primary that is gone: the last second of commits is lost, and with
 // it rotations, logins and ends. The provider has no grace, so that each spent token that is presented ends its

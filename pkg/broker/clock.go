@@ -117,7 +117,7 @@ func (c *databaseClock) latest() Step {
 }
 
 // behind is how much earlier than the clock says a time has to be taken that was written then. A time that
-// was written since the step, and before the clock had come as far again, is taken for an older one.
+// was written since the step, and before the clock had come as far again, counts as older than it is.
 func (c *databaseClock) behind(written time.Time) (behind time.Duration) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

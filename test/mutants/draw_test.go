@@ -27,7 +27,7 @@ var (
 // drawnFrom are the files of the refresh engine.
 var drawnFrom = []string{
 	"pkg/broker/rules.go", "pkg/broker/judge.go", "pkg/broker/engine.go", "pkg/broker/flight.go", "pkg/broker/refresh.go", "pkg/broker/settle.go",
-	"pkg/broker/lease.go", "pkg/broker/sweep.go", "pkg/broker/spool.go", "pkg/broker/waiting.go", "pkg/broker/failover.go", "pkg/broker/clock.go",
+	"pkg/broker/lease.go", "pkg/broker/sweep.go", "pkg/broker/spool.go", "pkg/broker/waiting.go", "pkg/broker/failover.go", "pkg/broker/kept.go", "pkg/broker/clock.go",
 	"pkg/store/swap.go", "pkg/store/orphan.go", "pkg/store/connection.go", "pkg/store/failover.go",
 }
 

@@ -96,7 +96,7 @@ func Load(path string, environ []string) (Config, error) {
 	}
 	listening := errors.Join(config.checkListeners()...)
 	encrypting, warnings := config.checkTLS()
-	config.Warnings = slices.Concat(checkEnvironment(environ), config.checkModes(filepath.Dir(path)), warnings)
+	config.Warnings = slices.Concat(checkEnvironment(environ), config.checkModes(filepath.Dir(path)), warnings, config.CheckCallbacks())
 	return config, errors.Join(errors.Join(deployed.faults...), faults, config.validate(), listening, errors.Join(encrypting...))
 }
 

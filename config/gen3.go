@@ -219,7 +219,8 @@ const defaultID = "default"
 func (g *gen3) external(id, base, from string, position int, entry, option map[string]any) map[string]any {
 	params, _ := option["params"].(map[string]any)
 	text := func(name string) string { value, _ := params[name].(string); return value }
-	settings := map[string]any{"base_url": base, "position": position}
+	// One redirect URI is registered for all (Gen3 contract 2.1).
+	settings := map[string]any{"base_url": base, "position": position, "callback": provider.CallbackShared}
 	if name, _ := option["name"].(string); name != "" {
 		settings["name"] = name
 	}

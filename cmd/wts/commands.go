@@ -5,10 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"path/filepath"
 	"runtime"
 	"runtime/debug"
+	"slices"
 	"text/tabwriter"
 	"time"
 
@@ -119,7 +121,10 @@ func checkConfigCommand(file *string) *cobra.Command {
 			if len(faults) > 0 {
 				return config.ErrFaults(len(faults))
 			}
-			fmt.Fprintf(cmd.OutOrStdout(), "The configuration is good.\nRegister this redirect URI at every provider: %s/oauth2/authorize\n", loaded.Server.URL)
+			fmt.Fprintln(cmd.OutOrStdout(), "The configuration is good. Register these redirect URIs:")
+			for _, id := range slices.Sorted(maps.Keys(loaded.Providers)) {
+				fmt.Fprintf(cmd.OutOrStdout(), "  %s: %s\n", id, loaded.CallbackURL(id))
+			}
 			if online {
 				return checkOnline(cmd.Context(), cmd.OutOrStdout(), loaded)
 			}

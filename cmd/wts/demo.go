@@ -151,21 +151,21 @@ func (d *demo) startProviders(ports [4]int) (err error) {
 		{Name: "alice", Email: "alice@example.org", Password: demoPassword},
 		{Name: "bob", Email: "bob@example.org", Password: demoPassword},
 	}
-	start := func(host string, port int, title string) (*providertest.Server, error) {
+	start := func(host string, port int, title, callback string) (*providertest.Server, error) {
 		started, err := providertest.Start(providertest.Options{
 			Address: net.JoinHostPort(host, strconv.Itoa(port)), Title: title, Users: people, AccessLife: time.Minute,
 		})
 		if err != nil {
 			return nil, fmt.Errorf("%w (choose other ports with --port)", err)
 		}
-		started.Register(providertest.Client{ID: demoClient, Secret: demoSecret, RedirectURI: d.url + "/oauth2/authorize"})
+		started.Register(providertest.Client{ID: demoClient, Secret: demoSecret, RedirectURI: d.url + callback})
 		d.closers = append(d.closers, started.Close)
 		return started, nil
 	}
-	if d.first, err = start(demoLoopback, ports[1], "Example University"); err != nil {
+	if d.first, err = start(demoLoopback, ports[1], "Example University", "/oauth2/authorize"); err != nil {
 		return err
 	}
-	d.second, err = start(demoSecond, ports[2], "Example Data Commons")
+	d.second, err = start(demoSecond, ports[2], "Example Data Commons", "/oauth2/authorize/commons")
 	return err
 }
 

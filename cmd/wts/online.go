@@ -31,7 +31,7 @@ func try(ctx context.Context, loaded config.Config, db *store.Store, credentials
 	var all sync.WaitGroup
 	for i, id := range ids {
 		all.Go(func() {
-			found[i] = provider.New(id, loaded.Providers[id], loaded.Server.URL+"/oauth2/authorize").Probe(ctx, credentials)
+			found[i] = provider.New(id, loaded.Providers[id], loaded.CallbackURL(id)).Probe(ctx, credentials)
 		})
 	}
 	results := tryDatabase(ctx, db)

@@ -45,10 +45,9 @@ func newService(ctx context.Context, config config.Config, log *slog.Logger) (*s
 		return nil, err
 	}
 	public := config.Server.URL
-	callback := public + "/oauth2/authorize"
 	var providers []*provider.Provider
 	for id, one := range config.Providers {
-		providers = append(providers, provider.New(id, one, callback))
+		providers = append(providers, provider.New(id, one, config.CallbackURL(id)))
 	}
 	s.broker = broker.New(broker.Parts{
 		Config: config.Broker, Providers: providers, Store: s.store.Connections, Logins: s.store.Logins, Replicas: s.store.Replicas, Outbox: s.store.Outbox, Failovers: s.store.Failovers,

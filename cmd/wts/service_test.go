@@ -61,7 +61,7 @@ func startReplica(t *testing.T, change ...func(*config.Config)) *replica {
 	t.Helper()
 	port := freePort(t)
 	r := &replica{url: fmt.Sprintf("http://localhost:%d", port), log: &syncBuffer{}}
-	r.first, r.second = startProvider(t, r.url, "127.0.0.1:0"), startProvider(t, r.url, "127.0.0.3:0")
+	r.first, r.second = startProvider(t, r.url+"/oauth2/authorize", "127.0.0.1:0"), startProvider(t, r.url+"/oauth2/authorize/second", "127.0.0.3:0")
 	keys, err := keyring.Parse(keyring.Generate(time.Now()))
 	if err != nil {
 		t.Fatal(err)
@@ -118,7 +118,7 @@ func (r *replica) start(t *testing.T, settings config.Config) {
 	}
 }
 
-func startProvider(t *testing.T, public, address string) *providertest.Server {
+func startProvider(t *testing.T, callback, address string) *providertest.Server {
 	t.Helper()
 	server, err := providertest.Start(providertest.Options{Address: address, Users: []providertest.User{
 		{Name: "alice", Password: "canary-password", Email: "alice@example.org"}, {Name: "bob", Password: "canary-password"},
@@ -127,7 +127,7 @@ func startProvider(t *testing.T, public, address string) *providertest.Server {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = server.Close() })
-	server.Register(providertest.Client{ID: "wts", Secret: "canary-client-secret", RedirectURI: public + "/oauth2/authorize"})
+	server.Register(providertest.Client{ID: "wts", Secret: "canary-client-secret", RedirectURI: callback})
 	return server
 }
 
@@ -203,7 +203,7 @@ func (r *replica) callback(t *testing.T, browser *http.Client, path string) *url
 	t.Helper()
 	var back *url.URL
 	browser.CheckRedirect = func(next *http.Request, _ []*http.Request) error {
-		if next.URL.Path == "/oauth2/authorize" {
+		if strings.HasPrefix(next.URL.Path, "/oauth2/authorize") && strings.HasPrefix(next.URL.String(), r.url) {
 			back = next.URL
 			return http.ErrUseLastResponse
 		}

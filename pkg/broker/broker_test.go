@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/url"
 	"path/filepath"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -99,7 +100,7 @@ func newHouse(t *testing.T, change ...func(*provider.Config)) *house {
 	h := &house{store: &faulty{Store: db.Connections}, logins: db.Logins, count: db.Statements, path: path}
 	options := providertest.Options{Users: []providertest.User{{Name: "alice", Password: "a", Email: "alice@example.org"}, {Name: "bob", Password: "b"}}}
 	var providers []*provider.Provider
-	start := func(id string) *providertest.Server {
+	start := func(id, callback string) *providertest.Server {
 		server, err := providertest.Start(options)
 		if err != nil {
 			t.Fatal(err)
@@ -113,7 +114,7 @@ func newHouse(t *testing.T, change ...func(*provider.Config)) *house {
 		providers = append(providers, provider.New(id, config, callback))
 		return server
 	}
-	h.main, h.second = start("main"), start("second")
+	h.main, h.second = start("main", callback), start("second", callback+"/second")
 	h.Broker = broker.New(broker.Parts{
 		Config: broker.Config{DefaultProvider: "main", Wait: 3 * time.Second, SpoolDir: t.TempDir()}, Providers: providers, Store: h.store, Logins: db.Logins,
 		Replicas: db.Replicas, Outbox: db.Outbox, Failovers: db.Failovers, Alone: true,
@@ -153,7 +154,7 @@ func (h *house) begin(t *testing.T, providerID, userID, name, password string) b
 		t.Fatalf("logging in: %v", err)
 	}
 	query := back.Query()
-	return broker.Callback{State: query.Get("state"), Code: query.Get("code"), Issuer: query.Get("iss"), Sealed: begun.Sealed, UserID: userID}
+	return broker.Callback{Provider: strings.TrimPrefix(strings.TrimPrefix(back.Path, "/oauth2/authorize"), "/"), State: query.Get("state"), Code: query.Get("code"), Issuer: query.Get("iss"), Sealed: begun.Sealed, UserID: userID}
 }
 
 func (h *house) connect(t *testing.T, providerID, userID, name, password string) broker.Connected {

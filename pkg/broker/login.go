@@ -104,8 +104,10 @@ func flowPlace(state string) keyring.Place {
 // token endpoint.
 type Callback struct {
 	State, Code, Issuer, Error string
-	Sealed                     string // the flow cookie's value, empty where the browser had none
-	UserID                     string // who is signed in, empty where nobody is
+	// Provider is whose own callback was called; empty for the one that is shared.
+	Provider string
+	Sealed   string // the flow cookie's value, empty where the browser had none
+	UserID   string // who is signed in, empty where nobody is
 }
 
 // Connected is a login that succeeded.
@@ -157,7 +159,8 @@ type LoginStore interface {
 // Finish ends a login: the steps are in this order so that none of them can be skipped, and nothing
 // is asked of a provider before the browser has shown that the login is its own.
 func (b *Broker) Finish(ctx context.Context, back Callback) (Connected, error) {
-	// 1. The login is this browser's own, and recent.
+	// 1. The login is this browser's own, and recent, and this is the callback of its provider: another
+	// provider, which sent the browser to the one whose code this is, gets nothing (RFC 9700 4.4.2).
 	begun, err := b.openFlow(back)
 	if err != nil {
 		return Connected{}, err
@@ -182,7 +185,7 @@ func (b *Broker) Finish(ctx context.Context, back Callback) (Connected, error) {
 		return result, ErrProvider
 	}
 	// 4. It is this provider that answers (RFC 9207).
-	if err := upstream.CheckIssuer(ctx, back.Issuer); err != nil {
+	if err := upstream.CheckIssuer(ctx, back.Issuer, b.issuersBeside(begun.Provider)); err != nil {
 		return result, b.loginFailure(err)
 	}
 	// 5. The provider said yes.
@@ -244,7 +247,28 @@ func (b *Broker) openFlow(back Callback) (flow, error) {
 	if subtle.ConstantTimeCompare([]byte(begun.State), []byte(back.State)) != 1 || age < -time.Minute || age >= FlowLife {
 		return flow{}, ErrState
 	}
+	if back.Provider != b.callbackOf(begun.Provider) {
+		return flow{}, ErrState
+	}
 	return begun, nil
+}
+
+// callbackOf is whose callback a provider's logins come back to: its own, or empty for the shared one.
+func (b *Broker) callbackOf(providerID string) string {
+	if upstream, ok := b.providers[providerID]; ok && !b.IsDefault(providerID) && upstream.Config.OwnCallback() {
+		return providerID
+	}
+	return ""
+}
+
+// issuersBeside are the issuers of the other providers, as far as they are known.
+func (b *Broker) issuersBeside(providerID string) (issuers []string) {
+	for id, other := range b.providers {
+		if issuer := other.Issuer(); id != providerID && issuer != "" {
+			issuers = append(issuers, issuer)
+		}
+	}
+	return issuers
 }
 
 func reasonOf(back Callback) string {

@@ -27,6 +27,12 @@ const (
 	TypeFence = "fence" // Gen3's
 )
 
+// The callbacks of a provider that is not the default one.
+const (
+	CallbackOwn    = "own"
+	CallbackShared = "shared"
+)
+
 // Config is one upstream identity provider, as the operator writes it.
 type Config struct {
 	// Type is TypeOIDC (the default) or TypeFence, which says what its endpoints, scopes and claims are
@@ -46,6 +52,10 @@ type Config struct {
 	// RedirectURI is the one registered there, where it is not ours: whoever is behind it sends the
 	// browser on to us, by the first label of our host name, which the state then begins with.
 	RedirectURI string `koanf:"redirect_uri"`
+	// Callback is where the provider sends browsers back to: CallbackOwn (the default), which is
+	// <url>/oauth2/authorize/<id>, or CallbackShared, which is <url>/oauth2/authorize, for a provider whose
+	// registration cannot be changed yet. The default provider's is <url>/oauth2/authorize in either case.
+	Callback string `koanf:"callback"`
 	// ReuseGrace is how long the provider accepts a spent refresh token once more (Okta, Auth0, Cognito,
 	// Hydra and Dex have such a time, Dex 3 s by default): a refresh whose outcome is not known is then
 	// tried again at once. It shortens no timeout.
@@ -141,6 +151,9 @@ func (c Config) Validate() error {
 	if c.ClientSecret == "" && c.ClientSecretFile == "" {
 		fault("client_secret: is missing (or client_secret_file)")
 	}
+	if c.Callback != "" && c.Callback != CallbackOwn && c.Callback != CallbackShared {
+		fault("callback: is %q, want %s or %s", c.Callback, CallbackOwn, CallbackShared)
+	}
 	if c.ClientAuth != "" && c.ClientAuth != AuthBasic && c.ClientAuth != AuthPost {
 		fault("client_auth: is %q, want %s or %s", c.ClientAuth, AuthBasic, AuthPost)
 	}
@@ -201,6 +214,11 @@ func (c Config) checkAddresses() (faults []error) {
 
 // explicit tells that the endpoints are configured rather than discovered.
 func (c Config) explicit() bool { return c.AuthURL != "" && c.TokenURL != "" }
+
+// OwnCallback tells that the provider sends browsers back to an address of its own, so that another
+// provider's code cannot be taken for one of its own (RFC 9700 4.4). Whoever stands behind a redirect_uri
+// sends them on to the shared one.
+func (c Config) OwnCallback() bool { return c.Callback != CallbackShared && c.RedirectURI == "" }
 
 // Identifies tells whether a login says who the person is there.
 func (c Config) Identifies() bool { return len(c.Scopes) == 0 || slices.Contains(c.Scopes, "openid") }

@@ -82,16 +82,22 @@ func (p *Provider) LoginURL(ctx context.Context, login Login) (string, error) {
 }
 
 // CheckIssuer compares the callback's iss (RFC 9207 2.4) before the code is sent anywhere, so that
-// a code of one provider never reaches another's token endpoint.
-func (p *Provider) CheckIssuer(ctx context.Context, iss string) error {
-	ends, err := p.discover(ctx)
+// a code of one provider never reaches another's token endpoint. Others are the issuers of the other
+// providers: an iss among them is refused even where this provider's own is not known.
+func (p *Provider) CheckIssuer(ctx context.Context, iss string, others []string) error {
+	find := p.discover
+	if iss != "" && p.Config.Issuer == "" {
+		find = p.keyed // a document may state the issuer
+	}
+	ends, err := find(ctx)
 	if err != nil {
 		return err
 	}
-	if iss == "" && ends.issParam {
+	own := p.Issuer()
+	switch {
+	case iss == "" && ends.issParam:
 		return p.distrust("callback", "the issuer is missing from it, though the provider always sends it")
-	}
-	if iss != "" && iss != p.Config.Issuer && p.Config.Issuer != "" {
+	case iss != "" && iss != own && (own != "" || slices.Contains(others, iss)):
 		return p.distrust("callback", "it comes from another issuer")
 	}
 	return nil

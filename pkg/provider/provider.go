@@ -69,6 +69,8 @@ type endpoints struct {
 	// userInfo is where claims are that an id_token lacks (OIDC Core 5.3); empty where there is none.
 	userInfo string
 	at       time.Time
+	// issuer is the one that the document states; empty without a document.
+	issuer string
 	// issParam: the provider promises iss on its callbacks (RFC 9207 2.3).
 	issParam bool
 	// fixed: they are known without a document, and none is read.
@@ -203,6 +205,7 @@ func (p *Provider) accept(found *oidc.Provider, issuer string, now time.Time) (*
 		revocation: document.Revocation,
 		userInfo:   document.UserInfo,
 		at:         now,
+		issuer:     issuer,
 		issParam:   document.IssParam,
 	}, nil
 }
@@ -296,5 +299,16 @@ func (p *Provider) discoveryError(err error, issuer string, status int) *Error {
 	return &Error{Provider: p.ID, Doing: "discovery", Outcome: Unsent, Reason: document + ": " + plain(err)}
 }
 
-// Issuer is the configured issuer, which discovery has to confirm before anything is trusted.
-func (p *Provider) Issuer() string { return p.Config.Issuer }
+// Issuer is the provider's issuer: the configured one, else the one that a document has confirmed; empty
+// where neither is known.
+func (p *Provider) Issuer() string {
+	if p.Config.Issuer != "" {
+		return p.Config.Issuer
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.discovered == nil {
+		return ""
+	}
+	return p.discovered.issuer
+}

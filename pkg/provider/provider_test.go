@@ -427,17 +427,17 @@ func TestARefreshWithAndWithoutASuccessor(t *testing.T) {
 // RFC 9207; security.md A3.
 func TestTheCallbacksIssuer(t *testing.T) {
 	r := newRogue(t)
-	if err := r.provider().CheckIssuer(t.Context(), ""); err != nil {
+	if err := r.provider().CheckIssuer(t.Context(), "", nil); err != nil {
 		t.Errorf("a provider that never promised iss: %v", err)
 	}
-	if err := r.provider().CheckIssuer(t.Context(), r.URL); err != nil {
+	if err := r.provider().CheckIssuer(t.Context(), r.URL, nil); err != nil {
 		t.Error(err)
 	}
-	if r.provider().CheckIssuer(t.Context(), "https://other") == nil {
+	if r.provider().CheckIssuer(t.Context(), "https://other", nil) == nil {
 		t.Error("another issuer was accepted")
 	}
 	r.document = func(d map[string]any) { d["authorization_response_iss_parameter_supported"] = true }
-	if r.provider().CheckIssuer(t.Context(), "") == nil {
+	if r.provider().CheckIssuer(t.Context(), "", nil) == nil {
 		t.Error("a missing iss was accepted of a provider that always sends it")
 	}
 }

@@ -45,10 +45,10 @@ func (s *Server) authorizationURL(x *exchange) error {
 	return nil
 }
 
-// authorize is the callback. Of its parameters these four are read, and no other ever goes on to
-// the provider.
+// authorize is the callback, /oauth2/authorize or a provider's own below it. Of its parameters these four
+// are read, and no other ever goes on to the provider.
 func (s *Server) authorize(x *exchange) error {
-	back := broker.Callback{UserID: x.caller.User.ID}
+	back := broker.Callback{UserID: x.caller.User.ID, Provider: x.Param("idp")}
 	back.State, _ = x.param("state")
 	back.Code, _ = x.param("code")
 	back.Issuer, _ = x.param("iss")

@@ -170,6 +170,7 @@ func (s *Server) routes() {
 	s.get("/oauth2/connected", person, s.connected)
 	s.get("/oauth2/authorization_url", person, s.authorizationURL)
 	s.only(http.MethodGet, "/oauth2/authorize", person, s.authorize) // no HEAD: a code is good once
+	s.only(http.MethodGet, "/oauth2/authorize/:idp", person, s.authorize)
 	s.get("/oauth2/logout", anyone, s.logout)
 	s.only(http.MethodPost, "/oauth2/logout", leaving, s.disconnect)
 

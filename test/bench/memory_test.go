@@ -27,12 +27,12 @@ type footprint struct{ Heap, Resident float64 }
 // everyone is a store in which everybody is connected, with a token of 900 bytes.
 type everyone struct{ broker.Store }
 
-func (everyone) Connection(_ context.Context, userID, providerID string) (broker.Connection, error) {
+func (everyone) Row(_ context.Context, userID, providerID string) (broker.Row, error) {
 	now := time.Now()
-	return broker.Connection{
+	return broker.Row{Connection: broker.Connection{
 		UserID: userID, Provider: providerID, Phase: broker.Ready, RefreshToken: "rt", AccessToken: secret.Text(strings.Repeat("a", 900)),
 		AccessIssuedAt: now, AccessExpiresAt: now.Add(time.Hour),
-	}, nil
+	}}, nil
 }
 
 // quiet observes nothing.

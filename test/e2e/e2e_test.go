@@ -32,8 +32,8 @@ const accessLife = 3
 func TestTheMainJobWithAProviderAndAClientThatAreNotOurs(t *testing.T) {
 	port := instance.FreePort(t)
 	public := fmt.Sprintf("http://localhost:%d", port)
-	first := startProvider(t, "127.0.0.1", public)
-	second := startProvider(t, "127.0.0.3", public)
+	first := startProvider(t, "127.0.0.1", public+"/oauth2/authorize")
+	second := startProvider(t, "127.0.0.3", public+"/oauth2/authorize/second")
 	wts := instance.Start(t, port, fmt.Sprintf(`
 url: %s
 listen: ["127.0.0.1:%d"]
@@ -119,11 +119,11 @@ type nodeProvider struct {
 	lines  []string
 }
 
-func startProvider(t *testing.T, host, public string) *nodeProvider {
+func startProvider(t *testing.T, host, callback string) *nodeProvider {
 	t.Helper()
 	port := instance.FreePort(t)
 	p := &nodeProvider{issuer: fmt.Sprintf("http://%s:%d", host, port)}
-	command := exec.Command("node", "provider/op.mjs", host, strconv.Itoa(port), public+"/oauth2/authorize", strconv.Itoa(accessLife))
+	command := exec.Command("node", "provider/op.mjs", host, strconv.Itoa(port), callback, strconv.Itoa(accessLife))
 	output, err := command.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)

@@ -104,13 +104,14 @@ func New(t testing.TB, of Setup) *Rack {
 	// Browsers reach the first replica under this name, wherever it is.
 	public := "localhost:" + addresses[0][strings.LastIndexByte(addresses[0], ':')+1:]
 	place.provider.AccessLife, place.provider.Grace, place.provider.OpaqueAccessTokens = of.Life, of.Grace, true
-	for _, one := range []**providertest.Server{&r.Provider, &r.Second} {
+	callbacks := []string{"/oauth2/authorize", "/oauth2/authorize/second"}
+	for at, one := range []**providertest.Server{&r.Provider, &r.Second} {
 		server, err := providertest.Start(place.provider)
 		if err != nil {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { _ = server.Close() })
-		server.Register(providertest.Client{ID: "wts", Secret: "s", RedirectURI: "http://" + public + "/oauth2/authorize"})
+		server.Register(providertest.Client{ID: "wts", Secret: "s", RedirectURI: "http://" + public + callbacks[at]})
 		*one = server
 	}
 	dir := t.TempDir()

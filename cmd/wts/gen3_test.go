@@ -49,6 +49,7 @@ func startCommons(t *testing.T, change func(c *commons)) *commons {
 		{Subject: "7", Name: "alice", Password: "canary-password", Email: "alice@example.org"},
 		{Subject: "8", Name: "bob", Password: "canary-password"},
 		{Subject: "9", Name: "carol", Password: "canary-password"},
+		{Subject: "10", Name: "dave", Password: "canary-password"},
 	}
 	mapping := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { answerOfCommons(w, r) })
 	start := func(address string, options providertest.FenceOptions) *providertest.Fence {

@@ -1,7 +1,7 @@
 // Package aggregate sends one request to every commons and gathers what they answer.
 //
 // It owns which endpoints may be asked, how long a commons may take and how much it may say. It does
-// not own tokens: whoever asks brings, for each commons, a function that gets one.
+// not own tokens: the caller brings, for each commons, a function that gets one.
 package aggregate
 
 import (
@@ -26,9 +26,7 @@ import (
 var (
 	// ErrEndpoint: the endpoint is not one that may be asked.
 	ErrEndpoint = errors.New("the endpoint is not in the allow-list")
-	// ErrFilter: a commons' answer lacks a key that the filters name. What wraps it says whose.
-	ErrFilter = errors.New("a filter names no key of the answer")
-	// ErrTooOften: this caller asks too often; a moment mends it.
+	// ErrTooOften: this caller asks too often, and may ask again in a moment.
 	ErrTooOften = errors.New("too many requests")
 )
 
@@ -76,12 +74,15 @@ type Aggregator struct {
 	config  Config
 	client  *http.Client
 	callers *otter.Cache[string, *rate.Limiter]
-	slots   chan struct{} // one for each request under way
+
+	mu     sync.Mutex
+	places map[string]places // by host; the commons are configured, so that they are few
 }
 
 const (
 	maxCallers = 100_000
-	maxAsking  = 64 // requests to commons at once, whose answers are held in memory
+	// The requests to one commons at once, whose answers are held in memory.
+	maxUsersAsking, maxAnonymousAsking = 16, 4
 )
 
 // New makes an aggregator of a valid configuration.
@@ -108,7 +109,7 @@ func New(config Config) *Aggregator {
 			// A redirect could carry the token to another host.
 			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 		},
-		slots: make(chan struct{}, maxAsking),
+		places: map[string]places{},
 		callers: otter.Must(&otter.Options[string, *rate.Limiter]{
 			MaximumSize: maxCallers, ExpiryCalculator: otter.ExpiryAccessing[string, *rate.Limiter](10 * time.Minute),
 		}),
@@ -136,13 +137,14 @@ func (a *Aggregator) serves(endpoint string) bool {
 	return slices.Contains(a.config.Endpoints, strings.TrimRight(endpoint, "/"))
 }
 
-// Get asks every commons, side by side, and returns their answers by host; null stands for a commons
-// that did not answer, or not with JSON. The errors are ErrEndpoint and ErrFilter.
-func (a *Aggregator) Get(ctx context.Context, all []Commons, endpoint string, query url.Values) (map[string]json.RawMessage, error) {
+// Get asks every commons at once and returns their answers by host. null stands for a commons that did not
+// answer, or not with JSON; in a commons' part it stands for a filter that names no key there (Gen3
+// contract 1.4). Anonymous requests have places of their own, so that they cannot take those of users. The
+// error is ErrEndpoint.
+func (a *Aggregator) Get(ctx context.Context, all []Commons, endpoint string, query url.Values, anonymous bool) (map[string]json.RawMessage, error) {
 	if !a.serves(endpoint) {
 		return nil, ErrEndpoint
 	}
-	wanted := query[filters]
 	passed := url.Values{}
 	for name, values := range query {
 		if name != filters {
@@ -154,15 +156,11 @@ func (a *Aggregator) Get(ctx context.Context, all []Commons, endpoint string, qu
 		address += "?" + passed.Encode()
 	}
 	answers := make([]json.RawMessage, len(all))
-	faults := make([]error, len(all))
 	var asking sync.WaitGroup
 	for at, one := range all {
-		asking.Go(func() { answers[at], faults[at] = a.ask(ctx, one, address, wanted) })
+		asking.Go(func() { answers[at] = a.ask(ctx, one, address, query[filters], anonymous) })
 	}
 	asking.Wait()
-	if err := errors.Join(faults...); err != nil {
-		return nil, err
-	}
 	result := make(map[string]json.RawMessage, len(all))
 	for at, one := range all {
 		result[one.Host] = answers[at]
@@ -172,38 +170,47 @@ func (a *Aggregator) Get(ctx context.Context, all []Commons, endpoint string, qu
 
 var null = json.RawMessage("null")
 
-// ask asks one commons. Its only error is ErrFilter.
-func (a *Aggregator) ask(ctx context.Context, one Commons, address string, wanted []string) (json.RawMessage, error) {
+// ask asks one commons.
+func (a *Aggregator) ask(ctx context.Context, one Commons, address string, wanted []string, anonymous bool) json.RawMessage {
 	ctx, cancel := context.WithTimeout(ctx, a.config.Timeout)
 	defer cancel()
-	body, ok := a.fetch(ctx, one, address)
-	if !ok {
-		return null, nil
+	place := a.placesAt(one.Host).users
+	if anonymous {
+		place = a.placesAt(one.Host).anonymous
 	}
-	if len(wanted) == 0 {
-		return body, nil
+	select {
+	case place <- struct{}{}:
+		defer func() { <-place }()
+	case <-ctx.Done():
+		return null
+	}
+	body, ok := a.fetch(ctx, one, address)
+	switch {
+	case !ok:
+		return null
+	case len(wanted) == 0:
+		return body
 	}
 	var object map[string]json.RawMessage
 	if err := json.Unmarshal(body, &object); err != nil || object == nil {
-		return null, nil // a list has no keys
+		return null // a list has no keys
 	}
 	chosen := make(map[string]json.RawMessage, len(wanted))
 	for _, key := range wanted {
-		value, there := object[key]
-		if !there {
-			path, _, _ := strings.Cut(address, "?")
-			return nil, fmt.Errorf("%w: at least one of the provided filters is not a key in the response returned from %s", ErrFilter, one.Origin+path)
+		chosen[key] = null
+		if value, there := object[key]; there {
+			chosen[key] = value
 		}
-		chosen[key] = value
 	}
 	rendered, err := json.Marshal(chosen)
 	if err != nil {
-		return null, nil
+		return null
 	}
-	return rendered, nil
+	return rendered
 }
 
-// fetch gets one JSON document.
+// fetch gets one JSON document: with the user's token where there is one, without it where there is none
+// or it cannot be had (Gen3 contract 1.4).
 func (a *Aggregator) fetch(ctx context.Context, one Commons, address string) (json.RawMessage, bool) {
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, one.Origin+address, nil)
 	if err != nil {
@@ -211,17 +218,7 @@ func (a *Aggregator) fetch(ctx context.Context, one Commons, address string) (js
 	}
 	request.Header.Set("Accept", "application/json")
 	request.Header.Set("User-Agent", "Gen3WTS (wts)")
-	select {
-	case a.slots <- struct{}{}:
-		defer func() { <-a.slots }()
-	case <-ctx.Done():
-		return nil, false
-	}
-	if one.Token != nil {
-		token, err := one.Token(ctx)
-		if err != nil {
-			return nil, false
-		}
+	if token := a.token(ctx, one); token != "" {
 		request.Header.Set("Authorization", "Bearer "+token)
 	}
 	response, err := a.client.Do(request)
@@ -237,4 +234,34 @@ func (a *Aggregator) fetch(ctx context.Context, one Commons, address string) (js
 		return nil, false
 	}
 	return bytes.TrimSpace(body), true
+}
+
+// token gets the user's token in at most half of the time that the commons has: the other half is left to
+// ask without it.
+func (a *Aggregator) token(ctx context.Context, one Commons) string {
+	if one.Token == nil {
+		return ""
+	}
+	ctx, cancel := context.WithTimeout(ctx, a.config.Timeout/2)
+	defer cancel()
+	token, err := one.Token(ctx)
+	if err != nil {
+		return ""
+	}
+	return token
+}
+
+// places are the requests under way to one commons, of users and of anonymous callers: a commons that
+// hangs takes up its own places and no other's, and anonymous callers take up no user's.
+type places struct{ users, anonymous chan struct{} }
+
+func (a *Aggregator) placesAt(host string) places {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	at, known := a.places[host]
+	if !known {
+		at = places{make(chan struct{}, maxUsersAsking), make(chan struct{}, maxAnonymousAsking)}
+		a.places[host] = at
+	}
+	return at
 }

@@ -3,10 +3,10 @@ package aggregate
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
 	"net/http/httptest"
-	"net/url"
-	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -26,8 +26,7 @@ func TestConfigFaults(t *testing.T) {
 	}
 }
 
-// However many ask, so many requests are under way to commons and no more; whoever finds no room in
-// time gets null.
+// A commons has places for a few requests at once, and a caller who finds none in time gets null.
 func TestRequestsUnderWayAreBounded(t *testing.T) {
 	var now, most atomic.Int32
 	slow := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
@@ -38,28 +37,82 @@ func TestRequestsUnderWayAreBounded(t *testing.T) {
 	}))
 	defer slow.Close()
 	asked := New(Config{Endpoints: []string{"/x"}, Timeout: 10 * time.Second})
-	commons := make([]Commons, 3*maxAsking)
-	for at := range commons {
-		commons[at] = Commons{Host: strings.Repeat("h", at+1), Origin: slow.URL}
+	var all sync.WaitGroup
+	for range 3 * maxUsersAsking {
+		all.Go(func() {
+			answers, err := asked.Get(t.Context(), []Commons{{Host: "h", Origin: slow.URL}}, "/x", nil, false)
+			if err != nil || string(answers["h"]) != "{}" {
+				t.Errorf("%s, %v", answers["h"], err)
+			}
+		})
 	}
-	answers, err := asked.Get(t.Context(), commons, "/x", url.Values{})
-	if err != nil || len(answers) != len(commons) || string(answers["h"]) != "{}" {
-		t.Errorf("%d answers, %v", len(answers), err)
-	}
-	if most.Load() > maxAsking {
-		t.Errorf("%d at once", most.Load())
+	all.Wait()
+	if most.Load() > maxUsersAsking {
+		t.Errorf("%d at once, want at most %d", most.Load(), maxUsersAsking)
 	}
 }
 
-func TestATokenThatCannotBeHadIsNull(t *testing.T) {
-	asked := New(Config{Endpoints: []string{"/x"}})
-	answers, err := asked.Get(t.Context(), []Commons{{Host: "h", Origin: "http://127.0.0.1:1", Token: func(context.Context) (string, error) {
-		return "", errors.New("no")
-	}}}, "/x", nil)
-	if err != nil || string(answers["h"]) != "null" {
-		t.Errorf("%s, %v", answers["h"], err)
+// SE11: a commons that hangs takes no place of another's, and anonymous callers take no place of users.
+func TestAnonymousCallersAndAHangingCommonsTakeNoPlaceOfUsers(t *testing.T) {
+	release := make(chan struct{})
+	hanging := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { <-release }))
+	defer hanging.Close()
+	var anonymous atomic.Int32
+	quick := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Header.Get("Authorization") == "" && anonymous.Add(1) > 0 {
+			<-release
+		}
+		_, _ = w.Write([]byte(`{}`))
+	}))
+	defer quick.Close()
+	defer close(release)
+	asked := New(Config{Endpoints: []string{"/x"}, Timeout: time.Minute})
+	for range 50 { // anonymous callers, at both
+		go func() {
+			_, _ = asked.Get(t.Context(), []Commons{{Host: "hanging", Origin: hanging.URL}, {Host: "quick", Origin: quick.URL}}, "/x", nil, true)
+		}()
 	}
-	if _, err := asked.Get(t.Context(), nil, "/y", nil); !errors.Is(err, ErrEndpoint) {
+	for range 50 { // users whose commons hangs
+		go func() {
+			_, _ = asked.Get(t.Context(), []Commons{{Host: "hanging", Origin: hanging.URL}}, "/x", nil, false)
+		}()
+	}
+	for deadline := time.Now().Add(10 * time.Second); anonymous.Load() < maxAnonymousAsking; time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("the anonymous callers were not seen within 10 s")
+		}
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	token := func(context.Context) (string, error) { return "t", nil }
+	for range 20 {
+		answers, err := asked.Get(ctx, []Commons{{Host: "quick", Origin: quick.URL, Token: token}}, "/x", nil, false)
+		if err != nil || string(answers["quick"]) != "{}" {
+			t.Fatalf("a user gets %s, %v", answers["quick"], err)
+		}
+	}
+}
+
+// Gen3 contract 1.4: where no token can be had, or not in half of the time, the commons is asked without it.
+func TestACommonsWhoseTokenCannotBeHadIsAskedWithoutIt(t *testing.T) {
+	commons := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		fmt.Fprintf(w, "%q", r.Header.Get("Authorization"))
+	}))
+	defer commons.Close()
+	asked := New(Config{Endpoints: []string{"/x"}, Timeout: 2 * time.Second})
+	for name, token := range map[string]func(context.Context) (string, error){
+		"none":     nil,
+		"refused":  func(context.Context) (string, error) { return "", errors.New("no") },
+		"too late": func(ctx context.Context) (string, error) { <-ctx.Done(); return "", ctx.Err() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			answers, err := asked.Get(t.Context(), []Commons{{Host: "h", Origin: commons.URL, Token: token}}, "/x", nil, false)
+			if err != nil || string(answers["h"]) != `""` {
+				t.Errorf("%s, %v", answers["h"], err)
+			}
+		})
+	}
+	if _, err := asked.Get(t.Context(), nil, "/y", nil, false); !errors.Is(err, ErrEndpoint) {
 		t.Errorf("another endpoint: %v", err)
 	}
 }

@@ -15,6 +15,19 @@ type Peer struct {
 	Proxied bool
 }
 
+// Network is the address by which requests of the same origin are counted together: an IPv6 client has a
+// whole /64 to choose its address from.
+func (p Peer) Network() netip.Addr {
+	if !p.Addr.Is6() || p.Addr.Is4In6() {
+		return p.Addr.Unmap()
+	}
+	network, err := p.Addr.Prefix(64)
+	if err != nil {
+		return p.Addr
+	}
+	return network.Addr()
+}
+
 // Peer finds the peer (kubernetes.md rule 1). Forwarding headers are read only where the TCP peer
 // is a trusted proxy, from the right, up to the first address that is not one: what stands left of
 // it is the client's own invention.

@@ -12,16 +12,16 @@ import (
 	"github.com/workspace-token-service/wts/pkg/broker"
 )
 
-// aggregate asks the commons that the caller has connected, each with the caller's token there; for
-// a caller who is nobody, every commons without a token: GET /aggregate/<endpoint>?filters=...
+// aggregate asks every configured commons: with the caller's token where there is one, without it where
+// there is none or it cannot be had: GET /aggregate/<endpoint>?filters=... (Gen3 contract 1.4).
 func (s *Server) aggregate(x *exchange) error {
 	endpoint := "/" + strings.Trim(x.Param("endpoint"), "/")
 	if endpoint == "/" {
 		return errNotFound
 	}
-	caller := x.caller.User.Username
-	if caller == "" {
-		caller = "at " + x.peer.Addr.String()
+	caller, anonymous := x.caller.User.Username, x.caller.Proof == ""
+	if anonymous || caller == "" {
+		caller = "at " + x.peer.Network().String()
 	}
 	if err := s.Commons.Check(caller, endpoint); err != nil {
 		return err
@@ -30,59 +30,58 @@ func (s *Server) aggregate(x *exchange) error {
 	if err != nil {
 		return badRequest("message", "The query cannot be read: escape it")
 	}
-	commons := s.everyCommons()
-	if x.caller.Proof != "" {
-		if commons, err = s.connectedCommons(x); err != nil {
-			return err
-		}
+	tokens, err := s.connectedCommons(x)
+	if err != nil {
+		return err
 	}
-	answers, err := s.Commons.Get(x.Request.Context(), commons, endpoint, query)
+	answers, err := s.Commons.Get(x.Request.Context(), s.everyCommons(tokens), endpoint, query, anonymous)
 	if err != nil {
 		return err
 	}
 	return x.json(http.StatusOK, answers)
 }
 
-// everyCommons is each commons once, without a token.
-func (s *Server) everyCommons() (all []aggregate.Commons) {
+// tokenOf gets a token of the caller's.
+type tokenOf func(context.Context) (string, error)
+
+// everyCommons is each configured commons once, with the caller's tokens by host.
+func (s *Server) everyCommons(tokens map[string]tokenOf) (all []aggregate.Commons) {
 	seen := map[string]bool{}
 	for _, one := range s.Broker.Providers() {
 		host, origin := commonsOf(one)
 		if !seen[host] {
-			all = append(all, aggregate.Commons{Host: host, Origin: origin})
+			all = append(all, aggregate.Commons{Host: host, Origin: origin, Token: tokens[host]})
 		}
 		seen[host] = true
 	}
 	return all
 }
 
-// connectedCommons is each commons that the caller has connected. Where several providers lead to
-// one, the newest connection that gives a token is used.
-func (s *Server) connectedCommons(x *exchange) (all []aggregate.Commons, err error) {
-	connections, err := s.Broker.Connections(x.Request.Context(), x.caller.User.ID)
+// connectedCommons gets tokens for the commons that the caller has connected. Where several providers lead
+// to one, the newest connection that gives a token is used.
+func (s *Server) connectedCommons(x *exchange) (map[string]tokenOf, error) {
+	userID := x.caller.User.ID
+	if userID == "" {
+		return nil, nil
+	}
+	connections, err := s.Broker.Connections(x.Request.Context(), userID)
 	if err != nil {
 		return nil, err
 	}
-	providers := map[string]broker.Listed{}
+	hosts := map[string]string{}
 	for _, one := range s.Broker.Providers() {
-		providers[one.ID] = one
+		hosts[one.ID], _ = commonsOf(one)
 	}
-	origins, ids, hosts := map[string]string{}, map[string][]string{}, []string{}
+	ids := map[string][]string{}
 	for _, one := range connections {
-		provider, configured := providers[one.Provider]
-		if !configured {
-			continue // it was, when the user connected it
+		if host, configured := hosts[one.Provider]; configured { // it was, when the user connected it
+			ids[host] = append(ids[host], one.Provider)
 		}
-		host, origin := commonsOf(provider)
-		if len(ids[host]) == 0 {
-			hosts = append(hosts, host)
-		}
-		origins[host], ids[host] = origin, append(ids[host], one.Provider)
 	}
-	userID := x.caller.User.ID
-	for _, host := range hosts {
-		all = append(all, aggregate.Commons{Host: host, Origin: origins[host], Token: func(ctx context.Context) (token string, err error) {
-			for _, id := range ids[host] {
+	tokens := map[string]tokenOf{}
+	for host, providers := range ids {
+		tokens[host] = func(ctx context.Context) (token string, err error) {
+			for _, id := range providers {
 				got, failed := s.Broker.Token(ctx, userID, id, aggregateLife)
 				if failed == nil {
 					return string(got.Value), nil
@@ -90,9 +89,9 @@ func (s *Server) connectedCommons(x *exchange) (all []aggregate.Commons, err err
 				err = errors.Join(err, failed)
 			}
 			return "", err
-		}})
+		}
 	}
-	return all, nil
+	return tokens, nil
 }
 
 // aggregateLife is what a token has to live to be of use for one request.

@@ -99,8 +99,6 @@ func (s *Server) fail(x *exchange, err error) {
 		x.Header("WWW-Authenticate", `Bearer error="invalid_token"`)
 	case errors.Is(err, broker.ErrLoginFailed):
 		said = answer{status: http.StatusForbidden, message: denied + loginReason(err)}
-	case errors.Is(err, aggregate.ErrFilter):
-		said = answer{status: http.StatusBadRequest, message: strings.TrimPrefix(err.Error(), aggregate.ErrFilter.Error()+": ")}
 	default:
 		for _, line := range table {
 			if errors.Is(err, line.is) {

@@ -2,7 +2,8 @@
 
 GO      ?= go
 TAGS    := nomsgpack
-LDFLAGS := -s -w
+# VERSION and COMMIT are for a build outside a git repository, where Go cannot find them.
+LDFLAGS := -s -w $(if $(VERSION),-X main.linkedVersion=$(VERSION)) $(if $(COMMIT),-X main.linkedCommit=$(COMMIT))
 BUILD   := CGO_ENABLED=0 $(GO) build -trimpath -tags $(TAGS) -ldflags '$(LDFLAGS)'
 TOOL    := $(GO) tool -modfile=tools/go.mod
 DEMO    ?=

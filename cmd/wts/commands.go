@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -123,7 +124,7 @@ func checkConfigCommand(file *string) *cobra.Command {
 			}
 			fmt.Fprintln(cmd.OutOrStdout(), "The configuration is good. Register these redirect URIs:")
 			for _, id := range slices.Sorted(maps.Keys(loaded.Providers)) {
-				fmt.Fprintf(cmd.OutOrStdout(), "  %s: %s\n", id, loaded.CallbackURL(id))
+				fmt.Fprintf(cmd.OutOrStdout(), "  %s: %s\n", id, cmp.Or(loaded.Providers[id].RedirectURI, loaded.CallbackURL(id)))
 			}
 			if online {
 				return checkOnline(cmd.Context(), cmd.OutOrStdout(), loaded)
@@ -297,16 +298,20 @@ func versionCommand() *cobra.Command {
 	}
 }
 
-// buildVersion is what the Go toolchain stamped into the binary.
+// linkedVersion and linkedCommit are set by the linker (make build VERSION=... COMMIT=...), for a build
+// outside a git repository, of which the Go toolchain knows neither.
+var linkedVersion, linkedCommit string
+
+// buildVersion is what the linker was told, else what the Go toolchain stamped into the binary.
 func buildVersion() (version, commit string) {
 	info, ok := debug.ReadBuildInfo()
 	if !ok {
-		return "unknown", ""
+		info = &debug.BuildInfo{}
 	}
 	for _, setting := range info.Settings {
 		if setting.Key == "vcs.revision" {
 			commit = setting.Value
 		}
 	}
-	return info.Main.Version, commit
+	return cmp.Or(linkedVersion, info.Main.Version, "unknown"), cmp.Or(linkedCommit, commit)
 }

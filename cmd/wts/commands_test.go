@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -106,5 +107,23 @@ func TestTheFormsOfAToken(t *testing.T) {
 		if _, err := run(t, args...); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%v: %v", args, err)
 		}
+	}
+}
+
+// G3-8: a build outside a git repository says which version it is, as it was told.
+func TestVersionOfABuildWithoutARepository(t *testing.T) {
+	program := filepath.Join(t.TempDir(), "wts")
+	flags := exec.Command("make", "-s", "-n", "-C", "../..", "build", "VERSION=v1.2.3", "COMMIT=c0ffee")
+	line, err := flags.Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	command := strings.Replace(strings.TrimSpace(string(line)), "-o bin/wts ./cmd/wts", "-buildvcs=false -o "+program+" .", 1)
+	if output, err := exec.Command("sh", "-c", command).CombinedOutput(); err != nil {
+		t.Fatalf("%s: %v\n%s", command, err, output)
+	}
+	output, err := exec.Command(program, "version").Output()
+	if err != nil || string(output) != "wts v1.2.3 c0ffee\n" {
+		t.Errorf("it says %q, %v", output, err)
 	}
 }

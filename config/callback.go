@@ -11,13 +11,9 @@ import (
 // callbackPath is the default provider's callback, below which are those of the others.
 const callbackPath = "/oauth2/authorize"
 
-// CallbackURL is the redirect URI of a provider: the one to register there (rule A3).
+// CallbackURL is where a provider sends browsers back to us (rule A3).
 func (c Config) CallbackURL(id string) string {
-	one := c.Providers[id]
-	switch {
-	case one.RedirectURI != "":
-		return one.RedirectURI
-	case id == c.Broker.DefaultProvider || !one.OwnCallback():
+	if id == c.Broker.DefaultProvider || !c.Providers[id].OwnCallback() {
 		return c.Server.URL + callbackPath
 	}
 	return c.Server.URL + callbackPath + "/" + url.PathEscape(id)
@@ -29,11 +25,7 @@ func (c Config) CallbackURL(id string) string {
 func (c Config) CheckCallbacks() (warnings []string) {
 	sharing := map[string][]string{}
 	for _, id := range slices.Sorted(maps.Keys(c.Providers)) {
-		at := c.Server.URL + callbackPath // whoever stands behind a redirect_uri sends browsers on to it
-		if one := c.Providers[id]; one.OwnCallback() && id != c.Broker.DefaultProvider {
-			at = c.CallbackURL(id)
-		}
-		sharing[at] = append(sharing[at], id)
+		sharing[c.CallbackURL(id)] = append(sharing[c.CallbackURL(id)], id)
 	}
 	for _, at := range slices.Sorted(maps.Keys(sharing)) {
 		if ids := sharing[at]; len(ids) > 1 {

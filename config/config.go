@@ -96,7 +96,7 @@ func Load(path string, environ []string) (Config, error) {
 	}
 	listening := errors.Join(config.checkListeners()...)
 	encrypting, warnings := config.checkTLS()
-	config.Warnings = slices.Concat(checkEnvironment(environ), config.checkModes(filepath.Dir(path)), warnings, config.CheckCallbacks())
+	config.Warnings = slices.Concat(deployed.warnings, checkEnvironment(environ), config.checkModes(filepath.Dir(path)), warnings, config.CheckCallbacks())
 	return config, errors.Join(errors.Join(deployed.faults...), faults, config.validate(), listening, errors.Join(encrypting...))
 }
 
@@ -299,7 +299,7 @@ func (c Config) validate() error {
 		fault("default_provider: is %q, want one of %s", c.Broker.DefaultProvider, strings.Join(slices.Sorted(maps.Keys(c.Providers)), ", "))
 	}
 	for _, id := range slices.Sorted(maps.Keys(c.Providers)) {
-		if id == "" || id == defaultID && c.Broker.DefaultProvider != defaultID || strings.ContainsAny(id, "/ \t\n") {
+		if id == "" || id == defaultID && c.Broker.DefaultProvider != defaultID || c.Providers[id].OwnCallback() && strings.ContainsAny(id, "/ \t\n") {
 			fault("providers.%s: is no id that a URL can carry, or is the word that stands for the default provider", id)
 		}
 		if id == c.Broker.DefaultProvider && !c.Providers[id].Identifies() {

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/workspace-token-service/wts/pkg/aggregate"
 	"github.com/workspace-token-service/wts/pkg/provider"
 )
 
@@ -25,6 +26,8 @@ type gen3 struct {
 	// said is where each setting came from, for `wts check-config`; no secret is in it.
 	said   []string
 	faults []error
+	// warnings are of what the Python service takes and this one does not.
+	warnings []string
 	// clientless are the providers whose client the deployment does not say; our own file may.
 	clientless map[string]error
 }
@@ -58,12 +61,13 @@ func readGen3(environ []string) *gen3 {
 	} else {
 		g.missing("ENCRYPTION_KEY", from)
 	}
-	if paths := list(g.values["aggregate_endpoint_allowlist"]); len(paths) > 0 {
+	if paths := g.allowed(list(g.values["aggregate_endpoint_allowlist"])); len(paths) > 0 {
 		g.set("aggregate", map[string]any{"endpoints": paths}, "aggregate_endpoint_allowlist in "+g.path)
 	}
 	if g.env["KUBERNETES_SERVICE_HOST"] != "" {
 		g.set("kubernetes", map[string]any{"enabled": true}, "KUBERNETES_SERVICE_HOST: this is a pod; those of every namespace count, as they did")
 	}
+	g.set("session", map[string]any{"idle": "1h"}, "the portal has sessions of its own: those of wts are for its logins and pages")
 	g.providers()
 	return g
 }
@@ -119,6 +123,24 @@ func (g *gen3) readJSON(setting, path string) (values map[string]any) {
 func list(value any) []any {
 	items, _ := value.([]any)
 	return items
+}
+
+// allowed are the paths of the allow-list. The Python service starts with any list, and so does this one: an
+// entry without a slash is given one, and one that is no path is left out.
+func (g *gen3) allowed(entries []any) (paths []any) {
+	for at, entry := range entries {
+		text, _ := entry.(string)
+		path := "/" + strings.Trim(text, "/")
+		switch {
+		case (aggregate.Config{Endpoints: []string{path}}).Validate() != nil:
+			g.warnings = append(g.warnings, fmt.Sprintf("aggregate_endpoint_allowlist[%d]: %q is not a path like /authz/mapping, and is left out", at, text))
+			continue
+		case !strings.HasPrefix(text, "/"):
+			g.warnings = append(g.warnings, fmt.Sprintf("aggregate_endpoint_allowlist[%d]: %q lacks the slash at its beginning, and is read as %s", at, text, path))
+		}
+		paths = append(paths, path)
+	}
+	return paths
 }
 
 // database finds the database: POSTGRES_CREDS_FILE wins over SQLALCHEMY_DATABASE_URI.
@@ -204,6 +226,9 @@ func (g *gen3) providers() {
 		for _, id := range slices.Sorted(maps.Keys(options)) {
 			option, _ := options[id].(map[string]any)
 			position++
+			if strings.ContainsAny(id, "/ \t\n") {
+				g.warnings = append(g.warnings, fmt.Sprintf("external_oidc[%d]: the id %q of a login option has a blank or a slash; it can have no callback of its own", at, id))
+			}
 			if id == defaultID {
 				g.said = append(g.said, fmt.Sprintf("NOTE: external_oidc[%d] has a login option called default: it takes the place of the default provider, as it did", at))
 			}

@@ -122,10 +122,10 @@ func TestProvidersOfADeployment(t *testing.T) {
 	}
 	want := map[string]provider.Config{
 		"default":  {Type: "fence", Name: "fence", Issuer: "https://commons.example.org/user", ClientID: "json-id", ClientSecret: "json-secret"},
-		"a-option": {Type: "fence", Name: "A", BaseURL: "https://other.example.org/", RedirectURI: "https://parent.example.org/back", Position: 1, ClientID: "other-id", ClientSecret: "other-secret", LoginParams: map[string]string{}},
-		"b-option": {Type: "fence", Name: "B", BaseURL: "https://other.example.org/", RedirectURI: "https://parent.example.org/back", Position: 2, ClientID: "other-id", ClientSecret: "other-secret", LoginParams: map[string]string{"idp": "fence", "shib_idp": "urn:x"}},
-		"keycloak": {Name: "Keycloak", BaseURL: "https://login.example.org/base/", AuthURL: "https://login.example.org/base/auth/realms/x/auth", TokenURL: "https://login.example.org/token", Position: 3, ClientID: "env-id", ClientSecret: "env-secret", Scopes: []string{"openid", "data", "user"}, UsernameClaim: "preferred_username"},
-		"newer":    {Name: "Newer", BaseURL: "https://login.example.org/base/", AuthURL: "https://login.example.org/base/a", TokenURL: "https://login.example.org/base/t", Position: 4, ClientID: "env-id", ClientSecret: "env-secret", Scopes: []string{"openid", "offline_access"}, UsernameClaim: "sub"},
+		"a-option": {Type: "fence", Name: "A", BaseURL: "https://other.example.org/", RedirectURI: "https://parent.example.org/back", Position: 1, Callback: "shared", ClientID: "other-id", ClientSecret: "other-secret", LoginParams: map[string]string{}},
+		"b-option": {Type: "fence", Name: "B", BaseURL: "https://other.example.org/", RedirectURI: "https://parent.example.org/back", Position: 2, Callback: "shared", ClientID: "other-id", ClientSecret: "other-secret", LoginParams: map[string]string{"idp": "fence", "shib_idp": "urn:x"}},
+		"keycloak": {Name: "Keycloak", BaseURL: "https://login.example.org/base/", AuthURL: "https://login.example.org/base/auth/realms/x/auth", TokenURL: "https://login.example.org/token", Position: 3, Callback: "shared", ClientID: "env-id", ClientSecret: "env-secret", Scopes: []string{"openid", "data", "user"}, UsernameClaim: "preferred_username"},
+		"newer":    {Name: "Newer", BaseURL: "https://login.example.org/base/", AuthURL: "https://login.example.org/base/a", TokenURL: "https://login.example.org/base/t", Position: 4, Callback: "shared", ClientID: "env-id", ClientSecret: "env-secret", Scopes: []string{"openid", "offline_access"}, UsernameClaim: "sub"},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
@@ -204,5 +204,26 @@ func TestTheDatabasesPartAlone(t *testing.T) {
 	}
 	if _, err := config.Load(filepath.Join(t.TempDir(), "other.yaml"), env); err == nil {
 		t.Error("a file that was named and is missing")
+	}
+}
+
+// G3-7: what the Python service starts with, wts starts with.
+func TestADeploymentThatPythonStartsWith(t *testing.T) {
+	loaded, err := config.Load(config.DefaultFile, deployed(t, map[string]any{
+		"aggregate_endpoint_allowlist": []any{"authz/mapping", "/user/user/", "", "/a b"},
+		"external_oidc": []any{map[string]any{"base_url": "https://other.example.org", "login_options": map[string]any{
+			"with blank": map[string]any{"name": "B"}, "with/slash": map[string]any{"name": "S"},
+		}}},
+	}, "OIDC_CLIENT_ID=env-id", "OIDC_CLIENT_SECRET=env-secret"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff([]string{"/authz/mapping", "/user/user"}, loaded.Aggregate.Endpoints); diff != "" {
+		t.Error(diff)
+	}
+	for _, want := range []string{`[0]: "authz/mapping" lacks the slash`, `[2]: "" is not a path`, `[3]: "/a b" is not a path`, `"with blank"`, `"with/slash"`} {
+		if !strings.Contains(strings.Join(loaded.Warnings, "\n"), want) {
+			t.Errorf("no warning has %s:\n%s", want, strings.Join(loaded.Warnings, "\n"))
+		}
 	}
 }

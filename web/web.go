@@ -32,9 +32,14 @@ type Content interface {
 // Message is a page that says one thing, and the way on.
 type Message struct {
 	Title, Text string
-	RequestID   string // for who asks an operator
-	Again       bool   // logging in again may help
-	Continue    string // a path of this host to go on to; empty for none
+	RequestID   string // for an operator who is asked for help
+	Steps       []Step // the ways on, the best one first
+}
+
+// Step is a way on: a link, or a button that posts. The address is a path of this host.
+type Step struct {
+	Label, Address string
+	Post           bool
 }
 
 // Render implements Content.

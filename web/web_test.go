@@ -20,7 +20,7 @@ func render(t *testing.T, content web.Content) string {
 func TestPagesEscapeWhatTheyShow(t *testing.T) {
 	const hostile = `"><script>alert(1)</script>`
 	for name, page := range map[string]string{
-		"a message": render(t, web.Message{Title: hostile, Text: hostile, RequestID: hostile, Again: true}),
+		"a message": render(t, web.Message{Title: hostile, Text: hostile, RequestID: hostile, Steps: []web.Step{{Label: hostile, Address: hostile}, {Label: hostile, Address: hostile, Post: true}}}),
 		"home":      render(t, web.Home{Username: hostile, Providers: []web.Provider{{ID: hostile, Name: hostile}, {ID: hostile, Name: hostile, Connected: true}}}),
 	} {
 		if strings.Contains(page, "<script") {

@@ -83,7 +83,10 @@ func TestGen3SecurityFaults(t *testing.T) {
 	})
 	t.Run("S7 the login says whose grant it is", func(t *testing.T) {
 		browser := c.portalUser(t, "dave")
-		c.linkIn(t, browser, "alice", "")
+		page, err := providertest.LogIn(t.Context(), browser, c.portal+"/wts/oauth2/authorization_url", "alice", "canary-password")
+		if err != nil || page.Status != 403 || page.URL.Query().Get("reason") != "person" { // else the portal starts again and again (G3-10)
+			t.Errorf("dave logs in as alice: %d %s, %v", page.Status, page.URL, err)
+		}
 		if got := c.call(t, nil, http.MethodGet, "/oauth2/connected", c.bearer("dave")...); got.status != 403 {
 			t.Errorf("dave has alice's: %d %s", got.status, got.body)
 		}
@@ -240,10 +243,12 @@ func TestGen3FunctionalFaults(t *testing.T) {
 	})
 }
 
-// A session of ours that somebody left in a browser is not whoever uses the browser next.
-func TestGen3SessionsLeftBehind(t *testing.T) {
+// Gen3 contract 1.4: the session of wts counts for logins and pages alone, so that the portal's logout ends
+// access (G3-4), and another user's bearer ends it.
+func TestGen3SessionsAfterThePortalsLogout(t *testing.T) {
 	c := startCommons(t, nil)
 	browser := c.link(t, "alice", "")
+	c.linkIn(t, browser, "alice", "other-google")
 	at, _ := url.Parse(c.portal)
 	left := &http.Client{Jar: browser.Jar}
 	switchTo := func(bearer string) {
@@ -253,24 +258,79 @@ func TestGen3SessionsLeftBehind(t *testing.T) {
 		}
 		browser.Jar.SetCookies(at, []*http.Cookie{cookie})
 	}
-	ask := func(method, path string) int {
-		return c.through(t, c.portal, left, method, "/wts"+path, "Sec-Fetch-Site", "same-origin").status
+	ask := func(method, path string) answer {
+		return c.through(t, c.portal, left, method, "/wts"+path, "Sec-Fetch-Site", "same-origin")
+	}
+	page := func() string {
+		return c.through(t, c.portal, left, http.MethodGet, "/wts/", "Accept", "text/html").body
 	}
 	expired := c.fence.AccessToken("bob", func(claims map[string]any) { claims["exp"] = time.Now().Add(-time.Hour).Unix() })
-	for name, bearer := range map[string]string{"bob is logged in": c.fence.AccessToken("bob", nil), "bob was logged in": expired, "nobody is": ""} {
-		switchTo(bearer)
-		if got := ask(http.MethodGet, "/token/?idp=default"); got != 403 {
-			t.Errorf("%s: the token of alice's session: %d", name, got)
-		}
+	for name, bearer := range map[string]string{"logged out": "", "bob's bearer, expired": expired} {
+		t.Run(name, func(t *testing.T) {
+			switchTo(bearer)
+			for path, want := range map[string]int{"/token/": 403, "/token/?idp=default": 403, "/token/?idp=other-google": 403, "/oauth2/connected": 401} {
+				if bearer != "" && path == "/token/?idp=other-google" {
+					want = 401
+				}
+				if got := ask(http.MethodGet, path); got.status != want {
+					t.Errorf("%s: %d, want %d", path, got.status, want)
+				}
+			}
+			if got := ask(http.MethodGet, "/external_oidc/?unexpired=true"); got.status != 200 || strings.Contains(got.body, "other-google") {
+				t.Errorf("/external_oidc lists alice's: %s", got.body)
+			}
+			if got := ask(http.MethodGet, "/aggregate/user/user"); bearer == "" && (got.status != 200 || strings.Contains(got.body, `"bearer":true`)) {
+				t.Errorf("/aggregate with alice's tokens: %s", got.body)
+			}
+		})
 	}
-	switchTo(expired)
-	if got := ask(http.MethodGet, "/oauth2/connected"); got != 401 {
-		t.Errorf("bob, expired, is alice: %d", got)
+	switchTo("")
+	if !strings.Contains(page(), "logged in as <strong>alice</strong>") {
+		t.Error("the page does not know alice's session")
 	}
-	if got := ask(http.MethodPost, "/oauth2/logout?idp=default"); got != 401 {
-		t.Errorf("bob, expired, disconnects alice: %d", got)
+	if got := ask(http.MethodPost, "/oauth2/logout?idp=default"); got.status != 204 {
+		t.Errorf("alice disconnects on the page: %d", got.status)
 	}
-	if got := c.call(t, nil, http.MethodGet, "/oauth2/connected", c.bearer("alice")...).status; got != 200 {
-		t.Errorf("alice is connected: %d", got)
+	switchTo(c.fence.AccessToken("bob", nil))
+	if got := ask(http.MethodGet, "/oauth2/connected"); got.status != 403 {
+		t.Errorf("bob: %d", got.status)
+	}
+	switchTo("")
+	if strings.Contains(page(), "alice") {
+		t.Error("alice's session outlives bob's bearer")
+	}
+}
+
+// G3-5: a refused bearer at authorization_url is 401 for a provider that a user connects, and no loop; a login
+// at the default provider, which brings a new bearer, goes on.
+func TestGen3RefusedBearerAtAuthorizationURL(t *testing.T) {
+	c := startCommons(t, nil)
+	browser := c.link(t, "alice", "")
+	at, _ := url.Parse(c.portal)
+	browser.Jar.SetCookies(at, []*http.Cookie{{Name: "access_token", Value: "garbage", Path: "/"}})
+	hops := 0
+	browser.CheckRedirect = func(*http.Request, []*http.Request) error { hops++; return nil }
+	page, err := providertest.Open(t.Context(), browser, c.portal+"/wts/oauth2/authorization_url?idp=other-google&redirect=/identity")
+	if err != nil || page.Status != 401 || hops > 0 {
+		t.Errorf("%d after %d redirects, %v", page.Status, hops, err)
+	}
+	page, err = providertest.LogIn(t.Context(), browser, c.portal+"/wts/oauth2/authorization_url?redirect=/workspace", "alice", "canary-password")
+	if err != nil || page.URL.Path != "/workspace" {
+		t.Errorf("logging in again: %d at %s, %v", page.Status, page.URL, err)
+	}
+}
+
+// Gen3 contract 1.4: a second external account is 409 for JSON, and a page whose address lets the portal's
+// window close.
+func TestGen3AnotherExternalAccount(t *testing.T) {
+	c := startCommons(t, nil)
+	browser := c.link(t, "alice", "")
+	c.linkIn(t, browser, "alice", "other-google")
+	page, err := providertest.LogIn(t.Context(), browser, c.portal+"/wts/oauth2/authorization_url?idp=other-google", "bob", "canary-password")
+	if err != nil || page.Status != http.StatusConflict || !strings.Contains(page.Body, "Keep") || !strings.Contains(page.Body, "Disconnect Other Google") {
+		t.Errorf("%d, %v\n%s", page.Status, err, page.Body)
+	}
+	if address := page.URL.String(); strings.Contains(address, "auth") || !strings.Contains(address, "error=401") {
+		t.Errorf("the window stays open at %s", address)
 	}
 }

@@ -129,7 +129,7 @@ func TestCallbackOfAnotherProvider(t *testing.T) {
 			back := r.callback(t, browser, row.begin)
 			back.Path = row.callback
 			page, err := providertest.Open(t.Context(), browser, back.String())
-			if err != nil || page.Status != http.StatusForbidden || !strings.Contains(page.Body, "state did not match") {
+			if err != nil || page.Status != http.StatusForbidden || page.URL.Query().Get("reason") != "state" {
 				t.Errorf("answered %d %s, %v", page.Status, page.Body, err)
 			}
 		})

@@ -66,7 +66,7 @@ func newService(ctx context.Context, config config.Config, log *slog.Logger) (*s
 	s.authn = authn.New(callers)
 	version, commit := buildVersion()
 	config.Server.Version, config.Server.Commit = version, commit
-	config.Server.PodsAlone = config.Providers[config.Broker.DefaultProvider].Type == provider.TypeFence
+	config.Server.Portal = config.Providers[config.Broker.DefaultProvider].Type == provider.TypeFence
 	s.server = server.New(server.Parts{
 		Config: config.Server, Authn: s.authn, Sessions: s.session, Broker: s.broker, Issuer: s.issuer, Commons: aggregate.New(config.Aggregate),
 		Database: s.store, Observer: observer{s.metrics}, Log: log,
@@ -202,7 +202,7 @@ func (s *service) run(ctx context.Context, ready func(addresses []net.Addr)) err
 	for _, listener := range listeners {
 		addresses = append(addresses, listener.Addr())
 	}
-	s.log.Info("serving", slog.Any("addresses", s.config.Server.Listen), slog.String("url", s.config.Server.URL))
+	s.log.Info("serving", slog.Any("addresses", addresses), slog.String("url", s.config.Server.URL))
 	if ready != nil {
 		ready(addresses)
 	}

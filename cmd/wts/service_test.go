@@ -227,31 +227,30 @@ func TestHostileCallbacks(t *testing.T) {
 	for name, row := range map[string]struct {
 		change func(query url.Values)
 		other  bool // sent by another browser
-		status int
 	}{
-		"a client's own grant injected": {func(q url.Values) { q.Del("code"); q.Set("grant_type", "client_credentials"); q.Set("scope", "admin") }, false, 403},
+		"a client's own grant injected": {func(q url.Values) { q.Del("code"); q.Set("grant_type", "client_credentials"); q.Set("scope", "admin") }, false},
 		"a stolen refresh token injected": {func(q url.Values) {
 			q.Del("code")
 			q.Set("grant_type", "refresh_token")
 			q.Set("refresh_token", "stolen")
-		}, false, 403},
+		}, false},
 		"no code, and method=GET": {func(q url.Values) {
 			q.Del("code")
 			q.Set("method", "GET")
 			q.Set("body", "x")
 			q.Set("auth", "x")
 			q.Set("headers", "x")
-		}, false, 403},
-		"a forged state":          {func(q url.Values) { q.Set("state", "forged") }, false, 403},
-		"no state":                {func(q url.Values) { q.Del("state") }, false, 403},
-		"another browser's state": {func(url.Values) {}, true, 403},
-		"another issuer":          {func(q url.Values) { q.Set("iss", "https://evil.example") }, false, 403},
-		"an error with markup":    {func(q url.Values) { q.Del("code"); q.Set("error", "<script>canary</script>") }, false, 403},
+		}, false},
+		"a forged state":          {func(q url.Values) { q.Set("state", "forged") }, false},
+		"no state":                {func(q url.Values) { q.Del("state") }, false},
+		"another browser's state": {func(url.Values) {}, true},
+		"another issuer":          {func(q url.Values) { q.Set("iss", "https://evil.example") }, false},
+		"an error with markup":    {func(q url.Values) { q.Del("code"); q.Set("error", "<script>canary</script>") }, false},
 		"an error of the provider's": {func(q url.Values) {
 			q.Del("code")
 			q.Set("error", "access_denied")
 			q.Set("error_description", "canary")
-		}, false, 403},
+		}, false},
 	} {
 		back := r.callback(t, signedIn, "/oauth2/authorization_url?idp=second")
 		query := back.Query()
@@ -261,8 +260,8 @@ func TestHostileCallbacks(t *testing.T) {
 			browser = providertest.Browser()
 		}
 		got := r.call(t, browser, http.MethodGet, back.Path+"?"+query.Encode())
-		if got.status != row.status || posts() != before {
-			t.Errorf("%s: answered %d, %d calls; want %d and none\n%s", name, got.status, posts()-before, row.status, got.body)
+		if got.status != http.StatusSeeOther || !strings.HasPrefix(got.header.Get("Location"), "/failed?error=401&") || posts() != before {
+			t.Errorf("%s: answered %d, %d calls; want 303 and none\n%s", name, got.status, posts()-before, got.body)
 		}
 		if strings.Contains(got.body, "canary") || strings.Contains(got.body, "<script") {
 			t.Errorf("%s: the page repeats what came in:\n%s", name, got.body)
@@ -279,7 +278,7 @@ func TestHostileCallbacks(t *testing.T) {
 		t.Errorf("a good code beside injected parameters: %d\n%s", got.status, got.body)
 	}
 	before := posts()
-	if got := r.call(t, signedIn, http.MethodGet, back.RequestURI()); got.status != http.StatusForbidden || posts() != before {
+	if got := r.call(t, signedIn, http.MethodGet, back.RequestURI()); got.status != http.StatusSeeOther || !strings.Contains(got.header.Get("Location"), "reason=state") || posts() != before {
 		t.Errorf("the same callback again: %d, %d calls", got.status, posts()-before)
 	}
 	if got := r.call(t, signedIn, http.MethodHead, back.RequestURI()); got.status != http.StatusMethodNotAllowed {
@@ -407,11 +406,11 @@ func TestAnswersOfToken(t *testing.T) {
 	check("a worker with a bad bearer", r.worker(t, "/token/?audience=storage", "Authorization", "Bearer x"), 401, "message", "Authentication Error: ")
 	check("our own token is no proof here", stranger("/token/?audience=storage", "Authorization", "Bearer "+minted.member("token")), 401, "message", "Authentication Error: ")
 
-	// A proxy's stale bearer keeps nobody from logging in; and until they have, they are nobody, whoever's
-	// session the browser holds.
-	for path, first := range map[string]bool{"/oauth2/authorization_url": false, "/oauth2/authorization_url?idp=second": true} {
+	// A proxy's stale bearer keeps no user from logging in. Connecting a provider with it is refused: the login
+	// would not replace the bearer, and lead back here (G3-5).
+	for path, status := range map[string]int{"/oauth2/authorization_url": 302, "/oauth2/authorization_url?idp=second": 401} {
 		got := r.call(t, browser, http.MethodGet, path, "Authorization", "bearer stale", "Accept", "text/html")
-		if got.status != http.StatusFound || strings.HasPrefix(got.header.Get("Location"), "/oauth2/authorization_url?") != first {
+		if got.status != status || strings.HasPrefix(got.header.Get("Location"), "/oauth2/authorization_url?") {
 			t.Errorf("%s with a stale bearer: %d to %s", path, got.status, got.header.Get("Location"))
 		}
 	}
@@ -559,7 +558,7 @@ func TestAPersonConnectsAndDisconnects(t *testing.T) {
 		t.Fatalf("connected: %d %s", got.status, got.body)
 	}
 	// Another account of the second provider: the person is asked to disconnect first.
-	if page := r.logIn(t, browser, "/oauth2/authorization_url?idp=second", "bob"); page.Status != http.StatusConflict || !strings.Contains(page.Body, "disconnect it first") {
+	if page := r.logIn(t, browser, "/oauth2/authorization_url?idp=second", "bob"); page.Status != http.StatusConflict || !strings.Contains(page.Body, "Disconnect The second") || page.URL.Path != "/failed" {
 		t.Errorf("another account: %d\n%s", page.Status, page.Body)
 	}
 	if got := r.call(t, browser, http.MethodPost, "/oauth2/logout?idp=second", "Sec-Fetch-Site", "same-origin"); got.status != http.StatusSeeOther {

@@ -96,6 +96,18 @@ func (s *Sessions) End(ctx context.Context, r *http.Request) error {
 	return nil
 }
 
+// EndUnlessOf ends the session of a request unless it is this user's, and says whether it did.
+func (s *Sessions) EndUnlessOf(r *http.Request, userID string) (ended bool, err error) {
+	session, err := s.find(r)
+	switch {
+	case errors.Is(err, ErrNoProof), err == nil && session.UserID == userID:
+		return false, nil
+	case err != nil:
+		return false, err
+	}
+	return true, s.End(r.Context(), r)
+}
+
 // Forget drops a session from memory. The change feed calls it, with the digest in hex.
 func (s *Sessions) Forget(digestHex string) {
 	if raw, err := hex.DecodeString(digestHex); err == nil && len(raw) == sha256.Size {

@@ -32,6 +32,8 @@ var (
 	ErrNoCode = fmt.Errorf("%w: it came back without a code", ErrLoginFailed)
 	// ErrOtherAccount: the provider is connected, with another account.
 	ErrOtherAccount = errors.New("the provider is connected with another account")
+	// ErrOtherPerson: a login at the default provider is another user's than it has to be.
+	ErrOtherPerson = errors.New("the login is another user's")
 	// ErrRevoking: a disconnect of the same account is being told to the provider, which may end the grant
 	// that this login gave.
 	ErrRevoking = errors.New("a disconnect of the same account is under way")
@@ -107,6 +109,8 @@ type Callback struct {
 	// Provider is whose own callback was called; empty for the one that is shared.
 	Provider string
 	Sealed   string // the flow cookie's value, empty where the browser had none
+	// Username is whose login at the default provider it has to be; empty for anybody's.
+	Username string
 	UserID   string // who is signed in, empty where nobody is
 }
 
@@ -205,6 +209,9 @@ func (b *Broker) Finish(ctx context.Context, back Callback) (Connected, error) {
 		return result, fmt.Errorf("%w: %w", ErrLoginFailed, &provider.Error{
 			Provider: result.Provider, Doing: "username", Outcome: provider.Untrusted, Reason: identity.NameFlaw,
 		})
+	}
+	if result.Default && back.Username != "" && identity.Username != back.Username {
+		return result, ErrOtherPerson
 	}
 	// 7. Stored, for that user and nobody else.
 	stored, err := b.logins.Connect(ctx, Grant{

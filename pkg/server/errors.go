@@ -30,10 +30,11 @@ const (
 )
 
 var (
-	errNotFound = errors.New("no such route")
-	errMethod   = errors.New("the route has no such method")
-	errFraming  = errors.New("a login begins by opening this address in a window, not within another page")
-	errCrossing = errors.New("the request comes from another site")
+	errNotFound     = errors.New("no such route")
+	errMethod       = errors.New("the route has no such method")
+	errLongRedirect = errors.New("the redirect is too long")
+	errFraming      = errors.New("a login begins by opening this address in a window, not within another page")
+	errCrossing     = errors.New("the request comes from another site")
 	// Of /oauth2/connected, which has words of its own.
 	errNoSession = errors.New("nobody is logged in")
 	errNotLinked = errors.New("the user is not connected, or no longer")
@@ -46,6 +47,7 @@ var table = []struct {
 }{
 	{errNotFound, answer{http.StatusNotFound, "There is nothing at this address", 0}},
 	{errMethod, answer{http.StatusMethodNotAllowed, "The method is not allowed for this address", 0}},
+	{errLongRedirect, answer{http.StatusBadRequest, "redirect is longer than 4096 bytes", 0}},
 	{errFraming, answer{http.StatusForbidden, denied + errFraming.Error(), 0}},
 	{errCrossing, answer{http.StatusForbidden, denied + errCrossing.Error(), 0}},
 	{authn.ErrUnavailable, answer{http.StatusServiceUnavailable, "The service cannot tell who is calling at the moment, try again later", 2 * time.Second}},
@@ -63,6 +65,7 @@ var table = []struct {
 	{broker.ErrReplayed, answer{http.StatusForbidden, denied + "could not authorize; this login is over already", 0}},
 	{broker.ErrSignedOut, answer{http.StatusUnauthorized, refused + "no authorization header provided", 0}},
 	{broker.ErrSignInFirst, answer{http.StatusUnauthorized, refused + "user is not logged in", 0}},
+	{broker.ErrOtherPerson, answer{http.StatusForbidden, denied + "you are logged in at the provider as another user than here; log out there first", 0}},
 	{broker.ErrOtherAccount, answer{http.StatusConflict, "You are connected with another account of this provider; disconnect it first, then connect the other one", 0}},
 	{errNoSession, answer{http.StatusUnauthorized, refused + "user is not logged in", 0}},
 	{errNotLinked, answer{http.StatusForbidden, denied + "user is not connected with token service or expired", 0}},
@@ -82,7 +85,7 @@ func (e *requestError) Error() string { return e.message }
 func badRequest(member, message string) error { return &requestError{member, message} }
 
 func unknownProvider(name string) error {
-	return badRequest("message", fmt.Sprintf("Requested IdP %q is not configured", name))
+	return badRequest("message", fmt.Sprintf("Requested IdP %q is not configured", cut(name)))
 }
 
 // fail renders an error in the shape that its caller parses.
@@ -113,12 +116,17 @@ func (s *Server) fail(x *exchange, err error) {
 	if said.retry > 0 {
 		x.Header("Retry-After", strconv.Itoa(int(max(said.retry, time.Second).Round(time.Second)/time.Second)))
 	}
+	var login *loginError
+	if errors.As(err, &login) && x.wantsPage() {
+		s.loginFailed(x, login)
+		return
+	}
 	if x.wantsPage() {
-		text := said.message
-		if errors.Is(err, broker.ErrNoCode) {
-			text = denied + err.Error()
+		message := web.Message{Title: http.StatusText(said.status), Text: said.message, RequestID: x.id}
+		if said.status != http.StatusNotFound {
+			message.Steps = []web.Step{{Label: "Log in", Address: s.base + "/oauth2/authorization_url"}}
 		}
-		s.page(x, said.status, web.Message{Title: http.StatusText(said.status), Text: text, RequestID: x.id, Again: said.status != http.StatusNotFound})
+		s.page(x, said.status, message)
 		return
 	}
 	_ = x.json(said.status, map[string]string{member: said.message})

@@ -37,11 +37,13 @@ type exchange struct {
 	*gin.Context
 	id     string
 	caller authn.Caller
-	peer   authn.Peer
-	event  audit.Event
-	err    error
-	began  time.Time
-	attrs  []slog.Attr
+	// refused is why a bearer was not accepted, where the request went on without it.
+	refused error
+	peer    authn.Peer
+	event   audit.Event
+	err     error
+	began   time.Time
+	attrs   []slog.Attr
 }
 
 // handler is the one way in: it knows the caller before the handler runs, renders the error where
@@ -105,16 +107,31 @@ func (s *Server) admit(x *exchange, policy policy) error {
 	}
 	caller, err := s.Authn.Authenticate(x.Request, x.peer, accepts)
 	if policy.anonymous && !policy.strict && errors.Is(err, authn.ErrBearer) {
-		// A proxy may turn a cookie that has run out into a bearer: that must not keep anybody from
-		// logging in again. They are nobody until then: a session in the same browser may be another's.
+		// A proxy may turn a cookie that has expired into a bearer: that must not keep its user from
+		// logging in again. Until then the caller is not known: a session in the same browser may be
+		// another user's.
+		x.refused = err
 		caller, err = authn.Caller{}, authn.ErrNoProof
 	}
 	x.caller = caller
 	if err == nil {
 		s.Observer.Proven(caller.Proof)
+		if s.Config.Portal && caller.Proof == authn.Bearer {
+			return s.endOthersSession(x)
+		}
 	}
 	if policy.anonymous && errors.Is(err, authn.ErrNoProof) {
 		return nil
+	}
+	return err
+}
+
+// endOthersSession ends the session in the browser where the bearer is another user's: the portal's user
+// has changed since (Gen3 contract 1.4).
+func (s *Server) endOthersSession(x *exchange) error {
+	ended, err := s.Sessions.EndUnlessOf(x.Request, x.caller.User.ID)
+	if ended {
+		s.cookie(x, s.Sessions.Cookie, "", -1)
 	}
 	return err
 }

@@ -5,10 +5,10 @@ import (
 	"log/slog"
 	"net/http"
 	"net/url"
-	"strings"
 	"time"
 
 	"github.com/workspace-token-service/wts/pkg/audit"
+	"github.com/workspace-token-service/wts/pkg/authn"
 	"github.com/workspace-token-service/wts/pkg/broker"
 	"github.com/workspace-token-service/wts/web"
 )
@@ -21,7 +21,10 @@ func (s *Server) authorizationURL(x *exchange) error {
 		return errFraming
 	}
 	redirect, _ := x.param("redirect")
-	if redirect != "" && !localPath(redirect) {
+	switch {
+	case len(redirect) > maxRedirect:
+		return errLongRedirect
+	case redirect != "" && !localPath(redirect):
 		return badRequest("message", "only support relative redirect")
 	}
 	name, _ := x.param("idp")
@@ -29,10 +32,17 @@ func (s *Server) authorizationURL(x *exchange) error {
 	if err != nil {
 		return unknownProvider(name)
 	}
+	confirmed := s.Broker.IsDefault(id) || s.confirmed(x)
+	if !confirmed && x.caller.User.ID != "" {
+		return s.askToConnect(x, id, redirect)
+	}
 	begun, err := s.Broker.Begin(x.Request.Context(), id, x.caller.User.ID, redirect)
+	if errors.Is(err, broker.ErrSignInFirst) && x.refused != nil {
+		return x.refused // a login would not replace the bearer, and would lead here again and again
+	}
 	if errors.Is(err, broker.ErrSignInFirst) && x.wantsPage() {
 		// Sign in, and come back here.
-		here := s.base + "/oauth2/authorization_url?" + url.Values{"idp": {id}, "redirect": {redirect}}.Encode()
+		here := s.connectAddress(x, id, redirect, confirmed)
 		x.Redirect(http.StatusFound, s.base+"/oauth2/authorization_url?"+url.Values{"redirect": {here}}.Encode())
 		return nil
 	}
@@ -40,7 +50,7 @@ func (s *Server) authorizationURL(x *exchange) error {
 		return err
 	}
 	s.dropOldFlows(x)
-	s.setCookie(x, begun.Cookie, begun.Sealed, broker.FlowLife)
+	s.setFlow(x, begun.Cookie, begun.Sealed)
 	x.Redirect(http.StatusFound, begun.URL)
 	return nil
 }
@@ -53,10 +63,9 @@ func (s *Server) authorize(x *exchange) error {
 	back.Code, _ = x.param("code")
 	back.Issuer, _ = x.param("iss")
 	back.Error, _ = x.param("error")
-	flow := s.cookieName(broker.FlowCookie(back.State))
-	if cookie, err := x.Request.Cookie(flow); err == nil {
-		back.Sealed = cookie.Value
-		s.setCookie(x, broker.FlowCookie(back.State), "", -1)
+	back.Sealed = s.takeFlow(x, broker.FlowCookie(back.State))
+	if s.Config.Portal && x.caller.Proof == authn.Bearer {
+		back.Username = x.caller.User.Username
 	}
 	x.event.Action = audit.Connect
 	done, err := s.Broker.Finish(x.Request.Context(), back)
@@ -65,7 +74,7 @@ func (s *Server) authorize(x *exchange) error {
 		x.event.Action = audit.Login
 	}
 	if err != nil {
-		return err
+		return &loginError{err, done.Provider}
 	}
 	x.caller.User.ID, x.caller.User.Username = done.UserID, done.Username
 	if done.Default {
@@ -78,7 +87,7 @@ func (s *Server) authorize(x *exchange) error {
 	}
 	switch {
 	case done.Redirect != "":
-		x.Redirect(http.StatusFound, done.Redirect)
+		x.Redirect(http.StatusFound, escapedPath(done.Redirect))
 	case x.wantsPage():
 		x.Redirect(http.StatusFound, s.base+"/")
 	default:
@@ -97,7 +106,11 @@ func (s *Server) connectedForNow(x *exchange, done broker.Connected) error {
 	if !x.wantsPage() {
 		return x.json(http.StatusOK, map[string]string{"success": "connected with " + name, "warning": text})
 	}
-	s.page(x, http.StatusOK, web.Message{Title: "Connected, for a short time", Text: text, RequestID: x.id, Continue: done.Redirect})
+	message := web.Message{Title: "Connected, for a short time", Text: text, RequestID: x.id}
+	if done.Redirect != "" {
+		message.Steps = []web.Step{{Label: "Continue", Address: done.Redirect}}
+	}
+	s.page(x, http.StatusOK, message)
 	return nil
 }
 
@@ -199,25 +212,6 @@ func (s *Server) disconnectedHere(x *exchange, providerID string) error {
 	x.Status(http.StatusNoContent)
 	return nil
 }
-
-// maxFlows is how many logins a browser may have under way: more cookies would not fit its headers.
-const maxFlows = 8
-
-// dropOldFlows drops the oldest, which browsers send first (RFC 6265 5.4).
-func (s *Server) dropOldFlows(x *exchange) {
-	prefix := s.cookieName(flowPrefix)
-	var names []string
-	for _, cookie := range x.Request.Cookies() {
-		if name, ok := strings.CutPrefix(cookie.Name, prefix); ok {
-			names = append(names, flowPrefix+name)
-		}
-	}
-	for _, name := range names[:max(0, len(names)-maxFlows+1)] {
-		s.setCookie(x, name, "", -1)
-	}
-}
-
-const flowPrefix = "wts-login-"
 
 // cookieName adds the prefix by which browsers vouch that this very host set the cookie over https.
 func (s *Server) cookieName(name string) string {

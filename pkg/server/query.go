@@ -1,6 +1,7 @@
 package server
 
 import (
+	"fmt"
 	"net/url"
 	"strings"
 )
@@ -59,7 +60,32 @@ func localPath(text string) bool {
 	return err == nil && parsed.Scheme == "" && parsed.Host == "" && parsed.User == nil
 }
 
-const maxRedirect = 1024 // bytes; it travels in a cookie
+const maxRedirect = 4096 // bytes (Gen3 contract 1.4); it travels in cookies
+
+// escapedPath is a local path as it may stand in a Location (RFC 9110 10.2.2): blanks and what is not
+// ASCII are escaped.
+func escapedPath(path string) string {
+	var escaped strings.Builder
+	for at := range len(path) {
+		if octet := path[at]; octet <= ' ' || octet >= 0x7f || strings.IndexByte("\"<>^`{|}", octet) >= 0 {
+			fmt.Fprintf(&escaped, "%%%02X", octet)
+		} else {
+			escaped.WriteByte(octet)
+		}
+	}
+	return escaped.String()
+}
+
+// cut shortens input that an answer or a log repeats (rule F2).
+func cut(text string) string {
+	const most = 64 // bytes
+	if len(text) <= most {
+		return text
+	}
+	return strings.ToValidUTF8(text[:most], "") + "..."
+}
+
+func withName(text, name string) string { return strings.ReplaceAll(text, "%s", name) }
 
 func hostile(text string) bool {
 	for at := range len(text) {

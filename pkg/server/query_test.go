@@ -41,7 +41,8 @@ func TestWhereABrowserMayBeSent(t *testing.T) {
 		"https://wts.example.org@evil.com": false,
 		"/%zz":                             false,
 		"/a\x00b":                          false,
-		"/" + strings.Repeat("a", 2000):    false,
+		"/" + strings.Repeat("a", 4000):    true,
+		"/" + strings.Repeat("a", 4096):    false,
 	} {
 		if got := localPath(text); got != want {
 			t.Errorf("%q: got %v, want %v", text, got, want)

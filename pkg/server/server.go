@@ -38,9 +38,10 @@ type Config struct {
 	// DefaultAudience is whom /token mints for where the request names neither audience nor idp.
 	// Without one it hands on the default provider's own access token, as Gen3 expects.
 	DefaultAudience string `koanf:"default_audience"`
-	// PodsAlone keeps sessions from the default provider's own token: where a portal has sessions of its
-	// own, ours may be of whoever used the browser before (Gen3 contract 1.2).
-	PodsAlone bool `koanf:"-"`
+	// Portal says that the service stands behind Gen3's portal, which has sessions of its own and does not
+	// end ours: ours count for logins and pages alone, so that the portal's logout ends access (Gen3
+	// contract 1.4).
+	Portal bool `koanf:"-"`
 	// Version and Commit are what /_version says.
 	Version, Commit string `koanf:"-"`
 }
@@ -155,22 +156,24 @@ func (s *Server) routes() {
 	anyone := policy{}
 	visitor := policy{accepts: authn.Accepts{Session: true}, anonymous: true}
 	person := policy{accepts: authn.Accepts{Session: true, Bearer: true}, anonymous: true}
-	asker := policy{accepts: person.accepts, anonymous: true, strict: true, action: audit.Handout}
 	leaving := policy{accepts: person.accepts, anonymous: true, action: audit.Disconnect}
-	worker := policy{accepts: authn.Accepts{ServiceAccount: true, Session: true, Bearer: true, Pod: true}, refine: tokenProofs, action: audit.Handout}
+	client := policy{accepts: authn.Accepts{Session: !s.Config.Portal, Bearer: true}, anonymous: true}
+	asker := policy{accepts: client.accepts, anonymous: true, strict: true, action: audit.Handout}
+	worker := policy{accepts: authn.Accepts{ServiceAccount: true, Session: !s.Config.Portal, Bearer: true, Pod: true}, refine: tokenProofs, action: audit.Handout}
 
 	s.get("/", visitor, s.home)
 	s.get("/token", worker, s.token)
 	s.get("/token/", worker, s.token)
 
-	s.get("/external_oidc", person, s.externalOIDC)
-	s.get("/external_oidc/", person, s.externalOIDC)
+	s.get("/external_oidc", client, s.externalOIDC)
+	s.get("/external_oidc/", client, s.externalOIDC)
 	s.get("/aggregate/*endpoint", asker, s.aggregate)
 
-	s.get("/oauth2/connected", person, s.connected)
+	s.get("/oauth2/connected", client, s.connected)
 	s.get("/oauth2/authorization_url", person, s.authorizationURL)
 	s.only(http.MethodGet, "/oauth2/authorize", person, s.authorize) // no HEAD: a code is good once
 	s.only(http.MethodGet, "/oauth2/authorize/:idp", person, s.authorize)
+	s.get("/failed", anyone, s.failed)
 	s.get("/oauth2/logout", anyone, s.logout)
 	s.only(http.MethodPost, "/oauth2/logout", leaving, s.disconnect)
 

@@ -39,7 +39,6 @@ func tokenProofs(s *Server, x *exchange, accepts authn.Accepts) authn.Accepts {
 	if want.audience == "" {
 		id, err := s.Broker.Provider(want.idp)
 		accepts.PassOverBearer = err == nil && s.Broker.IsDefault(id)
-		accepts.Session = accepts.Session && (!accepts.PassOverBearer || !s.Config.PodsAlone)
 	}
 	return accepts
 }
@@ -47,7 +46,7 @@ func tokenProofs(s *Server, x *exchange, accepts authn.Accepts) authn.Accepts {
 // token answers GET /token: an upstream access token, or for an audience one of our own.
 func (s *Server) token(x *exchange) error {
 	want := s.wanted(x)
-	x.event.Audience = want.audience
+	x.event.Audience = cut(want.audience)
 	life, err := lifetime(x)
 	if err != nil {
 		return err
@@ -94,7 +93,7 @@ func (s *Server) mint(x *exchange, want tokenWanted, life time.Duration) error {
 		return badRequest("message", "idp and audience exclude each other: the one asks for a provider's token, the other for one of ours")
 	}
 	if !s.Issuer.Audience(want.audience) {
-		return badRequest("message", fmt.Sprintf("The audience %q is not registered", want.audience))
+		return badRequest("message", fmt.Sprintf("The audience %q is not registered", cut(want.audience)))
 	}
 	// A token of ours is tied to the living grant of its user.
 	defaultID, _ := s.Broker.Provider("") // there always is one

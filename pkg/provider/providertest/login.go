@@ -64,6 +64,9 @@ func (n navigation) RoundTrip(request *http.Request) (*http.Response, error) {
 	request = request.Clone(request.Context())
 	request.Header.Set("Sec-Fetch-Dest", "document")
 	request.Header.Set("Sec-Fetch-Mode", "navigate")
+	if request.Header.Get("Sec-Fetch-Site") == "" {
+		request.Header.Set("Sec-Fetch-Site", "none") // the person typed the address
+	}
 	request.Header.Set("Accept", "text/html,*/*;q=0.8")
 	return n.next.RoundTrip(request)
 }

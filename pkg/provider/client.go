@@ -3,6 +3,7 @@ package provider
 import (
 	"errors"
 	"io"
+	"net"
 	"net/http"
 	"strings"
 	"time"
@@ -25,10 +26,11 @@ var (
 
 // newReader makes the HTTP client for a provider's documents. Connections are kept: a new TLS handshake
 // costs thirty times a request on an open one.
-func newReader(timeout time.Duration) *http.Client {
+func newReader(timeout time.Duration, guarded *guard) *http.Client {
 	transport := http.DefaultTransport.(*http.Transport).Clone()
 	transport.MaxResponseHeaderBytes = 64 << 10
 	transport.TLSHandshakeTimeout = dialTimeout
+	transport.DialContext = guarded.apply(transport, &net.Dialer{Timeout: dialTimeout, KeepAlive: probeEvery})
 	return &http.Client{
 		Transport: capped{transport}, Timeout: timeout,
 		// A redirect to another host would let a provider choose whose keys we trust.

@@ -157,6 +157,8 @@ func plain(err error) string {
 	var dial *net.OpError
 	var address *url.Error
 	switch {
+	case errors.Is(err, errInside):
+		return errInside.Error()
 	case errors.As(err, &timeout) && timeout.Timeout(), errors.Is(err, context.DeadlineExceeded):
 		return "no answer in time"
 	case errors.As(err, &dns):

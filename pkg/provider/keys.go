@@ -33,7 +33,9 @@ func (p *Provider) keysAt(address string) *providerKeys {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.keys == nil || p.keys.address != address {
-		remote := oidc.NewRemoteKeySet(oidc.ClientContext(context.Background(), p.reader), address)
+		reader := *p.reader
+		reader.Transport = soundKeys{reader.Transport}
+		remote := oidc.NewRemoteKeySet(oidc.ClientContext(context.Background(), &reader), address)
 		p.keys = &providerKeys{RemoteKeySet: remote, address: address}
 	}
 	return p.keys

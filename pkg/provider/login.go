@@ -118,8 +118,8 @@ func (p *Provider) Exchange(ctx context.Context, code string, login Login) (Toke
 	if failure != nil {
 		return Tokens{}, Identity{}, failure
 	}
-	if said.access == "" || !printable(said.access) {
-		return Tokens{}, Identity{}, p.distrust("code exchange", "the access token is missing, or has characters that none may have")
+	if !said.usable() {
+		return Tokens{}, Identity{}, p.distrust("code exchange", "the access token is missing, is no bearer token, or has characters that none may have")
 	}
 	tokens := p.read(said, issuedAt)
 	if !p.Config.Identifies() {

@@ -46,7 +46,7 @@ func New(id string, config Config, redirectURL string) *Provider {
 	config = config.WithDefaults(id)
 	p := &Provider{
 		ID: id, Config: config, redirectURL: redirectURL, now: time.Now,
-		posts: capped{newPosts(config.RefreshTimeout)}, reader: newReader(config.Timeout),
+		posts: capped{newPosts(config.RefreshTimeout, config.guard())}, reader: newReader(config.Timeout, config.guard()),
 	}
 	if config.RedirectURI != "" {
 		p.redirectURL, p.statePrefix = config.RedirectURI, sharedPrefix(config.RedirectURI, redirectURL)
@@ -179,14 +179,14 @@ func (p *Provider) accept(found *oidc.Provider, issuer string, now time.Time) (*
 		"authorization_endpoint": endpoint.AuthURL, "token_endpoint": endpoint.TokenURL, "jwks_uri": document.KeysURL,
 	} {
 		parsed, err := url.Parse(text)
-		if err != nil || checkURL((&url.URL{Scheme: parsed.Scheme, Host: parsed.Host}).String()) != nil {
+		if err != nil || p.checkEndpoint((&url.URL{Scheme: parsed.Scheme, Host: parsed.Host}).String(), issuer) != nil {
 			return nil, p.distrust("discovery", name+" is missing or not https")
 		}
 	}
-	if document.Revocation != "" && checkURL(document.Revocation) != nil {
+	if document.Revocation != "" && p.checkEndpoint(document.Revocation, issuer) != nil {
 		document.Revocation = "" // nothing is sent there
 	}
-	if document.UserInfo != "" && checkURL(document.UserInfo) != nil {
+	if document.UserInfo != "" && p.checkEndpoint(document.UserInfo, issuer) != nil {
 		document.UserInfo = ""
 	}
 	algorithms := slices.DeleteFunc(slices.Clone(asymmetric), func(name string) bool {
@@ -208,6 +208,16 @@ func (p *Provider) accept(found *oidc.Provider, issuer string, now time.Time) (*
 		issuer:     issuer,
 		issParam:   document.IssParam,
 	}, nil
+}
+
+// checkEndpoint judges an address that a document names. http is for a provider whose own issuer is http, on
+// this machine, or whose operator configured that very address.
+func (p *Provider) checkEndpoint(text, issuer string) error {
+	if strings.HasPrefix(text, "http:") && !strings.HasPrefix(issuer, "http:") &&
+		!strings.HasPrefix(p.Config.AuthURL, text) && !strings.HasPrefix(p.Config.TokenURL, text) {
+		return errors.New("is http, and the issuer is not")
+	}
+	return checkURL(text)
 }
 
 // oauth is the client at two endpoints. How it authenticates is pinned.

@@ -31,6 +31,7 @@ type gatedPost struct {
 // answer is what a token endpoint said.
 type answer struct {
 	access, refresh, idToken secret.Text
+	kind                     string        // token_type; empty where it does not say
 	expiresIn                time.Duration // 0 where it does not say, or nothing that makes sense
 	refreshExpiresIn         time.Duration
 	code, description        string // of an error (RFC 6749 5.2)
@@ -125,7 +126,7 @@ func parseAnswer(body []byte, kind string) (said answer, readable bool) {
 	}
 	text := func(name string) string { value, _ := members[name].(string); return value }
 	said = answer{
-		access: secret.Text(text("access_token")), refresh: secret.Text(text("refresh_token")), idToken: secret.Text(text("id_token")),
+		access: secret.Text(text("access_token")), refresh: secret.Text(text("refresh_token")), idToken: secret.Text(text("id_token")), kind: text("token_type"),
 		expiresIn: seconds(members["expires_in"]), code: text("error"), description: text("error_description"),
 	}
 	// Keycloak's and GitHub's names for it; 0 is Keycloak's word for "does not end".
@@ -156,6 +157,12 @@ func seconds(value any) time.Duration {
 	return time.Duration(number * float64(time.Second))
 }
 
+// usable tells that a caller can present the access token as it stands: as a bearer (RFC 6750), which is
+// what every resource is told that it is.
+func (a answer) usable() bool {
+	return a.access != "" && printable(a.access) && (a.kind == "" || strings.EqualFold(a.kind, "bearer"))
+}
+
 // printable tells whether a token is made of the characters that one may have (RFC 6749 A.12, A.17).
 func printable(token secret.Text) bool {
 	for i := range len(token) {
@@ -173,7 +180,7 @@ const unknownLife = 5 * time.Minute
 // dead at the provider no earlier.
 func (p *Provider) read(said answer, issuedAt time.Time) Tokens {
 	tokens := Tokens{AccessToken: said.access, RefreshToken: said.refresh, IssuedAt: issuedAt}
-	if !printable(said.access) {
+	if !said.usable() {
 		tokens.AccessToken = ""
 	}
 	switch {

@@ -52,7 +52,7 @@ func TestTokensAreReadFromOddAnswers(t *testing.T) {
 		"expires_in negative":            {`"expires_in":-5`, "a", unknown},
 		"expires_in zero":                {`"expires_in":0`, "a", unknown},
 		"expires_in as text":             {`"expires_in":" 60 "`, "a", time.Minute},
-		"a foreign token_type":           {`"expires_in":60,"token_type":"mac"`, "a", time.Minute},
+		"a foreign token_type":           {`"expires_in":60,"token_type":"mac"`, "", time.Minute},
 		"an error beside the tokens":     {`"expires_in":60,"error":"invalid_grant"`, "a", time.Minute},
 		"a line break in the token":      {`"expires_in":60,"access_token":"a\nhost=evil"`, "", time.Minute},
 		"other letters in the token":     {`"expires_in":60,"access_token":"é"`, "", time.Minute},

@@ -32,7 +32,7 @@ const (
 // connections that are aborted rather than closed. What the kernel holds of a request that was given up
 // would else be delivered when a partition heals, as a replay of a token that another replica has spent
 // since.
-func newPosts(refreshTimeout time.Duration) http.RoundTripper {
+func newPosts(refreshTimeout time.Duration, guarded *guard) http.RoundTripper {
 	transport := http.DefaultTransport.(*http.Transport).Clone()
 	transport.MaxIdleConnsPerHost = 32
 	transport.MaxResponseHeaderBytes = 64 << 10
@@ -44,8 +44,9 @@ func newPosts(refreshTimeout time.Duration) http.RoundTripper {
 		Timeout: dialTimeout, Control: userTimeout(refreshTimeout + pathSlack),
 		KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: probeEvery, Interval: probeEvery, Count: max(3, int((refreshTimeout+pathSlack)/probeEvery))},
 	}
+	dial := guarded.apply(transport, dialer)
 	transport.DialContext = func(ctx context.Context, network, address string) (net.Conn, error) {
-		dialled, err := dialer.DialContext(ctx, network, address)
+		dialled, err := dial(ctx, network, address)
 		if err != nil {
 			return nil, err
 		}

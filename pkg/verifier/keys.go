@@ -43,7 +43,7 @@ func (k *publicKey) fits(algorithm string) bool {
 	case *ecdsa.PublicKey:
 		return curves[algorithm] == raw.Params().Name
 	case *rsa.PublicKey:
-		return (strings.HasPrefix(algorithm, "RS") || strings.HasPrefix(algorithm, "PS")) && raw.N.BitLen() >= 2048
+		return (strings.HasPrefix(algorithm, "RS") || strings.HasPrefix(algorithm, "PS")) && raw.N.BitLen() >= minRSABits
 	case ed25519.PublicKey:
 		return algorithm == "EdDSA"
 	}
@@ -229,12 +229,34 @@ func (s *keySet) read(ctx context.Context, address string) ([]byte, error) {
 	return body, nil
 }
 
+// The bounds of a key set: a signature by a larger key costs seconds of a CPU to verify.
+const (
+	maxKeys                = 50
+	minRSABits, maxRSABits = 2048, 8192
+)
+
+// sound tells a public key that can verify, of a size that is accepted. Symmetric keys cannot.
+func sound(raw any) bool {
+	switch key := raw.(type) {
+	case *rsa.PublicKey:
+		return key.N.BitLen() <= maxRSABits && key.E > 1
+	case *ecdsa.PublicKey:
+		return true
+	case ed25519.PublicKey:
+		return len(key) == ed25519.PublicKeySize
+	}
+	return false
+}
+
 // parseKeys reads a JWK Set (RFC 7517 5). Symmetric keys, keys for encryption and keys without an
 // id are passed over: no token of ours can need them.
 func parseKeys(body []byte) (map[string]*publicKey, error) {
 	set, err := jwk.Parse(body, jwk.WithIgnoreParseError(true)) // a key of a kind that is new takes no other along
 	if err != nil {
 		return nil, errors.New("the key set cannot be read")
+	}
+	if set.Len() > maxKeys {
+		return nil, errors.New("the key set has more keys than are accepted")
 	}
 	keys := map[string]*publicKey{}
 	for i := range set.Len() {
@@ -250,7 +272,7 @@ func parseKeys(body []byte) (map[string]*publicKey, error) {
 		if err := public.Raw(&raw); err != nil {
 			continue
 		}
-		if _, symmetric := raw.([]byte); symmetric {
+		if !sound(raw) {
 			continue
 		}
 		algorithm := ""

@@ -1,0 +1,158 @@
+package provider
+
+import (
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+)
+
+// SE8, rule A4: a provider's document sends us to no address of an inner network, unless the provider is in
+// one itself or the operator configured the host.
+func TestInnerAddressesAreNotCalled(t *testing.T) {
+	var called atomic.Int32
+	neighbour := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { called.Add(1) }))
+	defer neighbour.Close()
+	_, port, _ := net.SplitHostPort(neighbour.Listener.Addr().String())
+	for name, row := range map[string]struct {
+		issuer, target string
+		reached        bool
+	}{
+		"loopback":                       {"https://login.invalid", "127.0.0.1", false},
+		"loopback by a name":             {"https://login.invalid", "localhost", false},
+		"loopback, mapped":               {"https://login.invalid", "[::ffff:127.0.0.1]", false},
+		"the provider is on loopback":    {"http://localhost", "127.0.0.1", true},
+		"the operator configured it":     {"http://127.0.0.1", "127.0.0.1", true},
+		"the metadata service":           {"https://login.invalid", "169.254.169.254", false},
+		"a private network":              {"https://login.invalid", "10.0.0.1", false},
+		"a carrier's network":            {"https://login.invalid", "100.64.0.1", false},
+		"an IPv6 network of the cluster": {"https://login.invalid", "[fd00::1]", false},
+		"this host":                      {"https://login.invalid", "0.0.0.0", false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			config := Config{Issuer: row.issuer, ClientID: "c", ClientSecret: "s"}
+			for kind, transport := range map[string]http.RoundTripper{
+				"documents": newReader(time.Second, config.guard()).Transport, "tokens": newPosts(time.Second, config.guard()),
+			} {
+				before := called.Load()
+				request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+row.target+":"+port+"/admin", nil)
+				if err != nil {
+					t.Fatal(err)
+				}
+				response, err := transport.RoundTrip(request)
+				if err == nil {
+					_ = response.Body.Close()
+				}
+				if reached := called.Load() > before; reached != row.reached || !row.reached && !errors.Is(err, errInside) {
+					t.Errorf("%s: reached: %v, %v", kind, reached, err)
+				}
+			}
+		})
+	}
+	// A proxy is the operator's, wherever it is.
+	guarded := Config{Issuer: "https://login.invalid"}.guard()
+	transport := http.DefaultTransport.(*http.Transport).Clone()
+	proxy, _ := url.Parse(neighbour.URL)
+	transport.Proxy = http.ProxyURL(proxy)
+	transport.DialContext = guarded.apply(transport, &net.Dialer{})
+	response, err := (&http.Client{Transport: transport}).Get("http://elsewhere.invalid/token") //nolint:noctx // it is answered at once
+	if err != nil {
+		t.Fatalf("by way of a proxy: %v", err)
+	}
+	_ = response.Body.Close()
+}
+
+// Rule A4: endpoints that a document names are https, where the issuer is.
+func TestEndpointsOfAnHTTPSIssuerAreHTTPS(t *testing.T) {
+	for name, row := range map[string]struct {
+		issuer, endpoint, configured string
+		good                         bool
+	}{
+		"https":                            {"https://login.example.org", "https://login.example.org/token", "", true},
+		"http on loopback":                 {"https://login.example.org", "http://127.0.0.1:15000/quitquitquit", "", false},
+		"http on loopback, by the name":    {"https://login.example.org", "http://localhost:15000", "", false},
+		"http on loopback, the issuer too": {"http://127.0.0.1:9", "http://127.0.0.1:8/token", "", true},
+		"http elsewhere":                   {"http://127.0.0.1:9", "http://login.example.org/token", "", false},
+		"http on loopback, as configured":  {"https://login.example.org", "http://127.0.0.1:8/token", "http://127.0.0.1:8/token", true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := New("p", Config{Issuer: row.issuer, AuthURL: row.configured, TokenURL: row.configured, ClientID: "c", ClientSecret: "s"}, "https://wts.example.org/x")
+			if err := p.checkEndpoint(row.endpoint, row.issuer); (err == nil) != row.good {
+				t.Errorf("got %v", err)
+			}
+		})
+	}
+}
+
+func keyText(bytes int) string {
+	return base64.RawURLEncoding.EncodeToString([]byte("\xff" + strings.Repeat("k", bytes-1)))
+}
+
+// SE9, rule A4: of a provider's key set only keys of a size and form that can verify are used.
+func TestKeySetsAreBounded(t *testing.T) {
+	rsa := func(bits int, exponent string) string {
+		return fmt.Sprintf(`{"kty":"RSA","kid":"k","n":"%s","e":"%s"}`, keyText(bits/8), exponent)
+	}
+	for name, row := range map[string]struct {
+		keys string
+		left int // -1: the set is refused
+	}{
+		"RSA of 2,048 bits":     {rsa(2048, "AQAB"), 1},
+		"RSA of 8,192 bits":     {rsa(8192, "AQAB"), 1},
+		"RSA of 8,200 bits":     {rsa(8200, "AQAB"), 0},
+		"RSA of 560,000 bits":   {rsa(560_000, "AQAB"), 0},
+		"a large exponent":      {rsa(2048, keyText(5)), 0},
+		"no exponent":           {rsa(2048, ""), 0},
+		"P-256":                 {fmt.Sprintf(`{"kty":"EC","crv":"P-256","x":"%s","y":"%s"}`, keyText(32), keyText(32)), 1},
+		"P-256, short":          {fmt.Sprintf(`{"kty":"EC","crv":"P-256","x":"%s","y":"%s"}`, keyText(31), keyText(32)), 0},
+		"a curve of no name":    {fmt.Sprintf(`{"kty":"EC","crv":"P-1","x":"%s","y":"%s"}`, keyText(32), keyText(32)), 0},
+		"Ed25519":               {fmt.Sprintf(`{"kty":"OKP","crv":"Ed25519","x":"%s"}`, keyText(32)), 1},
+		"Ed25519, one byte":     {`{"kty":"OKP","crv":"Ed25519","x":"AA"}`, 0},
+		"symmetric":             {`{"kty":"oct","k":"AAAA"}`, 0},
+		"a bad one beside good": {`{"kty":7},` + rsa(2048, "AQAB"), 1},
+		"50 keys":               {strings.Repeat(rsa(2048, "AQAB")+",", 49) + rsa(2048, "AQAB"), 50},
+		"51 keys":               {strings.Repeat(rsa(2048, "AQAB")+",", 50) + rsa(2048, "AQAB"), -1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			body, err := onlySound([]byte(`{"keys":[` + row.keys + `]}`))
+			var set struct{ Keys []any }
+			left := -1
+			if err == nil && json.Unmarshal(body, &set) == nil {
+				left = len(set.Keys)
+			}
+			if left != row.left {
+				t.Errorf("%d keys are left, want %d; %v", left, row.left, err)
+			}
+		})
+	}
+}
+
+// Whatever a key set holds, what is left of it is a key set within the bounds.
+func FuzzKeySet(f *testing.F) {
+	for _, seed := range []string{`{"keys":[]}`, `{"keys":[{"kty":"OKP","crv":"Ed25519","x":"AA"}]}`, `{"keys":[{"kty":"RSA","n":"AQ","e":"AQAB"}]}`, `{"keys":null}`, `[]`} {
+		f.Add([]byte(seed))
+	}
+	f.Fuzz(func(t *testing.T, body []byte) {
+		left, err := onlySound(body)
+		if err != nil {
+			return
+		}
+		var set struct{ Keys []publishedKey }
+		if err := json.Unmarshal(left, &set); err != nil || len(set.Keys) > maxKeys {
+			t.Fatalf("%d keys, %v", len(set.Keys), err)
+		}
+		for _, key := range set.Keys {
+			if !key.sound() {
+				t.Fatalf("%+v is left", key)
+			}
+		}
+	})
+}

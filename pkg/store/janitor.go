@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -11,35 +12,60 @@ import (
 	"github.com/workspace-token-service/wts/pkg/keyring"
 )
 
-// Tidy deletes what has run out: sessions, login states, lines of the change feed. Any replica may
-// call it at any time; each table is its own short transaction.
+// expired says which rows of a table have expired.
+type expired struct {
+	table, condition string
+	offset           time.Duration // of the time that the condition compares with
+}
+
+// tidyBatch is how many rows one statement deletes: a flood of them must not hold SQLite's only write lock
+// until the statement's time is over, again and again, and delete nothing.
+const tidyBatch = 5000
+
+// Tidy deletes what has expired: sessions, login states, lines of the change feed. Any replica may
+// call it at any time. What fails in one table keeps no other from being tidied.
 func (s *Store) Tidy(ctx context.Context) error {
-	for _, table := range []struct {
-		condition string
-		offset    int64 // milliseconds
-		row       any
-	}{
-		{"ends_at < ?", 0, &session{}},
-		{"expires_at < ?", 0, &loginState{}},
-		{"at < ?", -changesKept.Milliseconds(), &change{}},
-		{"beat_at < ?", -changesKept.Milliseconds(), &replica{}},
-		{"ended_at < ?", -endedKept.Milliseconds(), &revocation{}},
+	var faults []error
+	for _, one := range []expired{
+		{"sessions", "ends_at < ?", 0},
+		{"login_states", "expires_at < ?", 0},
+		{"changes", "at < ?", -changesKept},
+		{"replicas", "beat_at < ?", -changesKept},
+		{"revocations", "ended_at < ?", -endedKept},
 	} {
+		if err := s.deleteExpired(ctx, one); err != nil {
+			faults = append(faults, fmt.Errorf("tidying %s: %w", one.table, err))
+		}
+	}
+	if err := s.write(ctx, s.shred); err != nil {
+		faults = append(faults, fmt.Errorf("tidying connections: %w", err))
+	}
+	return errors.Join(faults...)
+}
+
+func (s *Store) deleteExpired(ctx context.Context, of expired) error {
+	row := map[string]string{"sqlite": "rowid", "postgres": "ctid"}[s.dialect]
+	for {
+		deleted := int64(0)
 		err := s.write(ctx, func(tx *gorm.DB) error {
 			now, err := s.now(tx)
 			if err != nil {
 				return err
 			}
-			return tx.Where(table.condition, now+table.offset).Delete(table.row).Error
+			result := tx.Exec(fmt.Sprintf("DELETE FROM %s WHERE %s IN (SELECT %s FROM %s WHERE %s LIMIT %d)", of.table, row, row, of.table, of.condition, tidyBatch),
+				now+of.offset.Milliseconds())
+			deleted = result.RowsAffected
+			return result.Error
 		})
-		if err != nil {
-			return fmt.Errorf("tidying: %w", err)
+		if err != nil || deleted < tidyBatch {
+			return err
+		}
+		select { // others get their turn
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(20 * time.Millisecond):
 		}
 	}
-	if err := s.write(ctx, s.shred); err != nil {
-		return fmt.Errorf("tidying: %w", err)
-	}
-	return nil
 }
 
 // deadKept is how long the tokens of a dead grant are kept, for whoever wants to know what happened.

@@ -6,6 +6,7 @@ import (
 	"database/sql"
 	"fmt"
 	"log/slog"
+	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -467,4 +468,58 @@ func TestWhoIsAiling(t *testing.T) {
 			}
 		}
 	})
+}
+
+// SE21: the file of the embedded database is for its owner alone, and so are those beside it.
+func TestSQLiteFilesAreTheOwnersAlone(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "wts.db")
+	if err := os.WriteFile(path, nil, 0o644); err != nil { // as a former version made it
+		t.Fatal(err)
+	}
+	open(t, "sqlite:"+path, newKeys(t))
+	files, err := os.ReadDir(dir)
+	if err != nil || len(files) == 0 {
+		t.Fatalf("%d files, %v", len(files), err)
+	}
+	for _, file := range files {
+		if info, err := file.Info(); err != nil || info.Mode().Perm()&0o077 != 0 {
+			t.Errorf("%s has mode %o, %v", file.Name(), info.Mode().Perm(), err)
+		}
+	}
+}
+
+// SE5: after a flood of anonymous logins the janitor gets done, writers get their turn meanwhile, and a table
+// that fails keeps no other from being tidied.
+func TestTidyingAfterAFlood(t *testing.T) {
+	for name, database := range databases {
+		t.Run(name, func(t *testing.T) {
+			url := database(t)
+			db := open(t, url, newKeys(t))
+			beside := raw(t, url)
+			blob := map[string]string{"sqlite": "CAST(n AS BLOB)", "postgres": "decode(md5(n::text), 'hex')"}[name]
+			exec(t, beside, "INSERT INTO login_states (digest, expires_at) WITH RECURSIVE numbers(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < 200000) SELECT "+blob+", 1 FROM numbers")
+			exec(t, beside, "DROP TABLE sessions")
+			done := make(chan error, 1)
+			go func() { done <- db.Tidy(t.Context()) }()
+			for written := 0; ; written++ {
+				began := time.Now()
+				if err := db.Logins.UseState(t.Context(), []byte(fmt.Sprint("a good login ", written)), time.Minute); err != nil {
+					t.Fatalf("a login meanwhile, after %s: %v", time.Since(began), err)
+				}
+				select {
+				case err := <-done:
+					if err == nil || !strings.Contains(err.Error(), "sessions") || strings.Contains(err.Error(), "login_states") {
+						t.Errorf("tidying says %v", err)
+					}
+					var left int
+					if err := beside.QueryRowContext(t.Context(), "SELECT count(*) FROM login_states WHERE expires_at = 1").Scan(&left); err != nil || left > 0 {
+						t.Errorf("%d expired rows are left, %v", left, err)
+					}
+					return
+				case <-time.After(10 * time.Millisecond):
+				}
+			}
+		})
+	}
 }

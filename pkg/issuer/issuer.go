@@ -93,11 +93,11 @@ func (c Config) Validate() error {
 		if audience.Algorithm != "" && !slices.Contains(Algorithms, audience.Algorithm) {
 			fault("audiences.%s.algorithm: is %q, want one of %v", id, audience.Algorithm, Algorithms)
 		}
-		if audience.MaxLifetime < 0 || audience.MaxLifetime > longestLife {
+		if audience.MaxLifetime != 0 && audience.MaxLifetime < time.Second || audience.MaxLifetime > longestLife {
 			fault("audiences.%s.max_lifetime: is %s, want 1s to %s", id, audience.MaxLifetime, longestLife)
 		}
-		if audience.DefaultLifetime < 0 || audience.MaxLifetime > 0 && audience.DefaultLifetime > audience.MaxLifetime {
-			fault("audiences.%s.default_lifetime: is %s, want at most max_lifetime", id, audience.DefaultLifetime)
+		if audience.DefaultLifetime != 0 && audience.DefaultLifetime < time.Second || audience.MaxLifetime > 0 && audience.DefaultLifetime > audience.MaxLifetime {
+			fault("audiences.%s.default_lifetime: is %s, want at least 1s and at most max_lifetime", id, audience.DefaultLifetime)
 		}
 	}
 	return errors.Join(faults...)

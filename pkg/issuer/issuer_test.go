@@ -303,6 +303,27 @@ func TestKeysRotateByThemselves(t *testing.T) {
 	})
 }
 
+// SE21, security.md D4: a key of an algorithm that was configured later is published for the JWKS max-age
+// before it signs; only the very first keys sign at once.
+func TestAnAlgorithmThatIsConfiguredLaterWaits(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := &memory{}
+		before := config()
+		delete(before.Audiences, "edge")
+		first := issuer.New(before, store, time.Now)
+		if err := first.Maintain(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		later := started(t, store)
+		if _, err := later.Mint(issuer.Request{Audience: "edge"}); !errors.Is(err, issuer.ErrNoKey) {
+			t.Errorf("it signs at once: %v", err)
+		}
+		mint(t, later, issuer.Request{Audience: "storage"})
+		time.Sleep(config().WithDefaults().JWKSMaxAge + time.Minute)
+		mint(t, later, issuer.Request{Audience: "edge"})
+	})
+}
+
 // Architecture.md 5: a lost keyring costs the private halves, not the verification.
 func TestAKeyWhosePrivateHalfDoesNotOpen(t *testing.T) {
 	store := &memory{}
@@ -327,6 +348,11 @@ func TestConfigFaults(t *testing.T) {
 	for _, want := range []string{"jwks_max_age", "rotate_every", "audiences.a.algorithm", "audiences.a.max_lifetime", "audiences.a.default_lifetime"} {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("no fault about %s in:\n%v", want, err)
+		}
+	}
+	for _, short := range []issuer.Audience{{MaxLifetime: time.Millisecond}, {DefaultLifetime: time.Millisecond}} {
+		if (issuer.Config{Audiences: map[string]issuer.Audience{"a": short}}).Validate() == nil {
+			t.Errorf("%+v is accepted, of which a token would expire as it is made", short)
 		}
 	}
 	if err := config().Validate(); err != nil {

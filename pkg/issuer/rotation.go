@@ -36,10 +36,16 @@ func (i *Issuer) Reload(ctx context.Context) error {
 // gone. Any replica may call it at any time.
 func (i *Issuer) Maintain(ctx context.Context) error {
 	err := i.store.UpdateSigningKeys(ctx, func(keys []Key, now time.Time) ([]Key, error) {
+		// Without any key no service can hold an older key set; else one that holds such has to read the new one
+		// before a key of a new algorithm signs.
+		from := now
+		if len(keys) > 0 {
+			from = now.Add(i.config.JWKSMaxAge + settle)
+		}
 		keys = slices.DeleteFunc(keys, func(key Key) bool { return key.gone(now) })
 		for _, algorithm := range i.algorithms() {
 			var err error
-			if keys, err = i.maintain(keys, algorithm, now); err != nil {
+			if keys, err = i.maintain(keys, algorithm, now, from); err != nil {
 				return nil, err
 			}
 		}
@@ -51,7 +57,7 @@ func (i *Issuer) Maintain(ctx context.Context) error {
 	return i.Reload(ctx)
 }
 
-func (i *Issuer) maintain(keys []Key, algorithm string, now time.Time) ([]Key, error) {
+func (i *Issuer) maintain(keys []Key, algorithm string, now, from time.Time) ([]Key, error) {
 	life := i.maxLifetime(algorithm)
 	newest := -1
 	for at := range keys {
@@ -65,8 +71,7 @@ func (i *Issuer) maintain(keys []Key, algorithm string, now time.Time) ([]Key, e
 	}
 	switch {
 	case newest < 0:
-		// The very first: nobody can hold an older key set, so it signs at once.
-		first, err := newKey(algorithm, now, now, life)
+		first, err := newKey(algorithm, now, from, life)
 		return append(keys, first), err
 	case keys[newest].Private == nil:
 		// This replica's keyring does not open the key. It may be the replica that is wrong, so it

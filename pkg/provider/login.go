@@ -1,17 +1,21 @@
 package provider
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"crypto/subtle"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net/http"
 	"net/url"
 	"slices"
 	"strings"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/coreos/go-oidc/v3/oidc"
 	"golang.org/x/oauth2"
@@ -163,8 +167,8 @@ func (p *Provider) identify(ctx context.Context, ends *endpoints, said answer, n
 	if named && party != p.Config.ClientID || !named && len(token.Audience) > 1 {
 		return Identity{}, p.distrust(doing, "its authorized party is not this client")
 	}
-	if token.Subject == "" {
-		return Identity{}, p.distrust(doing, "it names no subject")
+	if token.Subject == "" || textFlaw(token.Subject) != "" {
+		return Identity{}, p.distrust(doing, "its subject "+cmp.Or(textFlaw(token.Subject), "is missing"))
 	}
 	identity := Identity{Issuer: token.Issuer, Subject: token.Subject, Username: claimAt(claims, p.Config.UsernameClaim)}
 	identity.NameFlaw = p.nameFlaw(claims, identity.Username)
@@ -228,8 +232,29 @@ func (p *Provider) nameFlaw(claims map[string]any, username string) string {
 		return "neither id_token nor UserInfo has the claim " + p.Config.UsernameClaim + "; see username_claim and scopes"
 	}
 	verified := claims["email_verified"]
+	if flaw := textFlaw(username); flaw != "" {
+		return "the claim " + p.Config.UsernameClaim + " " + flaw
+	}
 	if p.Config.UsernameClaim == "email" && verified != true && verified != "true" && !p.Config.TrustUnverifiedEmail {
 		return "the provider does not say that it has verified the person's e-mail address, which username_claim uses; see trust_unverified_email"
+	}
+	return ""
+}
+
+// maxName is how long a name or a subject may be, in bytes (OIDC Core 2 has 255 for a subject).
+const maxName = 256
+
+// textFlaw says why a text is no name: what a person cannot see in it would let two names look the same.
+func textFlaw(text string) string {
+	switch {
+	case len(text) > maxName:
+		return fmt.Sprintf("is longer than %d bytes", maxName)
+	case !utf8.ValidString(text):
+		return "is not UTF-8"
+	case strings.TrimSpace(text) != text:
+		return "begins or ends with a blank"
+	case strings.ContainsFunc(text, func(r rune) bool { return unicode.In(r, unicode.Cc, unicode.Cf, unicode.Zl, unicode.Zp) }):
+		return "has a control or format character"
 	}
 	return ""
 }

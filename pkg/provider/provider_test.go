@@ -233,6 +233,8 @@ func TestIDTokensThatAreRefused(t *testing.T) {
 		"without a nonce":              sign(t, jose.RS256, r.key, r.claims(claims{"nonce": nil})),
 		"for many, without azp":        sign(t, jose.RS256, r.key, r.claims(claims{"aud": []string{"wts", "gen3"}})),
 		"with another azp":             sign(t, jose.RS256, r.key, r.claims(claims{"azp": "other"})),
+		"with a NUL in the subject":    sign(t, jose.RS256, r.key, r.claims(claims{"sub": "a\x00b"})),
+		"with a subject of 257 bytes":  sign(t, jose.RS256, r.key, r.claims(claims{"sub": strings.Repeat("s", 257)})),
 		"without a subject":            sign(t, jose.RS256, r.key, r.claims(claims{"sub": nil})),
 	} {
 		r.give(claims{"access_token": "canary-at", "refresh_token": "canary-rt", "expires_in": 60, "id_token": token})
@@ -268,6 +270,14 @@ func TestNamesThatMustNotNameAnybody(t *testing.T) {
 		"not verified in words":                  {"email", claims{"email": "a@b", "email_verified": "false"}, false, false},
 		"nothing said about it":                  {"email", claims{"email": "a@b"}, false, false},
 		"nothing said, and trusted all the same": {"email", claims{"email": "a@b"}, true, true},
+		"256 bytes":                              {"name", claims{"name": strings.Repeat("a", 256)}, false, true},
+		"257 bytes":                              {"name", claims{"name": strings.Repeat("a", 257)}, false, false},
+		"letters of other alphabets":             {"name", claims{"name": "Алиса 愛麗絲"}, false, true},
+		"a blank at the end":                     {"name", claims{"name": "alice "}, false, false},
+		"a blank that is none":                   {"name", claims{"name": "alice\u200b"}, false, false},
+		"written from right to left":             {"name", claims{"name": "\u202eecila"}, false, false},
+		"a line break":                           {"name", claims{"name": "alice\n level=ERROR"}, false, false},
+		"a NUL":                                  {"name", claims{"name": "a\x00b"}, false, false},
 	} {
 		r.give(claims{"access_token": "a", "expires_in": 60, "id_token": sign(t, jose.RS256, r.key, r.claims(row.claims))})
 		_, identity, err := r.provider(func(c *provider.Config) { c.UsernameClaim, c.TrustUnverifiedEmail = row.claim, row.trust }).Exchange(t.Context(), "code", login)

@@ -157,10 +157,13 @@ func seconds(value any) time.Duration {
 	return time.Duration(number * float64(time.Second))
 }
 
+// maxAccessToken is how long an access token may be, in bytes: it has to fit the head of a request.
+const maxAccessToken = 64 << 10
+
 // usable tells that a caller can present the access token as it stands: as a bearer (RFC 6750), which is
 // what every resource is told that it is.
 func (a answer) usable() bool {
-	return a.access != "" && printable(a.access) && (a.kind == "" || strings.EqualFold(a.kind, "bearer"))
+	return a.access != "" && len(a.access) <= maxAccessToken && printable(a.access) && (a.kind == "" || strings.EqualFold(a.kind, "bearer"))
 }
 
 // printable tells whether a token is made of the characters that one may have (RFC 6749 A.12, A.17).

@@ -131,6 +131,7 @@ func newBearers(ctx context.Context, config config.Config) (bearers *authn.Beare
 		bearers.Scope, bearers.Names = "openid", true
 		bearers.Verifier, err = verifier.New(ctx, trusted.Issuer, "", options...)
 	case len(audiences) > 0:
+		bearers.ClientID = trusted.ClientID
 		bearers.Verifier, err = verifier.New(ctx, trusted.Issuer, audiences[0], append(options, verifier.WithAudiences(audiences[1:]...))...)
 	default:
 		return nil, nil

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 
 	"github.com/workspace-token-service/wts/pkg/verifier"
@@ -37,6 +38,9 @@ type Bearers struct {
 	Verifier *verifier.Verifier
 	// Issuer is whose tokens they are.
 	Issuer string
+	// ClientID is that of wts at the provider: id_tokens have it as their audience, so that a token with this
+	// audience has to show that it is an access token.
+	ClientID string
 	// Scope has to be among the token's; empty where none is asked for.
 	Scope string
 	// Names: the provider vouches for the username in its access tokens.
@@ -55,6 +59,8 @@ func (a *Authenticator) bearer(r *http.Request, token string, form unverifiedFor
 		return Caller{}, outage(err)
 	case err != nil:
 		return Caller{}, fmt.Errorf("%w: %s", ErrBearer, a.bearers.flaw(err, form))
+	case !a.bearers.isAccess(claims, token):
+		return Caller{}, fmt.Errorf("%w: it has the audience of an id_token, and nothing of an access token", ErrBearer)
 	case a.bearers.Scope != "" && !claims.HasScopes(a.bearers.Scope):
 		return Caller{}, fmt.Errorf("%w: token is missing required scopes: {'%s'}", ErrBearer, a.bearers.Scope)
 	}
@@ -70,6 +76,32 @@ func (a *Authenticator) bearer(r *http.Request, token string, form unverifiedFor
 		return Caller{}, outage(err)
 	}
 	return allowed(Caller{User: user, Proof: Bearer, Actor: "token " + claims.ID})
+}
+
+// isAccess tells an access token from an id_token where both have the same audience: by the type of RFC 9068,
+// or by a claim that says what it is good for or whom it was given to. An id_token may lack nonce and at_hash
+// (OIDC Core 12.2), so that their absence shows nothing.
+func (b *Bearers) isAccess(claims *verifier.Claims, token string) bool {
+	if b.ClientID == "" || !slices.Contains(claims.Audience, b.ClientID) {
+		return true
+	}
+	var header struct {
+		Type string `json:"typ"`
+	}
+	first, _, _ := strings.Cut(token, ".")
+	if text, err := base64.RawURLEncoding.DecodeString(first); err == nil && json.Unmarshal(text, &header) == nil && strings.EqualFold(header.Type, "at+jwt") {
+		return true
+	}
+	var said map[string]any
+	if err := claims.Decode(&said); err != nil {
+		return false
+	}
+	for _, name := range []string{"scope", "scp", "client_id", "cid", "appid"} {
+		if _, there := said[name]; there {
+			return true
+		}
+	}
+	return false
 }
 
 // flaw says what is wrong with a bearer, in the words that Gen3's clients know where there are such

@@ -116,11 +116,18 @@ type cache struct {
 	forgotten atomic.Uint64 // counts what it was told to forget
 }
 
-// maxHeld bounds the access tokens in memory: about 1 kB each.
-const maxHeld = 250_000
+// maxHeld bounds the access tokens in memory, in bytes with what is kept about each: tokens of 900 bytes fit
+// 150,000 times.
+const (
+	maxHeld    = 192 << 20
+	heldBeside = 350
+)
 
 func newCache() *cache {
-	return &cache{entries: otter.Must(&otter.Options[cacheKey, *held]{MaximumSize: maxHeld})}
+	return &cache{entries: otter.Must(&otter.Options[cacheKey, *held]{
+		MaximumWeight: maxHeld,
+		Weigher:       func(key cacheKey, entry *held) uint32 { return uint32(len(entry.body) + len(key.userID) + heldBeside) }, //nolint:gosec // tokens are bounded
+	})}
 }
 
 func (c *cache) get(key cacheKey) (*held, bool) { return c.entries.GetIfPresent(key) }

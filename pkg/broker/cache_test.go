@@ -2,6 +2,7 @@ package broker
 
 import (
 	"encoding/json"
+	"fmt"
 	"strings"
 	"testing"
 	"testing/quick"
@@ -65,5 +66,18 @@ func TestRenderedTokensAreJSON(t *testing.T) {
 	}
 	if got := render(`ey.J"\<x>`); got != `{"token":"ey.J\"\\\u003cx\u003e"}`+"\n" {
 		t.Errorf("got %s", got)
+	}
+}
+
+// SE21, security.md F8: what memory holds is bounded in bytes, however large the tokens are.
+func TestTheCacheIsBoundedInBytes(t *testing.T) {
+	c := newCache()
+	large := strings.Repeat("t", 64<<10)
+	for user := range 2 * maxHeld / len(large) {
+		c.entries.Set(cacheKey{fmt.Sprint(user), "main"}, &held{body: large})
+	}
+	c.entries.CleanUp()
+	if bytes := c.entries.EstimatedSize() * len(large); bytes > maxHeld || bytes < maxHeld/2 {
+		t.Errorf("%d bytes are held, want at most %d, and not much less", bytes, maxHeld)
 	}
 }

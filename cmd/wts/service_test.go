@@ -505,6 +505,7 @@ func TestRoutes(t *testing.T) {
 	for path, status := range map[string]int{
 		"/": 200, "/_status": 200, "/_version": 200, "/healthz": 200, "/readyz": 200, "/readyz?verbose": 200, "/static/wts.css": 200,
 		"/.well-known/jwks.json": 200, "/.well-known/openid-configuration": 200, "/.well-known/oauth-authorization-server": 200,
+		"/static/..%2ftoken": 404, "/static/../token": 404, "/static/%2e%2e/token": 404, "/./token": 404, "/static%5c..%5ctoken": 404, "//token//": 403, // SE19
 		"/oauth2/logout": 204, "/metrics": 404, "/nothing": 404, "/oauth2": 404, "/oauth2/authorization_url?idp=bogus": 400,
 		"/oauth2/authorization_url": 302, "//oauth2//authorization_url": 302, "/oauth2/authorization_url?idp=second": 401,
 	} {

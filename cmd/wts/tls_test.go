@@ -68,6 +68,9 @@ func TestTheServiceOverTLS(t *testing.T) {
 		t.Fatalf("%v", err)
 	}
 	_ = response.Body.Close()
+	if response.Header.Get("Strict-Transport-Security") == "" {
+		t.Error("no Strict-Transport-Security over TLS")
+	}
 	if response, err := http.Get(r.url + "/healthz"); err == nil && response.StatusCode == http.StatusOK {
 		t.Error("it answers without TLS")
 	}

@@ -72,6 +72,9 @@ func (s *Server) begin(c *gin.Context) *exchange {
 	header["X-Content-Type-Options"] = nosniff
 	header["Referrer-Policy"] = noReferrer
 	header["Cache-Control"] = noStore
+	if c.Request.TLS != nil { // else what ends TLS before us says so, or does not want to
+		header["Strict-Transport-Security"] = oneYear
+	}
 	if c.Request.Body != nil && c.Request.Body != http.NoBody {
 		c.Request.Body = http.MaxBytesReader(c.Writer, c.Request.Body, maxBody)
 	}
@@ -85,6 +88,7 @@ var (
 	nosniff    = []string{"nosniff"}
 	noReferrer = []string{"no-referrer"}
 	noStore    = []string{"no-store"}
+	oneYear    = []string{"max-age=31536000"}
 	jsonType   = []string{"application/json"}
 )
 

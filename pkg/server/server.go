@@ -149,7 +149,27 @@ func New(parts Parts) *Server {
 }
 
 // ServeHTTP implements http.Handler.
-func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.engine.ServeHTTP(w, r) }
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if ambiguous(r.URL) {
+		r.URL.Path, r.URL.RawPath = nowhere, ""
+	}
+	s.engine.ServeHTTP(w, r)
+}
+
+// nowhere is a path that no route has.
+const nowhere = "/\x00"
+
+// ambiguous tells a path that a proxy before us may read as another one than we do: with dots that lead
+// elsewhere, or with an escaped slash, backslash or dot.
+func ambiguous(address *url.URL) bool {
+	for segment := range strings.SplitSeq(address.Path, "/") {
+		if segment == "." || segment == ".." {
+			return true
+		}
+	}
+	raw := strings.ToLower(address.EscapedPath())
+	return strings.Contains(raw, "%2f") || strings.Contains(raw, "%5c") || strings.Contains(raw, "%2e")
+}
 
 // routes is the table of contents: each line says which proofs the route accepts.
 func (s *Server) routes() {

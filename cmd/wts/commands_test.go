@@ -89,7 +89,6 @@ func TestTheFormsOfAToken(t *testing.T) {
 	}{
 		"the token":  {nil, "a'b\n"},
 		"a shell":    {[]string{"--format", "env"}, "export BEARER_TOKEN='a'\\''b'\n"},
-		"git":        {[]string{"get", "--format", "git-credential"}, "username=oauth2\npassword=a'b\n"},
 		"git stores": {[]string{"store", "--format", "git-credential"}, ""},
 		"kubectl":    {[]string{"--format", "exec-credential"}, `{"apiVersion":"client.authentication.k8s.io/v1","kind":"ExecCredential","status":{"token":"a'b"}}` + "\n"},
 	} {
@@ -99,9 +98,10 @@ func TestTheFormsOfAToken(t *testing.T) {
 		}
 	}
 	for want, args := range map[string][]string{
-		"--format is":      {"token", "--file", file, "--format", "magic"},
-		"needs --out":      {"token", "--file", file, "--watch"},
-		"--url is missing": {"token"},
+		"--host is missing": {"token", "--file", file, "get", "--format", "git-credential"},
+		"--format is":       {"token", "--file", file, "--format", "magic"},
+		"needs --out":       {"token", "--file", file, "--watch"},
+		"--url is missing":  {"token"},
 	} {
 		t.Setenv("WTS_URL", "")
 		if _, err := run(t, args...); err == nil || !strings.Contains(err.Error(), want) {

@@ -23,6 +23,7 @@ type tokenOptions struct {
 	url, proofFile, file string
 	want                 api.Request
 	out, format          string
+	hosts                []string // that may have the token, of git's credentials
 	watch                bool
 	wait                 time.Duration
 }
@@ -40,13 +41,18 @@ outages of a provider. That is what a workspace's sidecar runs; a notebook reads
 
   a sidecar:       wts token --watch --url http://wts.wts --proof-file /var/run/secrets/wts/proof --out /var/run/wts/token
   an init step:    wts token --wait 2m --url http://wts.wts --out /var/run/wts/token
-  git:             git config credential.helper '!wts token --file /var/run/wts/token --format git-credential'
+  git:             git config credential.https://git.example.org.helper '!wts token --file /var/run/wts/token --format git-credential --host git.example.org'
   kubectl:         exec: {command: wts, args: [token, --file, /var/run/wts/token, --format, exec-credential]}
   a shell:         eval "$(wts token --url http://wts.wts --format env)"`,
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if options.format == formatGit && (len(args) == 0 || args[0] != "get") {
 				return nil // git's store and erase: there is nothing to do
+			}
+			if options.format == formatGit {
+				if mayHave, err := options.asked(cmd.InOrStdin()); err != nil || !mayHave {
+					return err
+				}
 			}
 			return runToken(cmd, options)
 		},
@@ -61,6 +67,7 @@ outages of a provider. That is what a workspace's sidecar runs; a notebook reads
 	flags.DurationVar(&options.want.Expires, "expires", 10*time.Minute, "the life that is wanted")
 	flags.StringVar(&options.out, "out", "", "write to this file instead of printing")
 	flags.StringVar(&options.format, "format", formatToken, "token, env, git-credential or exec-credential")
+	flags.StringSliceVar(&options.hosts, "host", nil, "a git server that may have the token, as in its address; for --format git-credential, repeatable")
 	flags.BoolVar(&options.watch, "watch", false, "keep the file fresh until told to stop")
 	flags.DurationVar(&options.wait, "wait", 0, "try again for so long where the service is away, or the person has yet to log in")
 	return command
@@ -87,9 +94,17 @@ func runToken(cmd *cobra.Command, options tokenOptions) error {
 	get := options.getter()
 	if options.watch {
 		log := slog.New(slog.NewJSONHandler(cmd.ErrOrStderr(), nil))
-		return watchToken(cmd.Context(), log, get, func(token api.Token) error { return replaceFile(options.out, render(token)) })
+		return watchToken(cmd.Context(), log, get, func(token api.Token) error {
+			if err := oneLine(token); err != nil {
+				return err
+			}
+			return replaceFile(options.out, render(token))
+		})
 	}
 	token, err := getWithin(cmd.Context(), options.wait, get)
+	if err == nil {
+		err = oneLine(token)
+	}
 	if err != nil {
 		return err
 	}
@@ -122,7 +137,7 @@ var formats = map[string]func(api.Token) string{
 	formatEnv: func(token api.Token) string {
 		return "export BEARER_TOKEN='" + strings.ReplaceAll(token.Value, "'", `'\''`) + "'\n"
 	},
-	formatGit: func(token api.Token) string { return "username=oauth2\npassword=" + token.Value + "\n" },
+	formatGit: gitCredential,
 	formatExec: func(token api.Token) string {
 		status := map[string]string{"token": token.Value}
 		if !token.ExpiresAt.IsZero() {

@@ -1,0 +1,79 @@
+package main
+
+import (
+	"encoding/base64"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/workspace-token-service/wts/api"
+)
+
+// OP-H1: git asks its helpers about every server that wants a password; the token goes to those that were
+// named, over https. The git is a real one.
+func TestTheTokenGoesToNamedGitServersAlone(t *testing.T) {
+	dir := t.TempDir()
+	file, program := filepath.Join(dir, "token"), filepath.Join(dir, "wts")
+	claims := base64.RawURLEncoding.EncodeToString([]byte(`{"exp":4102444800}`))
+	if err := os.WriteFile(file, []byte("e30."+claims+".c2ln\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if output, err := exec.Command("go", "build", "-tags", "nomsgpack", "-o", program, ".").CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, output)
+	}
+	for name, row := range map[string]struct {
+		wanted string // what git wants a credential for
+		good   bool
+	}{
+		"the named server":                {"protocol=https\nhost=git.example.org\n", true},
+		"the same, in capitals":           {"protocol=https\nhost=GIT.example.org\n", true},
+		"a second one, with a port":       {"protocol=https\nhost=mirror.example.org:8443\npath=x.git\n", true},
+		"another server":                  {"protocol=https\nhost=evil.example\n", false},
+		"another port":                    {"protocol=https\nhost=git.example.org:444\n", false},
+		"a name that ends like it":        {"protocol=https\nhost=evil-git.example.org\n", false},
+		"without encryption":              {"protocol=http\nhost=git.example.org\n", false},
+		"the user's name for another one": {"protocol=https\nhost=evil.example\nusername=git.example.org\n", false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			helper := "!" + program + " token --file " + file + " --format git-credential --host git.example.org --host mirror.example.org:8443"
+			git := exec.Command("git", "-c", "credential.helper=", "-c", "credential.helper="+helper, "credential", "fill")
+			git.Env = append(os.Environ(), "GIT_TERMINAL_PROMPT=0", "GIT_ASKPASS=true", "SSH_ASKPASS=true", "GIT_CONFIG_NOSYSTEM=1", "HOME="+dir)
+			git.Stdin = strings.NewReader(row.wanted + "\n")
+			output, _ := git.CombinedOutput() // where no helper answers, git fails or asks in vain
+			if given := strings.Contains(string(output), "password=e30."); given != row.good {
+				t.Errorf("git has:\n%s", output)
+			}
+		})
+	}
+}
+
+// git 2.41 and later forget the token when it has expired.
+func TestGitIsToldWhenTheTokenExpires(t *testing.T) {
+	for name, token := range map[string]api.Token{
+		"as wts said":       {Value: "opaque", ExpiresAt: time.Unix(4102444800, 0)},
+		"as the JWT states": {Value: "e30." + base64.RawURLEncoding.EncodeToString([]byte(`{"exp":4102444800}`)) + ".c2ln"},
+	} {
+		if text := gitCredential(token); !strings.HasSuffix(text, "\npassword_expiry_utc=4102444800\n") {
+			t.Errorf("%s: %q", name, text)
+		}
+	}
+	if text := gitCredential(api.Token{Value: "opaque"}); text != "username=oauth2\npassword=opaque\n" {
+		t.Errorf("not known: %q", text)
+	}
+}
+
+// SE18: a token with a line break is no line of a protocol that is read line by line.
+func TestATokenWithALineBreakIsNotPrinted(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "token")
+	if err := os.WriteFile(file, []byte("x\nhost=evil.example\nquit=1"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, format := range []string{"token", "env", "exec-credential"} {
+		if out, err := run(t, "token", "--file", file, "--format", format); err == nil || strings.Contains(out, "evil") {
+			t.Errorf("%s: %q, %v", format, out, err)
+		}
+	}
+}

@@ -109,6 +109,9 @@ type Callback struct {
 	// Provider is whose own callback was called; empty for the one that is shared.
 	Provider string
 	Sealed   string // the flow cookie's value, empty where the browser had none
+	// Admit is asked once the login is known to be this browser's own, before anything is written or sent
+	// because of it; its error ends the login.
+	Admit func(provider string) error
 	// Username is whose login at the default provider it has to be; empty for anybody's.
 	Username string
 	UserID   string // who is signed in, empty where nobody is
@@ -170,6 +173,11 @@ func (b *Broker) Finish(ctx context.Context, back Callback) (Connected, error) {
 		return Connected{}, err
 	}
 	result := Connected{Provider: begun.Provider, Redirect: begun.Redirect, Default: b.IsDefault(begun.Provider)}
+	if back.Admit != nil {
+		if err := back.Admit(begun.Provider); err != nil {
+			return result, err
+		}
+	}
 	// 2. It is good for one callback, on any replica.
 	digest := sha256.Sum256([]byte(begun.State))
 	if err := b.logins.UseState(ctx, digest[:], FlowLife); errors.Is(err, ErrReplayed) {
@@ -202,6 +210,9 @@ func (b *Broker) Finish(ctx context.Context, back Callback) (Connected, error) {
 	if err != nil {
 		return result, b.loginFailure(err)
 	}
+	if result.Default {
+		result.Username = identity.Username // for the audit, whatever becomes of the login
+	}
 	if result.Default && identity.NameOutage != nil {
 		return result, b.loginFailure(identity.NameOutage)
 	}
@@ -217,7 +228,9 @@ func (b *Broker) Finish(ctx context.Context, back Callback) (Connected, error) {
 	stored, err := b.logins.Connect(ctx, Grant{
 		UserID: begun.UserID, Provider: begun.Provider, Identity: identity, Tokens: tokens, Separate: upstream.Config.SeparateGrants(), Began: exchanged,
 	})
-	result.UserID, result.Username, result.Lasting = stored.UserID, stored.Username, stored.Lasting
+	if stored.UserID != "" {
+		result.UserID, result.Username, result.Lasting = stored.UserID, stored.Username, stored.Lasting
+	}
 	switch {
 	case errors.Is(err, ErrRevoking):
 		return result, &Unavailable{RetryAfter: revocationSlack, Cause: err}

@@ -48,6 +48,7 @@ var table = []struct {
 	{errNotFound, answer{http.StatusNotFound, "There is nothing at this address", 0}},
 	{errMethod, answer{http.StatusMethodNotAllowed, "The method is not allowed for this address", 0}},
 	{errLongRedirect, answer{http.StatusBadRequest, "redirect is longer than 4096 bytes", 0}},
+	{errManyLogins, answer{http.StatusTooManyRequests, "Too many logins at the moment, try again in a minute", 30 * time.Second}},
 	{errFraming, answer{http.StatusForbidden, denied + errFraming.Error(), 0}},
 	{errCrossing, answer{http.StatusForbidden, denied + errCrossing.Error(), 0}},
 	{authn.ErrUnavailable, answer{http.StatusServiceUnavailable, "The service cannot tell who is calling at the moment, try again later", 2 * time.Second}},

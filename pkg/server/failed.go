@@ -21,6 +21,7 @@ type failure struct {
 // failures are looked through from the top; the last line is for everything else.
 var failures = []failure{
 	{broker.ErrNoCode, "declined", http.StatusForbidden, "%s did not log you in", "The login was declined, or ended there. Nothing has changed here.", true},
+	{errManyLogins, "many", http.StatusTooManyRequests, "Too many sign-ins at the moment", "Try again in a minute.", true},
 	{broker.ErrState, "state", http.StatusForbidden, "This sign-in took too long, or was opened twice", "Nothing has changed. Start again from here.", true},
 	{broker.ErrReplayed, "replayed", http.StatusForbidden, "This sign-in was completed before", "If you expected something else, start again from here.", true},
 	{broker.ErrClientRejected, "client", http.StatusServiceUnavailable, "%s does not know this service", "An operator has to correct the registration there.", false},

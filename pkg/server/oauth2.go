@@ -68,15 +68,25 @@ func (s *Server) authorize(x *exchange) error {
 		back.Username = x.caller.User.Username
 	}
 	x.event.Action = audit.Connect
+	ended := func(bool) {}
+	back.Admit = func(provider string) (err error) {
+		ended, err = s.logins.admit(x.Request.Context(), x, provider)
+		return err
+	}
 	done, err := s.Broker.Finish(x.Request.Context(), back)
+	if ended != nil {
+		ended(errors.Is(err, broker.ErrLoginFailed) || errors.Is(err, broker.ErrReplayed))
+	}
 	x.event.Provider = done.Provider
 	if done.Default {
 		x.event.Action = audit.Login
 	}
+	if done.Username != "" { // also of a login that is refused: the audit says whose it was
+		x.caller.User.ID, x.caller.User.Username = done.UserID, done.Username
+	}
 	if err != nil {
 		return &loginError{err, done.Provider}
 	}
-	x.caller.User.ID, x.caller.User.Username = done.UserID, done.Username
 	if done.Default {
 		if err := s.signIn(x, done.UserID); err != nil {
 			return err

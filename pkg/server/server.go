@@ -121,6 +121,7 @@ type Server struct {
 	discovery []byte
 	exchanges sync.Pool
 	crossSite *http.CrossOriginProtection
+	logins    *loginLimits
 	draining  atomic.Bool
 }
 
@@ -131,7 +132,7 @@ func (s *Server) Drain() { s.draining.Store(true) }
 func New(parts Parts) *Server {
 	gin.SetMode(gin.ReleaseMode)
 	parts.Config = parts.Config.WithDefaults()
-	s := &Server{Parts: parts, engine: gin.New(), crossSite: http.NewCrossOriginProtection()}
+	s := &Server{Parts: parts, engine: gin.New(), crossSite: http.NewCrossOriginProtection(), logins: newLoginLimits()}
 	if public, err := url.Parse(parts.Config.URL); err == nil {
 		s.base, s.secure = strings.TrimRight(public.Path, "/"), public.Scheme == "https"
 		_ = s.crossSite.AddTrustedOrigin(public.Scheme + "://" + public.Host) // an origin, since the URL is valid

@@ -54,6 +54,7 @@ func (s *Logins) Connect(ctx context.Context, grant broker.Grant) (stored broker
 			return err
 		}
 		if who.DisabledAt != nil {
+			stored = broker.Stored{UserID: who.ID, Username: who.Username} // for the audit
 			return broker.ErrUserDisabled
 		}
 		change, err := s.putConnection(tx, who, grant)
@@ -61,7 +62,10 @@ func (s *Logins) Connect(ctx context.Context, grant broker.Grant) (stored broker
 		object = objectOf(who.ID, grant.Provider)
 		return err
 	})
-	for _, known := range []error{broker.ErrOtherAccount, broker.ErrUserDisabled, broker.ErrSignInFirst, broker.ErrRevoking} {
+	if errors.Is(err, broker.ErrUserDisabled) {
+		return stored, broker.ErrUserDisabled
+	}
+	for _, known := range []error{broker.ErrOtherAccount, broker.ErrSignInFirst, broker.ErrRevoking} {
 		if errors.Is(err, known) {
 			return broker.Stored{}, known
 		}

@@ -15,6 +15,7 @@ import (
 	"text/tabwriter"
 	"time"
 
+	"github.com/KimMachineGun/automemlimit/memlimit"
 	"github.com/spf13/cobra"
 
 	"github.com/workspace-token-service/wts/config"
@@ -34,6 +35,7 @@ func serveCommand(file *string) *cobra.Command {
 			if err != nil {
 				return err
 			}
+			limitMemory()
 			defer slacken()()
 			log, flush := telemetry.NewLog(loaded.Log, cmd.ErrOrStderr())
 			defer flush()
@@ -277,6 +279,15 @@ func usersCommand(file *string) *cobra.Command {
 		})
 	}
 	return users
+}
+
+// memoryShare is how much of the container's memory the collector may let the process use before it works
+// harder; the rest is for what is not the collector's, and for a moment's growth.
+const memoryShare = 0.8
+
+// limitMemory keeps the process below its container's limit, unless GOMEMLIMIT says something else.
+func limitMemory() {
+	_, _ = memlimit.SetGoMemLimitWithOpts(memlimit.WithRatio(memoryShare), memlimit.WithProvider(memlimit.FromCgroup)) // without a limit there is none to keep
 }
 
 // said tells an operator what has been done, and what holds for a replica that cannot hear of it.

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
 	"strings"
 	"time"
 
@@ -149,9 +150,12 @@ const (
 	readTimeout       = 30 * time.Second
 	writeTimeout      = 90 * time.Second
 	idleTimeout       = 2 * time.Minute
-	maxHeaderBytes    = 256 << 10
+	maxHeaderBytes    = 64 << 10
 	// requestTime is how long requests under way have at the end: callers wait for 15 s at most.
 	requestTime = 20 * time.Second
+	// silentTime is how long after drain_delay a connection that says nothing is waited for; Shutdown itself waits
+	// for 5 s.
+	silentTime = 100 * time.Millisecond
 	// lastFlights is how long after drain_delay requests under way may still begin a refresh.
 	lastFlights = 2 * time.Second
 )
@@ -167,10 +171,14 @@ func (s *service) run(ctx context.Context, ready func(addresses []net.Addr)) err
 	if err != nil {
 		return err
 	}
+	connections := server.NewConnections(s.authn.Bounded)
+	for at, listener := range listeners {
+		listeners[at] = connections.Listener(listener)
+	}
 	if listeners, err = encrypt(listeners, s.config.Server.TLS); err != nil {
 		return err
 	}
-	servers := []*http.Server{newHTTPServer(s.server, s.log)}
+	servers := []*http.Server{newHTTPServer(s.server, connections, s.log)}
 	if s.config.Server.MetricsListen != "off" {
 		metricsListener, err := s.listen([]string{s.config.Server.MetricsListen})
 		if err != nil {
@@ -178,8 +186,9 @@ func (s *service) run(ctx context.Context, ready func(addresses []net.Addr)) err
 		}
 		mux := http.NewServeMux()
 		mux.Handle("GET /metrics", s.metrics.Handler())
-		servers = append(servers, newHTTPServer(mux, s.log))
-		go func() { _ = servers[1].Serve(metricsListener[0]) }()
+		scrapes := server.NewConnections(func(netip.Addr) bool { return true })
+		servers = append(servers, newHTTPServer(mux, scrapes, s.log))
+		go func() { _ = servers[1].Serve(scrapes.Listener(metricsListener[0])) }()
 	}
 	failed := make(chan error, len(listeners)+1)
 	for _, listener := range listeners {
@@ -210,32 +219,34 @@ func (s *service) run(ctx context.Context, ready func(addresses []net.Addr)) err
 	select {
 	case <-ctx.Done():
 		s.log.Info("draining")
-		return s.drain(servers)
+		return s.drain(servers, connections)
 	case err := <-failed:
-		return errors.Join(err, s.drain(servers))
+		return errors.Join(err, s.drain(servers, connections))
 	}
 }
 
-func newHTTPServer(handler http.Handler, log *slog.Logger) *http.Server {
+func newHTTPServer(handler http.Handler, connections *server.Connections, log *slog.Logger) *http.Server {
 	return &http.Server{
-		Handler: handler, ReadHeaderTimeout: readHeaderTimeout, ReadTimeout: readTimeout, WriteTimeout: writeTimeout,
+		Handler: connections.Handler(handler), ReadHeaderTimeout: readHeaderTimeout, ReadTimeout: readTimeout, WriteTimeout: writeTimeout,
 		IdleTimeout: idleTimeout, MaxHeaderBytes: maxHeaderBytes,
-		ConnContext: func(ctx context.Context, _ net.Conn) context.Context { return authn.WithConnection(ctx) },
-		ErrorLog:    slog.NewLogLogger(log.Handler(), slog.LevelDebug),
+		ConnContext: func(ctx context.Context, accepted net.Conn) context.Context {
+			return connections.Context(authn.WithConnection(ctx), accepted)
+		},
+		ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug),
 	}
 }
 
 // drain ends the service without losing a token (refresh-engine.md, "Stopping"). For drain_delay it goes on
 // as before, while /readyz sends what balances the load elsewhere. Then no request is taken and no refresh
 // begun; those under way are waited for until stop_timeout.
-func (s *service) drain(servers []*http.Server) (err error) {
+func (s *service) drain(servers []*http.Server, connections *server.Connections) (err error) {
 	began := time.Now()
 	s.server.Drain()
 	time.Sleep(s.config.DrainDelay)
 	stop, cancel := context.WithDeadline(context.Background(), began.Add(max(s.config.StopTimeout, s.config.DrainDelay)))
 	defer cancel()
 	requests := make(chan error, 1)
-	go func() { requests <- s.endRequests(stop, servers) }()
+	go func() { requests <- s.endRequests(stop, servers, connections) }()
 	select { // a request under way may still need a refresh
 	case err = <-requests:
 	case <-time.After(lastFlights):
@@ -250,9 +261,10 @@ func (s *service) drain(servers []*http.Server) (err error) {
 }
 
 // endRequests takes no new request, and waits for those under way.
-func (*service) endRequests(ctx context.Context, servers []*http.Server) (err error) {
+func (*service) endRequests(ctx context.Context, servers []*http.Server, connections *server.Connections) (err error) {
 	ctx, cancel := context.WithTimeout(ctx, requestTime)
 	defer cancel()
+	time.AfterFunc(silentTime, connections.EndSilent)
 	for _, one := range servers {
 		if failed := one.Shutdown(ctx); failed != nil {
 			err = errors.Join(err, fmt.Errorf("requests were cut off: %w", failed), one.Close())

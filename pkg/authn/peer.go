@@ -54,6 +54,12 @@ func (a *Authenticator) Peer(r *http.Request) Peer {
 	return peer
 }
 
+// Bounded tells that connections from an address are counted by it: where no proxy is configured, any address
+// may be one.
+func (a *Authenticator) Bounded(address netip.Addr) bool {
+	return len(a.trusted) > 0 && !a.trusts(address)
+}
+
 func (a *Authenticator) trusts(address netip.Addr) bool {
 	for _, network := range a.trusted {
 		if network.Contains(address) {

@@ -75,6 +75,9 @@ func (s *Server) begin(c *gin.Context) *exchange {
 	if c.Request.TLS != nil { // else what ends TLS before us says so, or does not want to
 		header["Strict-Transport-Security"] = oneYear
 	}
+	if s.draining.Load() {
+		header["Connection"] = closing // so that clients go elsewhere before we are gone
+	}
 	if c.Request.Body != nil && c.Request.Body != http.NoBody {
 		c.Request.Body = http.MaxBytesReader(c.Writer, c.Request.Body, maxBody)
 	}
@@ -88,6 +91,7 @@ var (
 	nosniff    = []string{"nosniff"}
 	noReferrer = []string{"no-referrer"}
 	noStore    = []string{"no-store"}
+	closing    = []string{"close"}
 	oneYear    = []string{"max-age=31536000"}
 	jsonType   = []string{"application/json"}
 )

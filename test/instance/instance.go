@@ -31,7 +31,7 @@ var build = sync.OnceValues(func() (string, error) {
 	}
 	path := filepath.Join(dir, "wts")
 	args := []string{"build", "-tags", "nomsgpack", "-o", path}
-	if raceEnabled {
+	if Race {
 		args = append(args, "-race")
 	}
 	command := exec.Command("go", append(args, "github.com/workspace-token-service/wts/cmd/wts")...)

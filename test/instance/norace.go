@@ -2,4 +2,5 @@
 
 package instance
 
-const raceEnabled = false
+// Race tells that the race detector is on, which makes processes larger and slower.
+const Race = false

@@ -2,4 +2,5 @@
 
 package instance
 
-const raceEnabled = true
+// Race tells that the race detector is on, which makes processes larger and slower.
+const Race = true

@@ -35,6 +35,8 @@ type Setup struct {
 	// Grace is the provider's, Life that of its access tokens; Timeout is how long an answer of it is
 	// waited for, default 4 s.
 	Grace, Life, Timeout time.Duration
+	// DrainDelay is how long a replica that was told to stop goes on; default 0.
+	DrainDelay time.Duration
 	// Rate is refresh_rate, a second.
 	Rate int
 	// Revokes: a refresh ends the access token before.
@@ -131,6 +133,7 @@ database: {url: "%s"}
 keyring_file: %s
 workers_file: %s/workers.yaml
 spool_dir: %s/spool-%d
+drain_delay: %s
 stop_timeout: %s
 spool_wait: %s
 log: {level: %s}
@@ -138,7 +141,7 @@ default_provider: main
 providers:
   main: {issuer: "%s", %s}
   second: {issuer: "%s", %s}
-`, public, address, r.Database.URL, keyFile, dir, dir, at, max(20*time.Second, timeout+10*time.Second), max(20*time.Second, timeout+6*time.Second),
+`, public, address, r.Database.URL, keyFile, dir, dir, at, of.DrainDelay, max(20*time.Second, timeout+10*time.Second), max(20*time.Second, timeout+6*time.Second),
 			cmp.Or(of.Log, "warn"), r.Provider.Issuer, options, r.Second.Issuer, options)))
 	}
 	for _, one := range r.WTS {

@@ -1,0 +1,185 @@
+package server
+
+import (
+	"context"
+	"crypto/tls"
+	"net"
+	"net/http"
+	"net/netip"
+	"sync"
+	"time"
+)
+
+// Bounds of the connections (rule F2). A connection costs about 20 kB, and what its client has sent of an
+// unfinished request's head.
+const (
+	maxConnections = 4096
+	maxOfOnePeer   = 512      // where peers can be told apart
+	maxHeads       = 32 << 20 // bytes of unfinished heads, of all connections together
+)
+
+// Connections bounds what clients can make us hold who have not finished a request's head: it ends those
+// that hold most, or are silent longest, so that a client which sends a whole request always finds a place.
+type Connections struct {
+	bounded func(netip.Addr) bool // tells a peer that is no proxy, which has many connections for many people
+
+	mu    sync.Mutex
+	all   map[*connection]bool
+	peers map[netip.Addr]int
+	heads int // bytes of unfinished heads
+}
+
+// NewConnections bounds connections in all, and those of a peer where bounded says so.
+func NewConnections(bounded func(netip.Addr) bool) *Connections {
+	return &Connections{bounded: bounded, all: map[*connection]bool{}, peers: map[netip.Addr]int{}}
+}
+
+// connection is one of them. Its fields are guarded by the Connections' lock.
+type connection struct {
+	net.Conn
+	of   *Connections
+	peer netip.Addr
+	head int       // bytes of the head that is being read
+	busy bool      // a request is being answered
+	last time.Time // of its last byte, or answer
+}
+
+// Listener bounds the connections of a listener.
+func (c *Connections) Listener(from net.Listener) net.Listener { return listener{from, c} }
+
+type listener struct {
+	net.Listener
+	of *Connections
+}
+
+// Accept implements net.Listener.
+func (l listener) Accept() (net.Conn, error) {
+	for {
+		accepted, err := l.Listener.Accept()
+		if err != nil {
+			return nil, err
+		}
+		if admitted := l.of.admit(accepted); admitted != nil {
+			return admitted, nil
+		}
+		_ = accepted.Close()
+	}
+}
+
+// admit takes a connection in, for which it ends another where there are too many. It is nil for one too many
+// of one peer.
+func (c *Connections) admit(accepted net.Conn) net.Conn {
+	admitted := &connection{Conn: accepted, of: c, last: time.Now()}
+	if address, err := netip.ParseAddrPort(accepted.RemoteAddr().String()); err == nil {
+		admitted.peer = address.Addr().Unmap().WithZone("")
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.peers[admitted.peer] >= maxOfOnePeer && c.bounded(admitted.peer) {
+		return nil
+	}
+	if len(c.all) >= maxConnections {
+		c.endLocked(silentLongest)
+	}
+	c.all[admitted] = true
+	c.peers[admitted.peer]++
+	return admitted
+}
+
+// endLocked ends the connection that comes first by an order, of those that answer no request.
+func (c *Connections) endLocked(before func(a, b *connection) bool) {
+	var first *connection
+	for one := range c.all {
+		if !one.busy && (first == nil || before(one, first)) {
+			first = one
+		}
+	}
+	if first != nil {
+		c.forgetLocked(first)
+		_ = first.Conn.Close()
+	}
+}
+
+func silentLongest(a, b *connection) bool { return a.last.Before(b.last) }
+func largestHead(a, b *connection) bool   { return a.head > b.head }
+
+func (c *Connections) forgetLocked(one *connection) {
+	if !c.all[one] {
+		return
+	}
+	delete(c.all, one)
+	c.heads -= one.head
+	one.head = 0
+	if c.peers[one.peer]--; c.peers[one.peer] == 0 {
+		delete(c.peers, one.peer)
+	}
+}
+
+// Read implements net.Conn.
+func (one *connection) Read(into []byte) (int, error) {
+	n, err := one.Conn.Read(into)
+	c := one.of
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	one.last = time.Now()
+	if n > 0 && !one.busy && c.all[one] {
+		one.head += n
+		c.heads += n
+		for c.heads > maxHeads {
+			c.endLocked(largestHead)
+		}
+	}
+	return n, err
+}
+
+// Close implements net.Conn.
+func (one *connection) Close() error {
+	one.of.mu.Lock()
+	one.of.forgetLocked(one)
+	one.of.mu.Unlock()
+	return one.Conn.Close()
+}
+
+type connectionKey struct{}
+
+// Context gives a connection's context what Begun and Ended find it by; an HTTP server calls it for each.
+func (*Connections) Context(ctx context.Context, accepted net.Conn) context.Context {
+	if encrypted, ok := accepted.(*tls.Conn); ok {
+		accepted = encrypted.NetConn()
+	}
+	if one, ok := accepted.(*connection); ok {
+		return context.WithValue(ctx, connectionKey{}, one)
+	}
+	return ctx
+}
+
+// Handler tells the connections which of them have finished a head and are being answered.
+func (c *Connections) Handler(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if one, ok := r.Context().Value(connectionKey{}).(*connection); ok {
+			c.set(one, true)
+			defer c.set(one, false)
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+func (c *Connections) set(one *connection, busy bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	one.busy, one.last = busy, time.Now()
+	c.heads -= one.head
+	one.head = 0
+}
+
+// EndSilent ends the connections that answer no request: at the end of the service nothing comes of them.
+func (c *Connections) EndSilent() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for one := range c.all {
+		if !one.busy && one.head == 0 {
+			c.forgetLocked(one)
+			_ = one.Conn.Close()
+		}
+	}
+}

@@ -36,6 +36,9 @@ type service struct {
 	server  *server.Server
 	metrics *telemetry.Metrics
 	cluster *kube.Cluster // nil outside Kubernetes
+	// certificates are those that the service ends TLS with, if it does.
+	certificates *certificates
+	health       health
 }
 
 // newService wires a replica of a valid configuration. It reaches for nothing yet.
@@ -72,12 +75,8 @@ func newService(ctx context.Context, config config.Config, log *slog.Logger) (*s
 		Config: config.Server, Authn: s.authn, Sessions: s.session, Broker: s.broker, Issuer: s.issuer, Commons: aggregate.New(config.Aggregate),
 		Database: s.store, Observer: observer{s.metrics}, Log: log,
 	})
-	s.metrics.Gauge("wts_database_reached", "1 once the database was reached with its schema in place.", func() float64 {
-		if s.store.Reached() {
-			return 1
-		}
-		return 0
-	})
+	s.certificates = &certificates{config: config.Server.TLS}
+	s.gauges()
 	return s, nil
 }
 
@@ -175,7 +174,7 @@ func (s *service) run(ctx context.Context, ready func(addresses []net.Addr)) err
 	for at, listener := range listeners {
 		listeners[at] = connections.Listener(listener)
 	}
-	if listeners, err = encrypt(listeners, s.config.Server.TLS); err != nil {
+	if listeners, err = s.certificates.encrypt(listeners); err != nil {
 		return err
 	}
 	servers := []*http.Server{newHTTPServer(s.server, connections, s.log)}
@@ -203,6 +202,7 @@ func (s *service) run(ctx context.Context, ready func(addresses []net.Addr)) err
 		go s.cluster.Run(background)
 	}
 	go s.summarize(background)
+	go s.watchDatabase(background)
 	go func() {
 		if err := s.keepHouse(background); err != nil {
 			failed <- err

@@ -26,18 +26,17 @@ type certificates struct {
 const lookEvery = 10 * time.Second
 
 // encrypt puts TLS around listeners, where the configuration names a certificate (security.md F6).
-func encrypt(listeners []net.Listener, config server.TLSConfig) ([]net.Listener, error) {
-	if config.CertFile == "" {
+func (c *certificates) encrypt(listeners []net.Listener) ([]net.Listener, error) {
+	if c.config.CertFile == "" {
 		return listeners, nil
 	}
-	served := &certificates{config: config}
-	if _, err := served.get(nil); err != nil {
+	if _, err := c.get(nil); err != nil {
 		return nil, err
 	}
 	encrypted := make([]net.Listener, 0, len(listeners))
 	for _, plain := range listeners {
 		encrypted = append(encrypted, tls.NewListener(plain, &tls.Config{
-			MinVersion: tls.VersionTLS12, GetCertificate: served.get, NextProtos: []string{"http/1.1"},
+			MinVersion: tls.VersionTLS12, GetCertificate: c.get, NextProtos: []string{"http/1.1"},
 		}))
 	}
 	return encrypted, nil
@@ -63,6 +62,18 @@ func (c *certificates) get(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 		return nil, fmt.Errorf("tls: the certificate cannot be read: %w", err)
 	}
 	return c.current, nil
+}
+
+// expires is when the certificate that is served expires; zero where there is none.
+func (c *certificates) expires() time.Time {
+	if c.config.CertFile == "" {
+		return time.Time{}
+	}
+	current, err := c.get(nil)
+	if err != nil || current.Leaf == nil {
+		return time.Time{}
+	}
+	return current.Leaf.NotAfter
 }
 
 func (c *certificates) changed() (newest time.Time, err error) {

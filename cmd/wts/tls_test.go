@@ -109,7 +109,7 @@ func TestACertificateThatIsReplaced(t *testing.T) {
 	if got := name(); got != "second" {
 		t.Errorf("rubbish: %s", got)
 	}
-	if _, err := encrypt([]net.Listener{}, server.TLSConfig{CertFile: "nowhere", KeyFile: "nowhere"}); err == nil {
+	if _, err := (&certificates{config: server.TLSConfig{CertFile: "nowhere", KeyFile: "nowhere"}}).encrypt([]net.Listener{}); err == nil {
 		t.Error("no certificate is no error")
 	}
 }

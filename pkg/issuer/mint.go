@@ -97,6 +97,26 @@ func (i *Issuer) Mint(request Request) (Token, error) {
 	return Token{Value: value, ID: id, Audience: request.Audience, ExpiresIn: expiresIn, ExpiresAt: time.Unix(body.ExpiresAt, 0)}, nil
 }
 
+// SigningSince is when the oldest of the keys that sign now began to; zero where none does.
+func (i *Issuer) SigningSince() (oldest time.Time) {
+	state, now := i.state.Load(), i.now()
+	if state == nil {
+		return time.Time{}
+	}
+	seen := map[string]bool{}
+	for at := range state.signers { // the newest first
+		key := &state.signers[at]
+		if seen[key.algorithm] || now.Before(key.activatesAt) {
+			continue
+		}
+		seen[key.algorithm] = true
+		if oldest.IsZero() || key.activatesAt.Before(oldest) {
+			oldest = key.activatesAt
+		}
+	}
+	return oldest
+}
+
 // signer is the newest key that has begun to sign and is published for as long as the token lives.
 func (i *Issuer) signer(algorithm string, now, expiresAt time.Time) (*signer, error) {
 	state := i.state.Load()

@@ -85,6 +85,9 @@ func (s *Server) failed(x *exchange) error {
 	if shown.reason == "account" {
 		message.Steps = []web.Step{{Label: "Keep", Address: s.base + "/"}, {Label: "Disconnect " + name, Address: s.base + "/oauth2/logout?idp=" + url.QueryEscape(id), Post: true}}
 	}
+	if shown.status == http.StatusServiceUnavailable || shown.status == http.StatusTooManyRequests {
+		x.Header("Retry-After", "5")
+	}
 	s.page(x, shown.status, message)
 	return nil
 }

@@ -8,6 +8,7 @@ import (
 	"io"
 	"maps"
 	"os"
+	"os/user"
 	"path/filepath"
 	"runtime"
 	"runtime/debug"
@@ -272,7 +273,7 @@ func usersCommand(file *string) *cobra.Command {
 					fmt.Fprint(cmd.OutOrStdout(), said(args[0], disabled, loaded.RideThroughMax))
 					log, flush := telemetry.NewLog(loaded.Log, cmd.ErrOrStderr())
 					defer flush()
-					audit.Write(cmd.Context(), log, audit.Event{Action: audit.Action("user " + name), Username: args[0], Proof: "operator"})
+					audit.Write(cmd.Context(), log, audit.Event{Action: audit.Action("user " + name), Username: args[0], Proof: "operator", Actor: operator()})
 					return nil
 				})(cmd, nil)
 			},
@@ -288,6 +289,21 @@ const memoryShare = 0.8
 // limitMemory keeps the process below its container's limit, unless GOMEMLIMIT says something else.
 func limitMemory() {
 	_, _ = memlimit.SetGoMemLimitWithOpts(memlimit.WithRatio(memoryShare), memlimit.WithProvider(memlimit.FromCgroup)) // without a limit there is none to keep
+}
+
+// operator names who runs a command, for the audit: the user of this machine, and who became that user.
+func operator() string {
+	name, host := "unknown", "unknown"
+	if current, err := user.Current(); err == nil {
+		name = current.Username
+	}
+	if before := os.Getenv("SUDO_USER"); before != "" {
+		name = before + " as " + name
+	}
+	if found, err := os.Hostname(); err == nil {
+		host = found
+	}
+	return name + "@" + host
 }
 
 // said tells an operator what has been done, and what holds for a replica that cannot hear of it.

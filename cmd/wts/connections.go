@@ -71,7 +71,7 @@ func connectionsCommand(file *string) *cobra.Command {
 					log, flush := telemetry.NewLog(loaded.Log, cmd.ErrOrStderr())
 					defer flush()
 					fmt.Fprintf(cmd.OutOrStdout(), "Disconnected. Every replica that reaches the database refuses %s within 5 s; the provider is told where it has a revocation endpoint.\n", one.Username)
-					audit.Write(cmd.Context(), log, audit.Event{Action: audit.Disconnect, UserID: one.UserID, Username: one.Username, Provider: one.Provider, Proof: "operator"})
+					audit.Write(cmd.Context(), log, audit.Event{Action: audit.Disconnect, UserID: one.UserID, Username: one.Username, Provider: one.Provider, Proof: "operator", Actor: operator()})
 					return nil
 				})(cmd, nil)
 			},

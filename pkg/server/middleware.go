@@ -43,6 +43,8 @@ type exchange struct {
 	event   audit.Event
 	err     error
 	began   time.Time
+	route   string
+	logged  bool
 	attrs   []slog.Attr
 }
 
@@ -52,7 +54,7 @@ func (s *Server) handler(route string, policy policy, handle func(*exchange) err
 	count := s.Observer.Route(route)
 	return func(c *gin.Context) {
 		x := s.begin(c)
-		x.event.Action = policy.action
+		x.route, x.event.Action = route, policy.action
 		defer s.end(x, route, count)
 		if x.err = s.admit(x, policy); x.err == nil {
 			x.err = handle(x)
@@ -157,7 +159,9 @@ func (s *Server) end(x *exchange, route string, count func(int, time.Duration)) 
 	x.Writer.WriteHeaderNow()
 	status, took := x.Writer.Status(), time.Since(x.began)
 	count(status, took)
-	s.logLine(x, route, status, took)
+	if !x.logged {
+		s.logLine(x, route, status, took)
+	}
 	attrs := x.attrs[:0]
 	clear(x.attrs[:cap(x.attrs)])
 	*x = exchange{attrs: attrs}
@@ -165,6 +169,13 @@ func (s *Server) end(x *exchange, route string, count func(int, time.Duration)) 
 }
 
 var errPanic = errors.New("a handler panicked")
+
+// record writes the line of a request that is about to be answered with a token: the audit has it before the
+// caller does, whatever becomes of this process.
+func (s *Server) record(x *exchange) {
+	s.logLine(x, x.route, http.StatusOK, time.Since(x.began))
+	x.logged = true
+}
 
 // logLine writes the one line of a request. Queries are left out: they hold codes.
 func (s *Server) logLine(x *exchange, route string, status int, took time.Duration) {

@@ -73,6 +73,7 @@ func (s *Server) token(x *exchange) error {
 	if token.Degraded {
 		x.Header("Wts-Degraded", "the token lives, and no better one can be had at the moment")
 	}
+	s.record(x)
 	x.Writer.Header()["Content-Type"] = jsonType
 	x.Writer.WriteHeader(http.StatusOK)
 	_, err = x.Writer.WriteString(token.Body)
@@ -110,6 +111,7 @@ func (s *Server) mint(x *exchange, want tokenWanted, life time.Duration) error {
 		return err
 	}
 	x.event.Token = token.ID
+	s.record(x)
 	return x.json(http.StatusOK, minted{Token: token.Value, TokenType: "Bearer", ExpiresIn: token.ExpiresIn, Audience: token.Audience})
 }
 

@@ -3,7 +3,6 @@
 package telemetry
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -42,11 +41,13 @@ func (c LogConfig) level() (slog.Level, error) {
 }
 
 // NewLog makes a log and a function that writes out what it still holds. Lines are gathered for at
-// most a fifth of a second, so that a request does not wait for a system call; a warning goes out
-// at once, with all that came before it.
+// most a fifth of a second, so that a request does not wait for a system call. A warning is written before the
+// call returns, with all that came before it, and so is a line of the audit: what was handed out is on record
+// before its caller has it. Callers who wait at the same time share a write.
 func NewLog(config LogConfig, to io.Writer) (*slog.Logger, func()) {
 	level, _ := config.level()
-	buffer := &lineBuffer{out: bufio.NewWriterSize(to, 64<<10)}
+	buffer := &lineBuffer{to: to}
+	buffer.written = sync.NewCond(&buffer.mu)
 	options := &slog.HandlerOptions{Level: level}
 	var handler slog.Handler = slog.NewJSONHandler(buffer, options)
 	if config.Format == "text" {
@@ -55,49 +56,91 @@ func NewLog(config LogConfig, to io.Writer) (*slog.Logger, func()) {
 	return slog.New(urgent{handler, buffer}), buffer.flush
 }
 
-const flushAfter = 200 * time.Millisecond
+const (
+	flushAfter = 200 * time.Millisecond
+	flushAt    = 64 << 10 // bytes
+)
 
+// lineBuffer gathers lines. Its fields are guarded by mu, which is not held over a write.
 type lineBuffer struct {
-	mu      sync.Mutex
-	out     *bufio.Writer
-	pending bool
+	to io.Writer
+
+	mu            sync.Mutex
+	written       *sync.Cond
+	lines, spare  []byte
+	added, stored uint64 // lines, since the beginning
+	pending       bool   // a timer is set
+	writing       bool
 }
 
+// Write implements io.Writer for one line.
 func (b *lineBuffer) Write(line []byte) (int, error) {
 	b.mu.Lock()
-	defer b.mu.Unlock()
+	b.lines = append(b.lines, line...)
+	b.added++
 	if !b.pending {
 		b.pending = true
 		time.AfterFunc(flushAfter, b.flush)
 	}
-	return b.out.Write(line)
+	full := len(b.lines) >= flushAt
+	b.mu.Unlock()
+	if full {
+		b.flush()
+	}
+	return len(line), nil
 }
 
+// flush returns when the lines that are there now have been written: by itself, or by another that was about
+// to write them.
 func (b *lineBuffer) flush() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.pending = false
-	_ = b.out.Flush() // a log that cannot be written has nowhere to say so
+	for want := b.added; b.stored < want; {
+		if b.writing {
+			b.written.Wait()
+			continue
+		}
+		lines, until := b.lines, b.added
+		b.lines, b.writing = b.spare[:0], true
+		b.mu.Unlock()
+		_, _ = b.to.Write(lines) // a log that cannot be written has nowhere to say so
+		b.mu.Lock()
+		b.spare, b.stored, b.writing = lines, until, false
+		b.written.Broadcast()
+	}
 }
 
-// urgent writes out the buffer after a line that somebody should see now.
+// urgent writes out the buffer with a line that an operator should see now, or that a caller waits for.
 type urgent struct {
 	slog.Handler
 	buffer *lineBuffer
 }
 
+// Handle implements slog.Handler.
 func (u urgent) Handle(ctx context.Context, record slog.Record) error {
 	err := u.Handler.Handle(ctx, record)
-	if record.Level >= slog.LevelWarn {
+	if record.Level >= slog.LevelWarn || audited(record) {
 		u.buffer.flush()
 	}
 	return err
 }
 
+// audited tells a line of the audit by its attribute.
+func audited(record slog.Record) (yes bool) {
+	record.Attrs(func(attr slog.Attr) bool {
+		yes = attr.Key == "audit"
+		return !yes
+	})
+	return yes
+}
+
+// WithAttrs implements slog.Handler.
 func (u urgent) WithAttrs(attrs []slog.Attr) slog.Handler {
 	return urgent{u.Handler.WithAttrs(attrs), u.buffer}
 }
 
+// WithGroup implements slog.Handler.
 func (u urgent) WithGroup(name string) slog.Handler {
 	return urgent{u.Handler.WithGroup(name), u.buffer}
 }

@@ -1,11 +1,13 @@
 package telemetry_test
 
 import (
+	"fmt"
 	"io"
 	"log/slog"
 	"net/http/httptest"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -89,4 +91,39 @@ func TestWhatIsCountedIsServed(t *testing.T) {
 			t.Errorf("the metrics lack %s", want)
 		}
 	}
+}
+
+// OP-M7: a line of the audit is written before the call returns, and calls that wait at once share a write.
+func TestTheAuditIsWrittenBeforeItsCallerGoesOn(t *testing.T) {
+	out := &slowPaper{}
+	log, _ := telemetry.NewLog(telemetry.LogConfig{}, out)
+	var calls sync.WaitGroup
+	for number := range 200 {
+		calls.Go(func() {
+			log.Info("request", "audit", "handout", "number", number)
+			if !strings.Contains(out.String(), fmt.Sprintf(`"number":%d}`, number)) {
+				t.Errorf("line %d is not written", number)
+			}
+		})
+	}
+	calls.Wait()
+	if writes := out.writes.Load(); writes > 20 {
+		t.Errorf("%d writes for 200 lines at once", writes)
+	}
+	log.Info("request", "number", "none")
+	if strings.Contains(out.String(), `"none"`) {
+		t.Error("a line that is not of the audit is written at once")
+	}
+}
+
+// slowPaper takes ten milliseconds for each write.
+type slowPaper struct {
+	paper
+	writes atomic.Int32
+}
+
+func (p *slowPaper) Write(text []byte) (int, error) {
+	p.writes.Add(1)
+	time.Sleep(10 * time.Millisecond)
+	return p.paper.Write(text)
 }

@@ -15,8 +15,8 @@ func TestTheAuditSurvivesAKill(t *testing.T) {
 	r := rack.New(t, rack.Setup{People: 1, Replicas: 1, Life: time.Hour, Rate: 10, Log: "info"})
 	r.Connect(t, r.Names[0], time.Hour, false)
 	worker, handed := r.Worker(0), 0
-	for range 5 {
-		for range 5 {
+	for range 2 {
+		for range 10 {
 			if answer := r.WTS[0].Token(t, worker, ""); answer.Status != http.StatusOK {
 				t.Fatalf("answered %d %s", answer.Status, answer.Message)
 			}

@@ -10,7 +10,7 @@ DEMO    ?=
 GRACES  ?= 10s 3s 0s
 
 .DEFAULT_GOAL := help
-.PHONY: help build rootfs run demo test test-exact test-chart e2e test-kube torture promote posts outages test-torture simulate mutants mutate bench lint format fuzz check ready-test ready-e2e ready-rootfs clean
+.PHONY: help build rootfs run demo test test-exact test-chart e2e test-kube torture promote posts outages test-torture simulate mutants mutate bench lint format fuzz check release ready-test ready-e2e ready-rootfs clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -90,7 +90,12 @@ check: ## Check formatting, modules and known vulnerabilities
 	@test -z "$$($(TOOL) gofumpt -l .)" || { echo 'not formatted; run: make format'; $(TOOL) gofumpt -l .; exit 1; }
 	$(GO) mod tidy -diff
 	$(GO) vet -tags '$(TAGS) e2e kube mutants torture' ./...
-	@$(TOOL) govulncheck -tags $(TAGS) ./... || test/vulnerabilities-unknown
+	@$(TOOL) govulncheck -tags $(TAGS) ./... || RELEASE=$(RELEASE) test/vulnerabilities-unknown
+
+release: ## Build what is shipped, of a version and with vulnerabilities checked: VERSION=v1.2.3
+	@test -n "$(VERSION)" || { echo 'which version? make release VERSION=v1.2.3'; exit 1; }
+	$(MAKE) check RELEASE=1
+	$(MAKE) rootfs
 
 # What a fresh machine lacks is installed by its own package manager, if it may be; else it is said.
 ready-test:

@@ -2,6 +2,8 @@ package main
 
 import (
 	"bytes"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -125,5 +127,36 @@ func TestVersionOfABuildWithoutARepository(t *testing.T) {
 	output, err := exec.Command(program, "version").Output()
 	if err != nil || string(output) != "wts v1.2.3 c0ffee\n" {
 		t.Errorf("it says %q, %v", output, err)
+	}
+}
+
+// Rule F10: where the vulnerabilities could not be checked, a change lands with a loud word, and no release is
+// made. Where they were, and some were found, neither.
+func TestAReleaseWantsTheVulnerabilityDatabase(t *testing.T) {
+	there := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+	defer there.Close()
+	for name, row := range map[string]struct {
+		database, release string
+		good, loud        bool
+	}{
+		"a change, and no database":      {"http://127.0.0.1:1/db", "", true, true},
+		"a release, and no database":     {"http://127.0.0.1:1/db", "1", false, true},
+		"a change with vulnerabilities":  {there.URL, "", false, false},
+		"a release with vulnerabilities": {there.URL, "1", false, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			command := exec.Command("../../test/vulnerabilities-unknown")
+			command.Env = append(os.Environ(), "VULNERABILITIES="+row.database, "RELEASE="+row.release)
+			output, err := command.CombinedOutput()
+			if (err == nil) != row.good || strings.Contains(string(output), "WERE NOT CHECKED") != row.loud {
+				t.Errorf("%v\n%s", err, output)
+			}
+		})
+	}
+	for _, target := range []string{"release", "release VERSION=v1.2.3"} {
+		output, err := exec.Command("make", append([]string{"-n", "-C", "../.."}, strings.Fields(target)...)...).CombinedOutput()
+		if err != nil || !strings.Contains(string(output), "RELEASE=1") {
+			t.Errorf("make %s checks nothing: %v\n%s", target, err, output)
+		}
 	}
 }

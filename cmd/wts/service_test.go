@@ -651,3 +651,21 @@ func TestARequestUnderWayIsFinishedAndMetricsAreApart(t *testing.T) {
 		t.Error("a request after that was taken")
 	}
 }
+
+// SE12, rule F2: what an answer or a log repeats of a request is cut.
+func TestInputThatIsRepeatedIsCut(t *testing.T) {
+	r := startReplica(t)
+	long := strings.Repeat("%80", 20_000)
+	for _, path := range []string{"/token/?idp=" + long, "/token/?audience=" + long, "/oauth2/connected?idp=" + long, "/oauth2/authorization_url?idp=" + long, "/failed?id=" + long, "/" + long} {
+		got := r.worker(t, path)
+		if len(got.body) > 4096 {
+			t.Errorf("%.40s...: %d bytes of answer", path, len(got.body))
+		}
+	}
+	r.service.log.Warn("a warning, which writes out what came before it")
+	for line := range strings.Lines(r.log.String()) {
+		if len(line) > 4096 {
+			t.Errorf("%d bytes of log: %.200s", len(line), line)
+		}
+	}
+}

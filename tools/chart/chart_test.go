@@ -427,6 +427,16 @@ func TestPlainManifests(t *testing.T) {
 			t.Errorf("%s holds nothing", file)
 		}
 	}
+	objects := kustomize(t)
+	deployment, ok := objects["Deployment wts in wts"].(*appsv1.Deployment)
+	if !ok || deployment.Spec.Template.Spec.Containers[0].Image != "wts:0.1.0" || !strings.HasPrefix(deployment.Spec.Template.Spec.Volumes[1].ConfigMap.Name, "wts-") {
+		t.Errorf("built: %v", slices.Sorted(maps.Keys(objects)))
+	}
+}
+
+// kustomize is what kustomize builds of the plain manifests.
+func kustomize(t *testing.T) map[string]any {
+	t.Helper()
 	built, err := krusty.MakeKustomizer(krusty.MakeDefaultOptions()).Run(filesys.MakeFsOnDisk(), root+"/deploy/kubernetes")
 	if err != nil {
 		t.Fatal(err)
@@ -435,9 +445,5 @@ func TestPlainManifests(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	objects := decode(t, "kustomize", string(text))
-	deployment, ok := objects["Deployment wts in wts"].(*appsv1.Deployment)
-	if !ok || deployment.Spec.Template.Spec.Containers[0].Image != "wts:0.1.0" || !strings.HasPrefix(deployment.Spec.Template.Spec.Volumes[1].ConfigMap.Name, "wts-") {
-		t.Errorf("built: %v", slices.Sorted(maps.Keys(objects)))
-	}
+	return decode(t, "kustomize", string(text))
 }

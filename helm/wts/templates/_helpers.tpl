@@ -18,6 +18,11 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{ .Values.keyringSecret | default (printf "%s-keyring" (include "wts.name" .)) }}
 {{- end }}
 
+{{- /* How long the service takes to stop: within the time after which its pod is killed. */}}
+{{- define "wts.stop" -}}
+{{ sub (int .Values.terminationGracePeriodSeconds) 5 }}s
+{{- end }}
+
 {{- /* The configuration: the operator's, and what the chart knows. */}}
 {{- define "wts.config" -}}
 {{- $own := dict
@@ -26,7 +31,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
   "keyring_file" "keyring/wts-keyring"
   "spool_dir" "/var/lib/wts"
   "drain_delay" "5s"
-  "stop_timeout" (printf "%ds" (sub (int .Values.terminationGracePeriodSeconds) 5))
+  "stop_timeout" (include "wts.stop" .)
   "database" (dict "url_file" "database/url")
   "kubernetes" (dict
     "enabled" (not (empty .Values.workspaces.namespaces))

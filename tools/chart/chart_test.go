@@ -155,7 +155,8 @@ func yamlDocuments(text string) (documents []string) {
 	return append(documents, current.String())
 }
 
-// cluster is what `lookup` finds: the secrets of a release that was installed before.
+// cluster is what `lookup` finds: what is in every cluster, and the secrets of a release that was
+// installed before.
 type cluster struct{ objects []runtime.Object }
 
 // GetClientFor implements engine.ClientProvider.
@@ -165,8 +166,18 @@ func (c cluster) GetClientFor(apiVersion, kind string) (dynamic.NamespaceableRes
 		return nil, false, err
 	}
 	resource := group.WithResource(strings.ToLower(kind) + "s")
-	client := fake.NewSimpleDynamicClientWithCustomListKinds(runtime.NewScheme(), map[schema.GroupVersionResource]string{resource: kind + "List"}, c.objects...)
-	return client.Resource(resource), true, nil
+	objects := []runtime.Object{}
+	for _, object := range append(c.objects, systemNamespace()) {
+		if object.GetObjectKind().GroupVersionKind().Kind == kind {
+			objects = append(objects, object)
+		}
+	}
+	client := fake.NewSimpleDynamicClientWithCustomListKinds(runtime.NewScheme(), map[schema.GroupVersionResource]string{resource: kind + "List"}, objects...)
+	return client.Resource(resource), kind != "Namespace", nil
+}
+
+func systemNamespace() runtime.Object {
+	return &unstructured.Unstructured{Object: map[string]any{"apiVersion": "v1", "kind": "Namespace", "metadata": map[string]any{"name": "kube-system"}}}
 }
 
 // render renders the chart as an installation or, over what is there, as an upgrade.
@@ -320,6 +331,61 @@ func TestSecretsStayTheSameOverAnUpgrade(t *testing.T) {
 			t.Logf("%d secrets", made)
 		})
 	}
+}
+
+// Without a cluster nothing can be looked up, and keys that are new at each rendering open nothing.
+func TestARenderingWithoutAClusterMakesNoKeys(t *testing.T) {
+	for name, test := range map[string]struct {
+		add     string
+		missing string
+	}{
+		"own":             {`keyringSecret: wts-keyring`, "keyringSecret is missing"},
+		"gen3":            {`secrets: {encryption_key: "QUJDREVGR0hJSktMTU5PUFFSU1RVVldYWVphYmNkZWY="}`, "secrets.encryption_key is missing"},
+		"gen3-production": {`{secrets: {encryption_key: k}, postgres: {password: p}}`, "secrets.encryption_key is missing"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			all := values(t)[name]
+			if name == "gen3" {
+				all = util.CoalesceTables(map[string]any{"postgres": map[string]any{"password": "p"}}, all)
+			}
+			if _, err := renderText(t, all, nil); err == nil || !strings.Contains(err.Error(), test.missing) {
+				t.Errorf("got %v, want %s", err, test.missing)
+			}
+			var added map[string]any
+			if err := yaml.Unmarshal([]byte(test.add), &added); err != nil {
+				t.Fatal(err)
+			}
+			all = util.CoalesceTables(added, all)
+			first, err := renderText(t, all, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if second, err := renderText(t, all, nil); err != nil || !cmp.Equal(first, second) {
+				t.Errorf("a second rendering differs: %v\n%s", err, cmp.Diff(first, second))
+			}
+		})
+	}
+	all := util.CoalesceTables(map[string]any{"secrets": map[string]any{"encryption_key": "k"}}, values(t)["gen3-production"])
+	if _, err := renderText(t, all, nil); err == nil || !strings.Contains(err.Error(), "postgres.password is missing") {
+		t.Errorf("a new password for the database at each rendering: %v", err)
+	}
+}
+
+// renderText renders the chart; without a cluster as `helm template` does.
+func renderText(t *testing.T, values map[string]any, provider engine.ClientProvider) (map[string]string, error) {
+	t.Helper()
+	loaded, err := loader.Load(chartPath)
+	if err != nil {
+		t.Fatal(err)
+	}
+	all, err := util.ToRenderValues(loaded, values, common.ReleaseOptions{Name: "gen3", Namespace: "commons", Revision: 1, IsInstall: true}, common.DefaultCapabilities)
+	if err != nil {
+		return nil, err
+	}
+	if provider == nil {
+		return engine.Render(loaded, all)
+	}
+	return engine.RenderWithClientProvider(loaded, all, provider)
 }
 
 func differing(first, second map[string]any, kind string) (diff string) {

@@ -18,6 +18,13 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{ .Values.keyringSecret | default (printf "%s-keyring" (include "wts.name" .)) }}
 {{- end }}
 
+{{- /* "true" where this rendering sees the cluster: each of these is in every cluster. `helm template`, a client's
+dry run and Argo CD see none. The first can be read with rights in the release's namespace alone; before
+`--create-namespace` there is only the second. */}}
+{{- define "wts.cluster" -}}
+{{- if or (lookup "v1" "ConfigMap" .Release.Namespace "kube-root-ca.crt") (lookup "v1" "Namespace" "" "kube-system") }}true{{ end }}
+{{- end }}
+
 {{- /* How long the service takes to stop: within the time after which its pod is killed. */}}
 {{- define "wts.stop" -}}
 {{ sub (int .Values.terminationGracePeriodSeconds) 5 }}s

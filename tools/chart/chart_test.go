@@ -459,8 +459,9 @@ func TestWhatIsMissingIsSaid(t *testing.T) {
 		t.Fatal(err)
 	}
 	for want, values := range map[string]map[string]any{
-		"config.url is missing":     {},
-		"databaseSecret is missing": {"config": map[string]any{"url": "https://wts.example.org"}},
+		"config.url is missing":                     {"networkPolicy": map[string]any{"allowNoIngress": true}},
+		"databaseSecret is missing":                 {"networkPolicy": map[string]any{"allowNoIngress": true}, "config": map[string]any{"url": "https://wts.example.org"}},
+		"networkPolicy.ingressNamespace is missing": {"config": map[string]any{"url": "https://wts.example.org"}, "databaseSecret": "d", "keyringSecret": "k"},
 	} {
 		all, err := util.ToRenderValues(loaded, values, common.ReleaseOptions{Name: "w", Namespace: "n"}, common.DefaultCapabilities)
 		if err != nil {

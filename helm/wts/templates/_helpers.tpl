@@ -1,21 +1,34 @@
+{{- /* Names and labels, in Gen3 mode those of gen3.yaml. */}}
 {{- define "wts.name" -}}
-{{- if contains "wts" .Release.Name }}{{ .Release.Name | trunc 53 | trimSuffix "-" }}{{ else }}{{ printf "%s-wts" .Release.Name | trunc 53 | trimSuffix "-" }}{{ end }}
+{{- if eq (include "wts.gen3" .) "true" }}wts-deployment
+{{- else if contains "wts" .Release.Name }}{{ .Release.Name | trunc 53 | trimSuffix "-" }}{{ else }}{{ printf "%s-wts" .Release.Name | trunc 53 | trimSuffix "-" }}{{ end }}
 {{- end }}
 
 {{- define "wts.selector" -}}
+{{- if eq (include "wts.gen3" .) "true" }}{{ include "wts.gen3.selector" . }}{{ else -}}
 app.kubernetes.io/name: wts
 app.kubernetes.io/instance: {{ .Release.Name }}
 {{- end }}
+{{- end }}
 
 {{- define "wts.labels" -}}
+{{- if eq (include "wts.gen3" .) "true" }}{{ include "wts.gen3.labels" . }}{{ else -}}
 {{ include "wts.selector" . }}
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- end }}
+{{- end }}
 
 {{- define "wts.keyring" -}}
 {{ .Values.keyringSecret | default (printf "%s-keyring" (include "wts.name" .)) }}
+{{- end }}
+
+{{- /* Whether a thing is to be made, by its value `enabled`: "auto" is on, but off with Gen3's values, whose
+users did not ask for it. Takes the root and the value. */}}
+{{- define "wts.on" -}}
+{{- $value := index . 1 | toString }}
+{{- if eq $value "auto" }}{{ ne (include "wts.gen3" (index . 0)) "true" }}{{ else }}{{ $value }}{{ end }}
 {{- end }}
 
 {{- /* "true" where this rendering sees the cluster: each of these is in every cluster. `helm template`, a client's

@@ -453,6 +453,55 @@ func TestWithGen3sValuesTheNamesAreGen3s(t *testing.T) {
 	}
 }
 
+// No Deployment or Job runs as root, unless the values say so.
+func TestPodsHaveNoRights(t *testing.T) {
+	for name, values := range values(t) {
+		for key, object := range render(t, values, nil) {
+			var pod corev1.PodSpec
+			switch object := object.(type) {
+			case *appsv1.Deployment:
+				pod = object.Spec.Template.Spec
+			case *batchv1.Job:
+				pod = object.Spec.Template.Spec
+			default:
+				continue
+			}
+			container := pod.Containers[0].SecurityContext
+			if pod.SecurityContext == nil || container == nil || !*pod.SecurityContext.RunAsNonRoot || pod.SecurityContext.SeccompProfile == nil ||
+				*container.AllowPrivilegeEscalation || !slices.Contains(container.Capabilities.Drop, "ALL") {
+				t.Errorf("%s: %s: %+v, %+v", name, key, pod.SecurityContext, container)
+			}
+			opens := pod.SecurityContext != nil && len(pod.SecurityContext.Sysctls) == 1 && pod.SecurityContext.Sysctls[0].Name == "net.ipv4.ip_unprivileged_port_start"
+			if key == "Deployment wts-deployment" && !opens {
+				t.Errorf("%s: nothing lets the service open port 80", name)
+			}
+		}
+	}
+	over := parse(t, "{podSecurityContext: {runAsUser: 7, fsGroup: null}, securityContext: {readOnlyRootFilesystem: false}}", values(t)["gen3"])
+	pod := find(t, render(t, over, nil)).Object.Spec.Template.Spec
+	if *pod.SecurityContext.RunAsUser != 7 || pod.SecurityContext.FSGroup != nil || !*pod.SecurityContext.RunAsNonRoot || *pod.Containers[0].SecurityContext.ReadOnlyRootFilesystem {
+		t.Errorf("the values are not laid over: %+v, %+v", pod.SecurityContext, pod.Containers[0].SecurityContext)
+	}
+}
+
+func TestPoliciesWithGen3sValuesAreSwitchedOn(t *testing.T) {
+	const network, admission = "NetworkPolicy wts-deployment", "ValidatingAdmissionPolicy commons-wts-deployment-pod-user"
+	for text, want := range map[string]bool{
+		"{}": false,
+		"{networkPolicy: {enabled: true}, admissionPolicy: {enabled: true}, gen3: {namespaces: [jupyter]}}": true,
+	} {
+		objects := render(t, parse(t, text, values(t)["gen3"]), nil)
+		_, first := objects[network]
+		policy, second := objects[admission].(*admissionv1.ValidatingAdmissionPolicy)
+		if first != want || second != want {
+			t.Errorf("%s: got %t and %t", text, first, second)
+		}
+		if second && policy.Spec.Variables[0].Expression != `["system:serviceaccount:commons:hatchery-service-account"]` {
+			t.Errorf("controllers: %s", policy.Spec.Variables[0].Expression)
+		}
+	}
+}
+
 func TestWhatIsMissingIsSaid(t *testing.T) {
 	loaded, err := loader.Load(chartPath)
 	if err != nil {

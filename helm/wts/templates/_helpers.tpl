@@ -24,11 +24,40 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{ .Values.keyringSecret | default (printf "%s-keyring" (include "wts.name" .)) }}
 {{- end }}
 
+{{- /* Who may set the annotation that says whose pod it is, as JSON. */}}
+{{- define "wts.controllers" -}}
+{{- $usual := ternary (printf "system:serviceaccount:%s:hatchery-service-account" .Release.Namespace) "system:serviceaccount:jupyterhub:hub" (eq (include "wts.gen3" .) "true") }}
+{{- .Values.workspaces.controllers | default (list $usual) | toJson }}
+{{- end }}
+
 {{- /* Whether a thing is to be made, by its value `enabled`: "auto" is on, but off with Gen3's values, whose
 users did not ask for it. Takes the root and the value. */}}
 {{- define "wts.on" -}}
 {{- $value := index . 1 | toString }}
 {{- if eq $value "auto" }}{{ ne (include "wts.gen3" (index . 0)) "true" }}{{ else }}{{ $value }}{{ end }}
+{{- end }}
+
+{{- /* What the chart sets, and the values over it, key by key; null takes a key away. Takes the two. */}}
+{{- define "wts.over" -}}
+{{- $merged := index . 0 }}
+{{- range $key, $value := index . 1 }}
+{{- if kindIs "invalid" $value }}{{ $_ := unset $merged $key }}{{ else }}{{ $_ := set $merged $key $value }}{{ end }}
+{{- end }}
+{{- toYaml $merged }}
+{{- end }}
+
+{{- /* The pod's security context. Gen3's probes and services ask port 80, which a process that is not root may open
+by this sysctl alone, one that Kubernetes counts as safe: the right of the program's file is lost without privilege escalation. */}}
+{{- define "wts.podSecurityContext" -}}
+{{- $context := dict "runAsNonRoot" true "runAsUser" 1000 "runAsGroup" 1000 "fsGroup" 1000 "seccompProfile" (dict "type" "RuntimeDefault") }}
+{{- if eq (include "wts.gen3" .) "true" }}
+{{- $_ := set $context "sysctls" (list (dict "name" "net.ipv4.ip_unprivileged_port_start" "value" "0")) }}
+{{- end }}
+{{- include "wts.over" (list $context .Values.podSecurityContext) }}
+{{- end }}
+
+{{- define "wts.securityContext" -}}
+{{- include "wts.over" (list (dict "allowPrivilegeEscalation" false "readOnlyRootFilesystem" true "capabilities" (dict "drop" (list "ALL"))) .Values.securityContext) }}
 {{- end }}
 
 {{- /* "true" where this rendering sees the cluster: each of these is in every cluster. `helm template`, a client's

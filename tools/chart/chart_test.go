@@ -9,11 +9,13 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 	"helm.sh/helm/v4/pkg/chart/common"
 	"helm.sh/helm/v4/pkg/chart/common/util"
+	v2 "helm.sh/helm/v4/pkg/chart/v2"
 	"helm.sh/helm/v4/pkg/chart/v2/lint"
 	"helm.sh/helm/v4/pkg/chart/v2/lint/support"
 	"helm.sh/helm/v4/pkg/chart/v2/loader"
@@ -56,6 +58,8 @@ var kinds = map[string]func() any{
 	"autoscaling/v2/HorizontalPodAutoscaler":          func() any { return &autoscalingv2.HorizontalPodAutoscaler{} },
 	"policy/v1/PodDisruptionBudget":                   func() any { return &policyv1.PodDisruptionBudget{} },
 	"networking.k8s.io/v1/NetworkPolicy":              func() any { return &networkingv1.NetworkPolicy{} },
+	"networking.k8s.io/v1/Ingress":                    func() any { return &networkingv1.Ingress{} },
+	"gateway.networking.k8s.io/v1/HTTPRoute":          func() any { return &httpRoute{} },
 	"rbac.authorization.k8s.io/v1/Role":               func() any { return &rbacv1.Role{} },
 	"rbac.authorization.k8s.io/v1/RoleBinding":        func() any { return &rbacv1.RoleBinding{} },
 	"rbac.authorization.k8s.io/v1/ClusterRole":        func() any { return &rbacv1.ClusterRole{} },
@@ -83,6 +87,33 @@ type serviceMonitor struct {
 			ScrapeTimeout string `json:"scrapeTimeout"`
 			Scheme        string `json:"scheme"`
 		} `json:"endpoints"`
+	} `json:"spec"`
+}
+
+// httpRoute holds the fields of the Gateway API's reference that we use.
+type httpRoute struct {
+	metav1.TypeMeta   `json:",inline"`
+	metav1.ObjectMeta `json:"metadata"`
+	Spec              struct {
+		ParentRefs []struct {
+			Name, Namespace, SectionName string
+		} `json:"parentRefs"`
+		Hostnames []string `json:"hostnames"`
+		Rules     []struct {
+			Matches []struct {
+				Path struct{ Type, Value string } `json:"path"`
+			} `json:"matches"`
+			Filters []struct {
+				Type       string `json:"type"`
+				URLRewrite struct {
+					Path struct{ Type, ReplacePrefixMatch string } `json:"path"`
+				} `json:"urlRewrite"`
+			} `json:"filters"`
+			BackendRefs []struct {
+				Name string `json:"name"`
+				Port int    `json:"port"`
+			} `json:"backendRefs"`
+		} `json:"rules"`
 	} `json:"spec"`
 }
 
@@ -269,7 +300,7 @@ func TestEveryManifestIsWhatItSays(t *testing.T) {
 // checkReferences finds what a pod names and the chart does not make, beside what an operator brings.
 func checkReferences(t *testing.T, objects map[string]any) {
 	t.Helper()
-	brought := []string{"Secret wts-database", "Secret wts-oidc-client", "Secret wts-dbcreds", "Secret wts-g3auto", "Secret main-client", "ServiceAccount workspace-token-service"}
+	brought := []string{"Secret wts-database", "Secret wts-oidc-client", "Secret wts-dbcreds", "Secret wts-g3auto", "Secret main-client", "ConfigMap authorities", "ServiceAccount workspace-token-service"}
 	for name, object := range objects {
 		deployment, ok := object.(*appsv1.Deployment)
 		if !ok {
@@ -291,7 +322,7 @@ func checkReferences(t *testing.T, objects map[string]any) {
 			}
 		}
 		for _, variable := range pod.Spec.Containers[0].Env {
-			if variable.ValueFrom != nil {
+			if variable.ValueFrom != nil && variable.ValueFrom.SecretKeyRef != nil {
 				needs = append(needs, "Secret "+variable.ValueFrom.SecretKeyRef.Name)
 			}
 		}
@@ -371,10 +402,13 @@ func TestARenderingWithoutAClusterMakesNoKeys(t *testing.T) {
 	}
 }
 
+// loadChart loads the chart once for the many renderings of TestEveryValueCounts.
+var loadChart = sync.OnceValues(func() (*v2.Chart, error) { return loader.Load(chartPath) })
+
 // renderText renders the chart; without a cluster as `helm template` does.
 func renderText(t *testing.T, values map[string]any, provider engine.ClientProvider) (map[string]string, error) {
 	t.Helper()
-	loaded, err := loader.Load(chartPath)
+	loaded, err := loadChart()
 	if err != nil {
 		t.Fatal(err)
 	}

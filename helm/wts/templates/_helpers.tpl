@@ -1,23 +1,40 @@
 {{- /* Names and labels, in Gen3 mode those of gen3.yaml. */}}
 {{- define "wts.name" -}}
+{{- $name := .Values.nameOverride | default "wts" }}
 {{- if eq (include "wts.gen3" .) "true" }}wts-deployment
-{{- else if contains "wts" .Release.Name }}{{ .Release.Name | trunc 53 | trimSuffix "-" }}{{ else }}{{ printf "%s-wts" .Release.Name | trunc 53 | trimSuffix "-" }}{{ end }}
+{{- else if .Values.fullnameOverride }}{{ .Values.fullnameOverride | trunc 53 | trimSuffix "-" }}
+{{- else if contains $name .Release.Name }}{{ .Release.Name | trunc 53 | trimSuffix "-" }}
+{{- else }}{{ printf "%s-%s" .Release.Name $name | trunc 53 | trimSuffix "-" }}{{ end }}
+{{- end }}
+
+{{- define "wts.account" -}}
+{{- $account := .Values.serviceAccount }}
+{{- if eq (include "wts.gen3" .) "true" }}{{ $account.name | default "workspace-token-service" }}
+{{- else }}{{ $account.name | default (ternary (include "wts.name" .) "default" $account.create) }}{{ end }}
 {{- end }}
 
 {{- define "wts.selector" -}}
 {{- if eq (include "wts.gen3" .) "true" }}{{ include "wts.gen3.selector" . }}{{ else -}}
-app.kubernetes.io/name: wts
+app.kubernetes.io/name: {{ .Values.nameOverride | default "wts" }}
 app.kubernetes.io/instance: {{ .Release.Name }}
 {{- end }}
 {{- end }}
 
 {{- define "wts.labels" -}}
 {{- if eq (include "wts.gen3" .) "true" }}{{ include "wts.gen3.labels" . }}{{ else -}}
-{{ include "wts.selector" . }}
-app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
-app.kubernetes.io/managed-by: {{ .Release.Service }}
-helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
+{{- $ours := dict "app.kubernetes.io/version" .Chart.AppVersion "app.kubernetes.io/managed-by" .Release.Service "helm.sh/chart" (printf "%s-%s" .Chart.Name .Chart.Version) }}
+{{- mergeOverwrite (deepCopy .Values.commonLabels) $ours (include "wts.selector" . | fromYaml) | toYaml }}
 {{- end }}
+{{- end }}
+
+{{- define "wts.podLabels" -}}
+{{- mergeOverwrite (deepCopy .Values.podLabels) (include "wts.labels" . | fromYaml) | toYaml }}
+{{- end }}
+
+{{- define "wts.podAnnotations" -}}
+{{- $scraped := dict "prometheus.io/scrape" "true" "prometheus.io/path" "/metrics" "prometheus.io/port" "9090" }}
+{{- if or (not .Values.metrics.annotations) (eq (toString .Values.metricsEnabled) "false") }}{{ $scraped = dict }}{{ end }}
+{{- with mergeOverwrite $scraped (deepCopy .Values.podAnnotations) }}{{ toYaml . }}{{ end }}
 {{- end }}
 
 {{- define "wts.keyring" -}}
@@ -81,6 +98,7 @@ dry run and Argo CD see none. The first can be read with rights in the release's
   "spool_dir" "/var/lib/wts"
   "drain_delay" "5s"
   "stop_timeout" (include "wts.stop" .)
+  "default_provider" "main"
   "database" (dict "url_file" "database/url")
   "kubernetes" (dict
     "enabled" (not (empty .Values.workspaces.namespaces))
@@ -102,21 +120,77 @@ dry run and Argo CD see none. The first can be read with rights in the release's
 
 {{- /* gen3-helm's values name the Python service's image: this chart runs ours in its place. */}}
 {{- define "wts.image" -}}
-{{- if eq .Values.image.repository "quay.io/cdis/workspace-token-service" -}}
-wts:{{ .Chart.AppVersion }}
-{{- else -}}
-{{ .Values.image.repository }}:{{ .Values.image.tag | default .Chart.AppVersion }}
-{{- end }}
+{{- $repository := .Values.image.repository }}
+{{- $tag := .Values.image.tag | default .Chart.AppVersion }}
+{{- if eq $repository "quay.io/cdis/workspace-token-service" }}{{ $repository = "wts" }}{{ $tag = .Chart.AppVersion }}{{ end }}
+{{- include "wts.registry" . }}{{ $repository }}:{{ $tag }}{{ with .Values.image.digest }}@{{ . }}{{ end }}
 {{- end }}
 
+{{- define "wts.registry" -}}
+{{- with (.Values.global | default dict).imageRegistry }}{{ . | trimSuffix "/" }}/{{ end }}
+{{- end }}
+
+{{- /* Where the pod runs, and who may pull its image. Replicas go to different nodes where they can. */}}
 {{- define "wts.scheduling" -}}
+{{- $global := .Values.global | default dict }}
 {{- with .Values.nodeSelector }}
 nodeSelector: {{- toYaml . | nindent 2 }}
 {{- end }}
 {{- with .Values.tolerations }}
 tolerations: {{- toYaml . | nindent 2 }}
 {{- end }}
-{{- with .Values.imagePullSecrets }}
+{{- $pull := .Values.imagePullSecrets }}
+{{- range $global.imagePullSecrets }}{{ $pull = append $pull (kindIs "string" . | ternary (dict "name" .) .) }}{{ end }}
+{{- with $pull }}
 imagePullSecrets: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.priorityClassName }}
+priorityClassName: {{ . }}
+{{- end }}
+{{- $spread := .Values.topologySpreadConstraints }}
+{{- $asked := $global.topologySpread | default dict }}
+{{- if eq (include "wts.gen3" .) "true" }}
+{{- if $asked.enabled }}
+{{- $spread = append $spread (dict "maxSkew" ($asked.maxSkew | default 1) "topologyKey" ($asked.topologyKey | default "topology.kubernetes.io/zone") "whenUnsatisfiable" "ScheduleAnyway") }}
+{{- end }}
+{{- else if not $spread }}
+{{- $spread = list (dict "maxSkew" 1 "topologyKey" "kubernetes.io/hostname" "whenUnsatisfiable" "ScheduleAnyway") }}
+{{- end }}
+{{- if $spread }}
+topologySpreadConstraints:
+{{- range $spread }}
+  - {{- merge (dict) . (dict "labelSelector" (dict "matchLabels" (include "wts.selector" $ | fromYaml))) | toYaml | nindent 4 }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{- /* Files of client secrets, and what the values add. */}}
+{{- define "wts.mounts" -}}
+{{- $base := ternary "/wts" "/etc/wts" (eq (include "wts.gen3" .) "true") }}
+{{- range .Values.clientSecrets }}
+- {name: {{ printf "client-%s" . }}, mountPath: {{ printf "%s/clients/%s" $base . }}, readOnly: true}
+{{- end }}
+{{- with .Values.extraVolumeMounts }}
+{{ toYaml . }}
+{{- end }}
+{{- end }}
+
+{{- define "wts.volumes" -}}
+{{- range .Values.clientSecrets }}
+- {name: {{ printf "client-%s" . }}, secret: {secretName: {{ . }}, defaultMode: 0440}}
+{{- end }}
+{{- with .Values.extraVolumes }}
+{{ toYaml . }}
+{{- end }}
+{{- end }}
+
+{{- /* What is set of gen3-helm's values that have no effect here. */}}
+{{- define "wts.gen3.ignored" -}}
+{{- range .Files.Lines "files/gen3-ignored.txt" }}
+{{- if and . (not (hasPrefix "#" .)) }}
+{{- $value := $.Values }}
+{{- range splitList "." . }}{{ $value = kindIs "map" $value | ternary (get (default dict $value) .) "" }}{{ end }}
+{{- if $value }}{{ . }} {{ end }}
+{{- end }}
 {{- end }}
 {{- end }}

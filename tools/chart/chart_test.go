@@ -536,6 +536,35 @@ func TestPoliciesWithGen3sValuesAreSwitchedOn(t *testing.T) {
 	}
 }
 
+// The pods are scaled before they reach the 80 % of their limit below which the service keeps its memory.
+func TestTheMemoryTargetAndTheLimitAgree(t *testing.T) {
+	const own, gen3 = "own-full", "gen3-production"
+	for _, test := range []struct{ base, values, want string }{
+		{own, "{}", "300Mi"},
+		{own, "{resources: {limits: {memory: 1Gi}}, autoscaling: {averageMemoryValue: 716Mi}}", "716Mi"},
+		{own, "{resources: {limits: {memory: 1Gi}}, autoscaling: {averageMemoryValue: 718Mi}}", "Give at most 716Mi"},
+		{own, "{resources: {limits: {memory: 1.5G}}, autoscaling: {averageMemoryValue: 1100M}}", "Give at most 1001Mi"},
+		{own, "{autoscaling: {averageMemoryValue: 500Mi}}", "Give at most 358Mi"},
+		{own, "{resources: {limits: {memory: 1000000000}}, autoscaling: {averageMemoryValue: 700000000}}", "700000000"},
+		{own, "{resources: {limits: {memory: 1000000000}}, autoscaling: {averageMemoryValue: 700000001}}", "Give at most 667Mi"},
+		{own, "{resources: {limits: null}, autoscaling: {averageMemoryValue: 4Gi}}", "4Gi"},
+		{gen3, "{}", "358Mi"}, // gen3-helm asks for 500Mi
+		{gen3, "{global: {autoscaling: {averageMemoryValue: 200Mi}}}", "200Mi"},
+	} {
+		t.Run(test.values, func(t *testing.T) {
+			over := parse(t, "{keyringSecret: k}", parse(t, test.values, values(t)[test.base]))
+			if test.base == gen3 {
+				over = parse(t, "{secrets: {encryption_key: k}, postgres: {password: p}}", parse(t, test.values, values(t)[test.base]))
+			}
+			rendered, err := renderText(t, over, nil)
+			got := fmt.Sprint(rendered["wts/templates/scaling.yaml"], err)
+			if !strings.Contains(got, "name: memory, target: {type: AverageValue, averageValue: "+test.want+"}") && !strings.Contains(got, test.want+",") {
+				t.Errorf("want %s in\n%s", test.want, got)
+			}
+		})
+	}
+}
+
 func TestWhatIsMissingIsSaid(t *testing.T) {
 	loaded, err := loader.Load(chartPath)
 	if err != nil {

@@ -84,6 +84,23 @@ dry run and Argo CD see none. The first can be read with rights in the release's
 {{- if or (lookup "v1" "ConfigMap" .Release.Namespace "kube-root-ca.crt") (lookup "v1" "Namespace" "" "kube-system") }}true{{ end }}
 {{- end }}
 
+{{- /* Bytes of a quantity, such as 512Mi, or 0 for none. */}}
+{{- define "wts.bytes" -}}
+{{- $text := kindIs "string" . | ternary (toString .) (int64 . | toString) }}
+{{- $number := regexFind "^[0-9.]+" $text }}
+{{- $units := dict "k" 1e3 "M" 1e6 "G" 1e9 "T" 1e12 "Ki" 1024 "Mi" 1048576 "Gi" 1073741824 "Ti" 1099511627776 "m" 0.001 }}
+{{- mulf (float64 $number) (dig (trimPrefix $number $text) 1 $units) | int64 }}
+{{- end }}
+
+{{- /* The container's memory. The service takes 80 % of the limit for its GOMEMLIMIT (it reads the limit itself; the
+chart sets none, so that one in extraEnv holds), and near that it collects garbage instead of growing. A target
+above would never be reached before the pod suffers. Empty where the target is below; else what it may be. */}}
+{{- define "wts.memory.most" -}}
+{{- $limit := include "wts.bytes" (index . 0 | default 0) | int64 }}
+{{- $target := include "wts.bytes" (index . 1) | int64 }}
+{{- if and $limit (gt (mul $target 100) (mul $limit 70)) }}{{ div (mul $limit 70) (mul 100 1048576) }}Mi{{ end }}
+{{- end }}
+
 {{- /* How long the service takes to stop: within the time after which its pod is killed. */}}
 {{- define "wts.stop" -}}
 {{ sub (int .Values.terminationGracePeriodSeconds) 5 }}s

@@ -501,8 +501,8 @@ func TestPodsHaveNoRights(t *testing.T) {
 				continue
 			}
 			container := pod.Containers[0].SecurityContext
-			if pod.SecurityContext == nil || container == nil || !*pod.SecurityContext.RunAsNonRoot || pod.SecurityContext.SeccompProfile == nil ||
-				*container.AllowPrivilegeEscalation || !slices.Contains(container.Capabilities.Drop, "ALL") {
+			if pod.SecurityContext == nil || container == nil || !isTrue(pod.SecurityContext.RunAsNonRoot) || pod.SecurityContext.SeccompProfile == nil ||
+				container.AllowPrivilegeEscalation == nil || *container.AllowPrivilegeEscalation || container.Capabilities == nil || !slices.Contains(container.Capabilities.Drop, "ALL") {
 				t.Errorf("%s: %s: %+v, %+v", name, key, pod.SecurityContext, container)
 			}
 			opens := pod.SecurityContext != nil && len(pod.SecurityContext.Sysctls) == 1 && pod.SecurityContext.Sysctls[0].Name == "net.ipv4.ip_unprivileged_port_start"
@@ -517,6 +517,8 @@ func TestPodsHaveNoRights(t *testing.T) {
 		t.Errorf("the values are not laid over: %+v, %+v", pod.SecurityContext, pod.Containers[0].SecurityContext)
 	}
 }
+
+func isTrue(b *bool) bool { return b != nil && *b }
 
 func TestPoliciesWithGen3sValuesAreSwitchedOn(t *testing.T) {
 	const network, admission = "NetworkPolicy wts-deployment", "ValidatingAdmissionPolicy commons-wts-deployment-pod-user"

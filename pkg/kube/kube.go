@@ -38,8 +38,8 @@ type Config struct {
 	Kubeconfig string `koanf:"kubeconfig"`
 	// Namespaces are those whose pods count; all, where none is named. Name them.
 	Namespaces []string `koanf:"namespaces"`
-	// Annotations name a pod's user; the first that is there counts. Default gen3username and
-	// hub.jupyter.org/username.
+	// Annotations name a pod's user; the first that is there counts, even if it is empty. Default
+	// gen3username and hub.jupyter.org/username.
 	Annotations []string `koanf:"annotations"`
 	// MaxStale is how long known pods go on after the last contact with the API server. Default 2 min;
 	// at least 90 s, since a server where nothing happens says so once a minute.

@@ -123,6 +123,9 @@ func TestWhichPodIsAtAnAddress(t *testing.T) {
 		change(kubetest.Pod("work", "jupyter", "10.0.0.2", ""), func(p *corev1.Pod) { p.Annotations["hub.jupyter.org/username"] = "bob" }),
 		change(kubetest.Pod("work", "both", "10.0.0.3", "first"), func(p *corev1.Pod) { p.Annotations["hub.jupyter.org/username"] = "second" }),
 		kubetest.Pod("work", "nobody", "10.0.0.4", ""),
+		change(kubetest.Pod("work", "emptied", "10.0.0.13", ""), func(p *corev1.Pod) {
+			p.Annotations["gen3username"], p.Annotations["hub.jupyter.org/username"] = "", "alice"
+		}),
 		change(kubetest.Pod("work", "done", "10.0.0.5", "x"), func(p *corev1.Pod) { p.Status.Phase = corev1.PodSucceeded }),
 		change(kubetest.Pod("work", "failed", "10.0.0.6", "x"), func(p *corev1.Pod) { p.Status.Phase = corev1.PodFailed }),
 		change(kubetest.Pod("work", "going", "10.0.0.7", "x"), func(p *corev1.Pod) { p.DeletionTimestamp = &now }),
@@ -160,6 +163,7 @@ func TestWhichPodIsAtAnAddress(t *testing.T) {
 				"the hub's annotation":                   {"10.0.0.2", "bob", 0, false},
 				"the first of two annotations":           {"10.0.0.3", "first", 0, false},
 				"no annotation":                          {"10.0.0.4", "", 5, false},
+				"an empty one before another":            {"10.0.0.13", "", 5, false},
 				"one that succeeded":                     {"10.0.0.5", "", 0, true},
 				"one that failed":                        {"10.0.0.6", "", 0, true},
 				"one that is being deleted":              {"10.0.0.7", "", 0, true},

@@ -10,7 +10,7 @@ DEMO    ?=
 GRACES  ?= 10s 3s 0s
 
 .DEFAULT_GOAL := help
-.PHONY: help build rootfs run demo test test-exact test-chart e2e test-kube torture promote posts outages test-torture simulate mutants mutate bench lint format fuzz check release ready-test ready-e2e ready-rootfs clean
+.PHONY: help build rootfs run demo test test-exact test-chart e2e test-kube load-kube torture promote posts outages test-torture simulate mutants mutate bench lint format fuzz check release ready-test ready-e2e ready-rootfs clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,6 +39,9 @@ e2e: build ready-e2e ## Log in at a provider that is not ours, and verify with a
 
 test-kube: ## Test against a real kube-apiserver and etcd, built once (a quarter of an hour) and kept
 	WTS_TEST_KUBE_PROGRAMS=$$(test/kube/build) $(GO) test -tags '$(TAGS) kube' -count=1 -v -timeout 20m ./test/kube
+
+load-kube: ## Make 1,000 new connections a second for 30 s beside 3,000 pods that may not be watched: LOAD=-kube.rate=2000
+	CGO_ENABLED=0 $(GO) test -tags $(TAGS) -count=1 -v -run '^TestNewConnectionsWhereWatchingIsForbidden$$' ./pkg/kube -kube.load=30s -kube.rate=1000 -kube.pods=3000 $(LOAD)
 
 test-chart: ## Lint and render the chart with Helm's packages, and decode every manifest strictly
 	cd tools && $(GO) test -count=1 ./chart # the chart is outside the module, where Go does not see it change

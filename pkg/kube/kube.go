@@ -3,7 +3,7 @@
 //
 // It owns the eleven rules of who may be taken for whom (docs/kubernetes.md), as far as they are about
 // pods. Where it may watch, it keeps an index of all pods and asks the API server nothing; where it
-// may only list, as under the RBAC that Gen3 ships, it asks once for each TCP connection.
+// may only list, as under the RBAC that Gen3 ships, new TCP connections share lists of pods.
 package kube
 
 import (
@@ -117,8 +117,8 @@ type Cluster struct {
 	now      func() time.Time
 
 	index     *index
-	limiter   *rate.Limiter // of questions about pods
-	reviewing *rate.Limiter // of reviews: who makes tokens up must not keep pods from being found
+	turns     *turns
+	reviewing *rate.Limiter // of reviews
 	waiting   *waitingRoom
 	flights   singleflight.Group
 	told      *otter.Cache[netip.Addr, string] // pods that were asked for and that the index has yet to hear of, by UID
@@ -130,8 +130,6 @@ type Cluster struct {
 }
 
 const (
-	// liveRate bounds what callers can make us ask of the API server, in requests per second.
-	liveRate, liveBurst = 50, 100
 	// maxWaiting is how many callers may wait at once for a pod to appear, and maxWaitingAt at one
 	// address.
 	maxWaiting, maxWaitingAt = 1024, 8
@@ -170,7 +168,7 @@ func newCluster(config Config, connection *rest.Config, observer Observer, log *
 	metav1.AddToGroupVersion(scheme, schema.GroupVersion{Version: "v1"})
 	connection = rest.CopyConfig(connection)
 	connection.NegotiatedSerializer = serializer.NewCodecFactory(scheme).WithoutConversion()
-	connection.QPS, connection.Burst = -1, 0 // what callers can cause is bounded here, by limiter
+	connection.QPS, connection.Burst = -1, 0 // what callers can cause is bounded here, by turns and lanes
 	client, err := rest.HTTPClientFor(connection)
 	if err != nil {
 		return nil, fmt.Errorf("kubernetes: %w", err)
@@ -192,18 +190,19 @@ func newCluster(config Config, connection *rest.Config, observer Observer, log *
 	c := &Cluster{
 		config: config, core: core, authn: authentication, client: client,
 		observer: observer, log: log, now: time.Now,
-		limiter: rate.NewLimiter(liveRate, liveBurst), reviewing: rate.NewLimiter(liveRate, liveBurst),
-		waiting: &waitingRoom{at: map[netip.Addr]int{}},
-		gone:    otter.Must(&otter.Options[string, struct{}]{MaximumSize: maxKept, ExpiryCalculator: otter.ExpiryWriting[string, struct{}](livesFor)}),
-		told:    otter.Must(&otter.Options[netip.Addr, string]{MaximumSize: maxKept, ExpiryCalculator: otter.ExpiryWriting[netip.Addr, string](toldFor)}),
-		absent:  otter.Must(&otter.Options[string, struct{}]{MaximumSize: maxKept, ExpiryCalculator: otter.ExpiryWriting[string, struct{}](absentFor)}),
-		living:  otter.Must(&otter.Options[string, *pod]{MaximumSize: maxKept, ExpiryCalculator: otter.ExpiryWriting[string, *pod](livesFor)}),
-		pins:    otter.Must(&otter.Options[string, string]{MaximumSize: maxKept}),
+		reviewing: rate.NewLimiter(50, 100),
+		waiting:   &waitingRoom{at: map[netip.Addr]int{}},
+		gone:      otter.Must(&otter.Options[string, struct{}]{MaximumSize: maxKept, ExpiryCalculator: otter.ExpiryWriting[string, struct{}](livesFor)}),
+		told:      otter.Must(&otter.Options[netip.Addr, string]{MaximumSize: maxKept, ExpiryCalculator: otter.ExpiryWriting[netip.Addr, string](toldFor)}),
+		absent:    otter.Must(&otter.Options[string, struct{}]{MaximumSize: maxKept, ExpiryCalculator: otter.ExpiryWriting[string, struct{}](absentFor)}),
+		living:    otter.Must(&otter.Options[string, *pod]{MaximumSize: maxKept, ExpiryCalculator: otter.ExpiryWriting[string, *pod](livesFor)}),
+		pins:      otter.Must(&otter.Options[string, string]{MaximumSize: maxKept}),
 		reviews: otter.Must(&otter.Options[[32]byte, reviewed]{
 			MaximumSize: maxKept, ExpiryCalculator: otter.ExpiryWriting[[32]byte, reviewed](livesFor),
 		}),
 	}
 	c.index = newIndex(c.scopes(), c.pins)
+	c.turns = &turns{list: c.list}
 	return c, nil
 }
 

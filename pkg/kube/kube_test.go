@@ -179,13 +179,11 @@ func TestWhichPodIsAtAnAddress(t *testing.T) {
 					t.Errorf("%s: got %q, %v", name, user, err)
 				}
 			}
-			if !forbid { // what the index alone can know
-				if user, err := w.user("fd00::12"); user != "dual" {
-					t.Errorf("a second address: %q, %v", user, err)
-				}
-				if _, err := w.user("192.0.2.1"); rule(err) != 2 {
-					t.Errorf("a node's address, known from other pods: %v", err)
-				}
+			if user, err := w.user("fd00::12"); user != "dual" {
+				t.Errorf("a second address: %q, %v", user, err)
+			}
+			if _, err := w.user("192.0.2.1"); rule(err) != 2 {
+				t.Errorf("a node's address, known from other pods: %v", err)
 			}
 		})
 	}
@@ -428,7 +426,7 @@ func TestNothingIsAskedAtSteadyState(t *testing.T) {
 	}
 }
 
-// The fall-back for get-and-list RBAC: once for each TCP connection, and it says so once.
+// Where rights are to get and list alone: once for each TCP connection, and the log says so once.
 func TestWhereWatchingIsForbidden(t *testing.T) {
 	t.Parallel()
 	w := newTown(t, kube.Config{}, func(s *kubetest.Server) {

@@ -3,111 +3,90 @@ package kube
 import (
 	"context"
 	"fmt"
-	"net/netip"
-	"time"
+	"sync"
 
 	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-
-	"github.com/workspace-token-service/wts/pkg/authn"
 )
 
-// liveTimeout bounds one question to the API server.
-const liveTimeout = 3 * time.Second
-
-// liveAt asks the API server for the pods at an address: one question for all who come before it is
-// sent. Whoever comes later asks anew, since the address may have changed hands after the server read
-// its answer. The server looks at a pod's first address only; others are found by the index.
-func (c *Cluster) liveAt(ctx context.Context, peer netip.Addr) ([]*pod, error) {
-	key := "at " + peer.String()
-	answer, err, _ := c.flights.Do(key, func() (any, error) {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), liveTimeout)
-		defer cancel()
-		scopes := c.scopes()
-		for range scopes {
-			if err := c.limiter.Wait(ctx); err != nil {
-				return nil, errBusy
-			}
+// live asks the API server, in a turn that begins after this call and is shared with all who wait for it.
+// What it finds is pinned.
+func (c *Cluster) live(ctx context.Context, wanted want, thorough bool) (found, error) {
+	shared, err := c.turns.ask(ctx, wanted, thorough)
+	if err != nil {
+		return found{}, err
+	}
+	mine := found{node: shared.node}
+	for _, one := range shared.pods {
+		if pinned := c.pinned(one); pinned != nil {
+			mine.pods = append(mine.pods, pinned)
 		}
-		c.flights.Forget(key)
-		lists := make([]corev1.PodList, len(scopes))
-		asking, ctx := errgroup.WithContext(ctx)
-		for at, namespace := range scopes {
-			c.observer.KubeCall("list")
-			asking.Go(func() error {
-				return c.core.Get().Namespace(namespace).Resource("pods").Param("fieldSelector", "status.podIP="+peer.String()).Do(ctx).Into(&lists[at])
+	}
+	return mine, nil
+}
+
+// list asks for pods, once in each namespace that counts, and gives each to visit. No resource version is
+// named: that means the most recent state, where 0 would mean whatever a cache of the API server holds.
+func (c *Cluster) list(ctx context.Context, only *want, visit func(*pod)) error {
+	scopes, selector := c.scopes(), ""
+	switch {
+	case only == nil:
+	case only.address.IsValid():
+		selector = "status.podIP=" + only.address.String()
+	default:
+		scopes, selector = []string{only.namespace}, "metadata.name="+only.name
+	}
+	var mu sync.Mutex
+	asking, ctx := errgroup.WithContext(ctx)
+	for _, namespace := range scopes {
+		asking.Go(func() error {
+			return c.listIn(ctx, namespace, selector, func(of *corev1.Pod) {
+				seen := c.read(of)
+				mu.Lock()
+				defer mu.Unlock()
+				visit(seen)
 			})
-		}
-		if err := asking.Wait(); err != nil {
-			return nil, fmt.Errorf("asking the API server for the pod at an address: %w", err)
-		}
-		var pods []*pod
-		for _, list := range lists {
-			for at := range list.Items {
-				if fresh := c.pinned(c.read(&list.Items[at])); fresh != nil {
-					pods = append(pods, fresh)
-				}
-			}
-		}
-		return pods, nil
-	})
-	if err != nil {
-		return nil, err
+		})
 	}
-	pods, _ := answer.([]*pod)
-	return pods, nil
+	if err := asking.Wait(); err != nil {
+		return fmt.Errorf("asking the API server for pods: %w", err)
+	}
+	return nil
 }
 
-// liveNamed asks the API server for a pod by its name.
-func (c *Cluster) liveNamed(ctx context.Context, namespace, name string) (*pod, error) {
-	key := "named " + namespace + "/" + name
-	answer, err, _ := c.flights.Do(key, func() (any, error) {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), liveTimeout)
-		defer cancel()
-		if err := c.limiter.Wait(ctx); err != nil {
-			return nil, errBusy
-		}
-		c.flights.Forget(key)
-		c.observer.KubeCall("get")
-		var of corev1.Pod
-		err := c.core.Get().Namespace(namespace).Resource("pods").Name(name).VersionedParams(&metav1.GetOptions{}, metav1.ParameterCodec).Do(ctx).Into(&of)
-		switch {
-		case apierrors.IsNotFound(err):
-			return nil, authn.ErrUnknown
-		case err != nil:
-			return nil, fmt.Errorf("asking the API server for a pod: %w", err)
-		}
-		if fresh := c.pinned(c.read(&of)); fresh != nil {
-			return fresh, nil
-		}
-		return nil, authn.ErrUnknown
-	})
-	if err != nil {
-		return nil, err
+func (c *Cluster) listIn(ctx context.Context, namespace, selector string, visit func(*corev1.Pod)) error {
+	c.observer.KubeCall("list")
+	// Compressing what goes through the cluster's own network would cost both sides more than the rest.
+	request := c.core.Get().Namespace(namespace).Resource("pods").SetHeader("Accept", podFormats).SetHeader("Accept-Encoding", "identity")
+	if selector != "" {
+		request.Param("fieldSelector", selector)
 	}
-	found, _ := answer.(*pod)
-	return found, nil
+	body, err := request.Stream(ctx)
+	if err != nil {
+		return err
+	}
+	defer body.Close() //nolint:errcheck // it was read to its end, or is given up
+	return readPods(body, visit)
 }
 
-// pinned gives a pod that was just read, and that nobody else has yet, the annotation that it had at
-// first sight (rule 6). It is nil where the watch has said meanwhile that the pod is gone; where the
-// watch knows better how it is, that counts.
-func (c *Cluster) pinned(fresh *pod) *pod {
-	if _, gone := c.gone.GetIfPresent(fresh.UID); gone {
+// pinned gives a pod that was just read the annotation that it had at first sight (rule 6). It is nil
+// where the watch has said meanwhile that the pod is gone; where the watch knows better how it is, that
+// counts. The pod itself is shared, and stays as it is.
+func (c *Cluster) pinned(seen *pod) *pod {
+	if _, gone := c.gone.GetIfPresent(seen.UID); gone {
 		return nil
 	}
+	fresh := *seen
 	if known := c.index.of(fresh.UID); known != nil {
 		fresh.Username = known.Username
 		fresh.ended, fresh.terminating = fresh.ended || known.ended, fresh.terminating || known.terminating
-		return fresh
+		return &fresh
 	}
 	fresh.Username, _ = c.pins.SetIfAbsent(fresh.UID, fresh.annotated)
 	if fresh.Username != fresh.annotated {
-		c.reportAnnotation(fresh)
+		c.reportAnnotation(&fresh)
 	}
-	return fresh
+	return &fresh
 }
 
 func (c *Cluster) reportAnnotation(of *pod) {

@@ -119,11 +119,11 @@ func (c *Cluster) PodAt(ctx context.Context, peer netip.Addr) (authn.Pod, error)
 		return c.appear(ctx, peer)
 	}
 	return authn.OncePerConnection(ctx, connectionLife, func() (authn.Pod, error) {
-		pods, err := c.liveAt(ctx, peer)
+		live, err := c.live(ctx, want{address: peer}, true)
 		if err != nil {
 			return authn.Pod{}, err
 		}
-		return c.judge(peer, pods, false)
+		return c.judge(peer, live.pods, live.node)
 	})
 }
 
@@ -152,34 +152,39 @@ func (c *Cluster) followed() bool {
 	return synced && c.now().Sub(contact) <= c.config.MaxStale
 }
 
-// appear asks for a pod that the index does not hold, and waits a little for it.
+// appear asks for a pod that the index does not hold, and waits a little for it where the API server does
+// not know it yet.
 func (c *Cluster) appear(ctx context.Context, peer netip.Addr) (authn.Pod, error) {
 	if _, absent := c.absent.GetIfPresent(peer.String()); absent {
 		return authn.Pod{}, authn.ErrUnknown
 	}
-	if !c.waiting.enter(peer) {
-		return authn.Pod{}, errBusy
-	}
-	defer c.waiting.leave(peer)
 	deadline := time.NewTimer(appearTime)
 	defer deadline.Stop()
-	change := c.index.change()
-	pods, err := c.liveAt(ctx, peer)
+	change := c.index.change() // before the question: what the index hears meanwhile is not missed
+	live, err := c.live(ctx, want{address: peer}, false)
 	if err != nil {
 		return authn.Pod{}, err
 	}
-	for told := true; ; told = false {
-		_, node := c.index.at(peer)
-		if found, err := c.judge(peer, pods, node); !errors.Is(err, authn.ErrUnknown) {
-			if told && err == nil {
-				c.told.Set(peer, found.UID)
-			}
-			return found, err
-		}
+	_, node := c.index.at(peer)
+	found, err := c.judge(peer, live.pods, node || live.node)
+	if err == nil {
+		c.told.Set(peer, found.UID)
+	}
+	if !errors.Is(err, authn.ErrUnknown) {
+		return found, err
+	}
+	if !c.waiting.enter(peer) { // after the question: a pod that is there needs no place
+		return authn.Pod{}, errBusy
+	}
+	defer c.waiting.leave(peer)
+	for {
 		select {
 		case <-change:
 			change = c.index.change()
-			pods, _ = c.index.at(peer)
+			pods, node := c.index.at(peer)
+			if found, err := c.judge(peer, pods, node); !errors.Is(err, authn.ErrUnknown) {
+				return found, err
+			}
 		case <-deadline.C:
 			c.absent.Set(peer.String(), struct{}{})
 			return authn.Pod{}, authn.ErrUnknown
@@ -234,14 +239,15 @@ func (c *Cluster) PodNamed(ctx context.Context, namespace, name, uid string) (au
 	if _, absent := c.absent.GetIfPresent(uid); absent {
 		return authn.Pod{}, authn.ErrUnknown
 	}
-	found, err := c.liveNamed(ctx, namespace, name)
-	if errors.Is(err, authn.ErrUnknown) || err == nil && found.UID != uid { // gone, or another by that name
-		c.absent.Set(uid, struct{}{})
-		return authn.Pod{}, authn.ErrUnknown
-	}
+	live, err := c.live(ctx, want{namespace: namespace, name: name}, false)
 	if err != nil {
 		return authn.Pod{}, err
 	}
+	if len(live.pods) != 1 || live.pods[0].UID != uid { // gone, or another by that name
+		c.absent.Set(uid, struct{}{})
+		return authn.Pod{}, authn.ErrUnknown
+	}
+	found := live.pods[0]
 	if found.alive() {
 		c.living.Set(uid, found)
 	}

@@ -43,7 +43,7 @@ func (r Reviewer) Verify(ctx context.Context, token string) (authn.BoundPod, err
 		return authn.BoundPod{}, fmt.Errorf("%w: rule 10: %s", authn.ErrBearer, why)
 	}
 	answer, err, _ := r.flights.Do("review "+string(key[:]), func() (any, error) {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), liveTimeout)
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), turnTimeout)
 		defer cancel()
 		if err := r.reviewing.Wait(ctx); err != nil {
 			return nil, errBusy

@@ -31,8 +31,8 @@ func (c *Cluster) Run(ctx context.Context) {
 	all.Wait()
 }
 
-// follow watches one namespace where that is allowed. Where it is not, it says so, once, and callers
-// are asked for one by one.
+// follow watches one namespace where that is allowed. Where it is not, it says so, once, and new
+// connections share lists.
 func (c *Cluster) follow(ctx context.Context, namespace string) {
 	for said := ""; ctx.Err() == nil; {
 		err := c.mayWatch(ctx, namespace)
@@ -46,7 +46,7 @@ func (c *Cluster) follow(ctx context.Context, namespace string) {
 			wait = probeAgain
 			c.index.forget(namespace)
 			if said != "forbidden" {
-				c.log.Warn("pods cannot be watched with the rights at hand, so each connection's pod is asked for; grant watch on pods", "namespace", namespace)
+				c.log.Warn("pods cannot be watched with the rights at hand, so each new connection waits for a list of pods, of which there are at most ten a second; grant watch on pods", "namespace", namespace)
 			}
 			said = "forbidden"
 		case ctx.Err() == nil && said != "unreachable":

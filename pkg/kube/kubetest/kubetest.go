@@ -13,12 +13,12 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strconv"
-	"strings"
 	"sync"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 )
 
@@ -28,7 +28,8 @@ const Issuer = "https://kubernetes.default.svc.cluster.local"
 // Server is a running API server.
 type Server struct {
 	*httptest.Server
-	key *ecdsa.PrivateKey
+	key      *ecdsa.PrivateKey
+	protobuf runtime.Serializer
 
 	mu          sync.Mutex
 	version     int
@@ -40,6 +41,9 @@ type Server struct {
 	mute        bool
 	stalled     bool
 	slow        chan struct{}
+	old         map[string]*corev1.Pod // what a cache holds
+	cut         int                    // after how many bytes lists end
+	json        bool                   // whatever is asked for
 	holding     bool
 	held        []func() // events that were held back
 }
@@ -56,7 +60,7 @@ func Start(t testing.TB) *Server {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &Server{key: key, version: 1, pods: map[string]*corev1.Pod{}, watchers: map[chan event]string{}, calls: map[string]int{}}
+	s := &Server{key: key, protobuf: newProtobuf(t), version: 1, pods: map[string]*corev1.Pod{}, watchers: map[chan event]string{}, calls: map[string]int{}}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /api/v1/pods", s.listOrWatch)
 	mux.HandleFunc("GET /api/v1/namespaces/{namespace}/pods", s.listOrWatch)
@@ -213,20 +217,6 @@ func (s *Server) Stall() {
 	s.stalled = true
 }
 
-// HoldLists keeps answers to lists that have been read back until release is called.
-func (s *Server) HoldLists() (release func()) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	held := make(chan struct{})
-	s.slow = held
-	return func() {
-		s.mu.Lock()
-		s.slow = nil
-		s.mu.Unlock()
-		close(held)
-	}
-}
-
 // Calls is how many requests came, by kind.
 func (s *Server) Calls() (all int, byKind map[string]int) {
 	s.mu.Lock()
@@ -240,27 +230,11 @@ func (s *Server) Calls() (all int, byKind map[string]int) {
 }
 
 func (s *Server) listOrWatch(w http.ResponseWriter, r *http.Request) {
-	query := r.URL.Query()
-	if query.Get("watch") == "true" || query.Get("watch") == "1" {
+	if watch := r.URL.Query().Get("watch"); watch == "true" || watch == "1" {
 		s.watch(w, r)
 		return
 	}
-	s.mu.Lock()
-	s.calls["list"]++
-	list := corev1.PodList{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "PodList"}}
-	list.ResourceVersion = strconv.Itoa(s.version)
-	address, byAddress := strings.CutPrefix(query.Get("fieldSelector"), "status.podIP=")
-	for _, pod := range s.pods {
-		if in(r.PathValue("namespace"), pod) && (!byAddress || pod.Status.PodIP == address) {
-			list.Items = append(list.Items, *pod)
-		}
-	}
-	held := s.slow
-	s.mu.Unlock()
-	if held != nil {
-		<-held
-	}
-	answer(w, http.StatusOK, list)
+	s.list(w, r)
 }
 
 func in(namespace string, pod *corev1.Pod) bool { return namespace == "" || namespace == pod.Namespace }

@@ -1,0 +1,171 @@
+package kube_test
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/netip"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/workspace-token-service/wts/pkg/authn"
+	"github.com/workspace-token-service/wts/pkg/kube"
+	"github.com/workspace-token-service/wts/pkg/kube/kubetest"
+)
+
+// The short form runs with the other tests; make load-kube runs the whole one.
+var (
+	loadTime = flag.Duration("kube.load", 2*time.Second, "how long new connections are made")
+	loadRate = flag.Int("kube.rate", 200, "new connections a second")
+	loadPods = flag.Int("kube.pods", 500, "pods of the cluster")
+)
+
+// street is a row of addresses with a pod at each. At some the pod changes all the time: generation is the
+// last one that the API server has said is there.
+type street struct {
+	server     *kubetest.Server
+	generation []atomic.Int64
+}
+
+func (s *street) address(house int) string { return fmt.Sprintf("127.1.%d.%d", house/250, house%250+1) }
+
+func (s *street) move(house int) {
+	now := s.generation[house].Load()
+	if now > 0 {
+		s.server.Delete("work", fmt.Sprintf("pod-%d-%d", house, now))
+	}
+	pod := kubetest.Pod("work", fmt.Sprintf("pod-%d-%d", house, now+1), s.address(house), fmt.Sprintf("%d-%d", house, now+1))
+	s.server.Put(kubetest.Grown(pod))
+	s.generation[house].Store(now + 1)
+}
+
+// front is an HTTP server that answers each connection with the user of its pod, as the service does.
+func front(t *testing.T, pods *town) *httptest.Server {
+	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		peer, err := netip.ParseAddrPort(r.RemoteAddr)
+		if err != nil {
+			panic(err)
+		}
+		switch pod, err := pods.PodAt(r.Context(), peer.Addr()); {
+		case errors.Is(err, authn.ErrUnknown):
+			w.WriteHeader(http.StatusForbidden)
+		case err != nil:
+			http.Error(w, err.Error(), http.StatusServiceUnavailable)
+		default:
+			_, _ = io.WriteString(w, pod.Username)
+		}
+	}))
+	server.Config.ConnContext = func(ctx context.Context, _ net.Conn) context.Context { return authn.WithConnection(ctx) }
+	server.Start()
+	t.Cleanup(server.Close)
+	return server
+}
+
+// call makes a new connection from an address and returns the status and the user.
+func call(server *httptest.Server, from string) (status, user string, err error) {
+	dialer := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(from)}, Timeout: 10 * time.Second}
+	connection, err := dialer.Dial("tcp", server.Listener.Addr().String())
+	if err != nil {
+		return "", "", err
+	}
+	defer connection.Close()
+	_, _ = io.WriteString(connection, "GET / HTTP/1.1\r\nHost: wts\r\nConnection: close\r\n\r\n")
+	text, err := io.ReadAll(connection)
+	head, body, _ := strings.Cut(string(text), "\r\n\r\n")
+	_, status, _ = strings.Cut(head, " ")
+	return status[:min(3, len(status))], body, err
+}
+
+// What kubernetes.md says of pods without watch: nothing is refused for lack of a turn, and the answer is as
+// fresh as a list of one's own.
+func TestNewConnectionsWhereWatchingIsForbidden(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("needs every address of 127.0.0.0/8")
+	}
+	s := &street{generation: make([]atomic.Int64, *loadPods)}
+	w := newTown(t, kube.Config{Namespaces: []string{"work"}}, func(server *kubetest.Server) {
+		server.ForbidWatch()
+		s.server = server
+		for house := range *loadPods {
+			s.move(house)
+		}
+	})
+	server := front(t, w)
+	ended := make(chan struct{})
+	var moving, calling sync.WaitGroup
+	moving.Go(func() { // a tenth of the addresses change hands, a hundred times a second
+		for {
+			select {
+			case <-ended:
+				return
+			case <-time.After(10 * time.Millisecond):
+				s.move(rand.IntN(max(1, *loadPods/10)))
+			}
+		}
+	})
+	var mu sync.Mutex
+	var took []time.Duration
+	statuses := map[string]int{}
+	_, before := w.server.Calls()
+	cpu := processTime()
+	began := time.Now()
+	for number := range int(loadTime.Seconds() * float64(*loadRate)) { // each at its time, however late the others are
+		time.Sleep(time.Until(began.Add(time.Duration(number) * time.Second / time.Duration(*loadRate))))
+		calling.Go(func() {
+			house := rand.IntN(*loadPods)
+			known, start := s.generation[house].Load(), time.Now()
+			status, user, err := call(server, s.address(house))
+			mu.Lock()
+			defer mu.Unlock()
+			statuses[status]++
+			took = append(took, time.Since(start))
+			var of, generation int64
+			switch {
+			case err != nil || status == "503":
+				t.Errorf("%s: %s %q, %v", s.address(house), status, user, err)
+			case status == "403": // between two pods of an address that changes hands there is none
+				if house >= max(1, *loadPods/10) {
+					t.Errorf("%s has a pod all the time: 403", s.address(house))
+				}
+			default:
+				if _, err := fmt.Sscanf(user, "%d-%d", &of, &generation); err != nil || of != int64(house) || generation < known {
+					t.Errorf("%s is %q, though the API server had said %d before the request", s.address(house), user, known)
+				}
+			}
+		})
+	}
+	calling.Wait()
+	lasted := time.Since(began)
+	spent := processTime() - cpu
+	close(ended)
+	moving.Wait()
+	_, after := w.server.Calls()
+	lists, whole := after["list"]-before["list"], after["list of all"]-before["list of all"]
+	slices.Sort(took)
+	t.Logf("%d requests in %s, %v; p50 %s, p99 %s, the slowest %s; %.1f lists a second, %.1f of them of all pods; %.2f cores for all, the API server and the callers too",
+		len(took), lasted.Round(time.Millisecond), statuses, took[len(took)/2].Round(time.Millisecond), took[len(took)*99/100].Round(time.Millisecond), took[len(took)-1].Round(time.Millisecond),
+		float64(lists)/lasted.Seconds(), float64(whole)/lasted.Seconds(), spent.Seconds()/lasted.Seconds())
+	if rate := float64(lists) / lasted.Seconds(); rate > 51 {
+		t.Errorf("%.1f lists a second", rate)
+	}
+}
+
+func processTime() time.Duration {
+	var used syscall.Rusage
+	if syscall.Getrusage(syscall.RUSAGE_SELF, &used) != nil {
+		return 0
+	}
+	return time.Duration(used.Utime.Nano() + used.Stime.Nano())
+}

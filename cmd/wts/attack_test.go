@@ -184,6 +184,28 @@ func TestNobodyIsAPodThroughATrustedProxy(t *testing.T) {
 	}
 }
 
+// Finding SE10: where the API server reviews tokens, its published keys keep made-up ones from it.
+func TestMadeUpTokensAreNotReviewed(t *testing.T) {
+	r, cluster := inCluster(t, func(c *config.Config) { c.Kube.ServiceAccount.Verify = kube.VerifyReview })
+	alice := kubetest.Pod("work", "alice", "127.0.0.2", "alice")
+	cluster.Put(alice)
+	good := []string{"Authorization", "Bearer " + cluster.Token(alice, "wts")}
+	eventually(t, "the pod is known", func() bool { return r.from(t, "127.0.0.2", "/token/", good...).status == http.StatusOK })
+	_, before := cluster.Calls()
+	other := kubetest.Start(t)
+	for range 100 {
+		if got := r.from(t, "127.0.0.9", "/token/", "Authorization", "Bearer "+other.Token(alice, "wts")); got.status != http.StatusUnauthorized {
+			t.Fatalf("a token of another cluster: %d %s", got.status, got.body)
+		}
+	}
+	if got := r.from(t, "127.0.0.2", "/token/", "Authorization", "Bearer "+cluster.Token(alice, "wts")); got.status != http.StatusOK {
+		t.Errorf("another good token: %d %s", got.status, got.body)
+	}
+	if _, after := cluster.Calls(); after["tokenreview"]-before["tokenreview"] != 1 {
+		t.Errorf("100 made-up tokens and a good one caused %d reviews", after["tokenreview"]-before["tokenreview"])
+	}
+}
+
 // Security.md E7, E18, F4; kubernetes.md rules 7 and 9.
 func TestAnAPIServerThatIsAway(t *testing.T) {
 	r, cluster := inCluster(t, func(c *config.Config) { c.Kube.MaxStale = 5 * time.Second })

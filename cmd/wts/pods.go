@@ -24,13 +24,15 @@ func (s *service) addPods(ctx context.Context, callers *authn.Parts) (err error)
 		return err
 	}
 	callers.Pods = pods{workers: workers, Cluster: s.cluster, byAddress: !s.config.Kube.DisablePeerAddress}
-	switch account := s.config.Kube.ServiceAccount; {
-	case account.Audience == "":
-	case account.Verify == kube.VerifyReview:
-		callers.ServiceAccounts = kube.Reviewer{Cluster: s.cluster, Audience: account.Audience}
-	default:
-		tokens := &clusterTokens{base: ctx, cluster: s.cluster, audience: account.Audience}
-		callers.ServiceAccounts = authn.LocalTokens{Verifier: tokens.get}
+	account := s.config.Kube.ServiceAccount
+	if account.Audience == "" {
+		return nil
+	}
+	tokens := &clusterTokens{base: ctx, cluster: s.cluster, audience: account.Audience}
+	local := authn.LocalTokens{Verifier: tokens.get}
+	callers.ServiceAccounts = local
+	if account.Verify == kube.VerifyReview {
+		callers.ServiceAccounts = kube.Reviewer{Cluster: s.cluster, Audience: account.Audience, Signed: local.Signed}
 	}
 	return nil
 }
@@ -59,7 +61,17 @@ type clusterTokens struct {
 
 	asking singleflight.Group
 	ready  atomic.Pointer[verifier.Verifier]
+	failed atomic.Pointer[failure]
 }
+
+// failure is why there was no verifier, and when.
+type failure struct {
+	err  error
+	when time.Time
+}
+
+// askAgain is how long a failure counts: made-up tokens must not have the API server asked each time.
+const askAgain = time.Second
 
 // get returns the verifier. Whoever comes while the API server is asked waits for that answer, for as
 // long as their own context lasts; nothing is locked over the call.
@@ -67,12 +79,16 @@ func (c *clusterTokens) get(ctx context.Context) (*verifier.Verifier, error) {
 	if ready := c.ready.Load(); ready != nil {
 		return ready, nil
 	}
+	if failed := c.failed.Load(); failed != nil && time.Since(failed.when) < askAgain {
+		return nil, failed.err
+	}
 	asked := c.asking.DoChan("", func() (any, error) {
 		// Not the caller's context: one who goes away would fail the others.
 		ctx, cancel := context.WithTimeout(c.base, 3*time.Second)
 		defer cancel()
 		issuer, keys, err := c.cluster.Issuer(ctx)
 		if err != nil {
+			c.failed.Store(&failure{err, time.Now()})
 			return nil, err
 		}
 		made, err := verifier.New(c.base, issuer, c.audience, authn.ServiceAccountTokens(),

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/netip"
 
 	"github.com/workspace-token-service/wts/pkg/verifier"
 )
@@ -17,6 +18,15 @@ type BoundPod struct{ Namespace, Name, UID, ServiceAccount string }
 // told now. Whether the pod lives is for Pods to say.
 type ServiceAccounts interface {
 	Verify(ctx context.Context, token string) (BoundPod, error)
+}
+
+type originKey struct{}
+
+// OriginOf is where the request of a context that Verify got comes from: the address by which requests of
+// one origin are counted together (Peer.Network). It is invalid where it is not known.
+func OriginOf(ctx context.Context) netip.Addr {
+	origin, _ := ctx.Value(originKey{}).(netip.Addr)
+	return origin
 }
 
 // unverifiedForm tells service-account tokens from others by a claim that only they have. Nothing is
@@ -45,7 +55,8 @@ func (a *Authenticator) serviceAccount(r *http.Request, token string) (Caller, e
 	if a.serviceAccounts == nil {
 		return Caller{}, fmt.Errorf("%w: service-account tokens are off here; an operator turns them on with kubernetes.service_account.audience", ErrBearer)
 	}
-	bound, err := a.serviceAccounts.Verify(r.Context(), token)
+	origin := context.WithValue(r.Context(), originKey{}, a.Peer(r).Network())
+	bound, err := a.serviceAccounts.Verify(origin, token)
 	switch {
 	case errors.Is(err, ErrBearer):
 		return Caller{}, err
@@ -92,6 +103,17 @@ func (l LocalTokens) Verify(ctx context.Context, token string) (BoundPod, error)
 		Namespace: form.Kubernetes.Namespace, Name: form.Kubernetes.Pod.Name, UID: form.Kubernetes.Pod.UID,
 		ServiceAccount: form.Kubernetes.ServiceAccount.Name,
 	}, nil
+}
+
+// Signed tells whether the cluster signed a token, before anybody else is asked about it. Its error is
+// ErrBearer where the published keys show that the cluster did not. It says neither of another issuer's
+// token that these keys have signed, nor of any while the keys cannot be had: the API server has to tell.
+func (l LocalTokens) Signed(ctx context.Context, token string) (bool, error) {
+	_, err := l.Verify(ctx, token)
+	if errors.Is(err, ErrBearer) && !errors.Is(err, verifier.ErrIssuer) {
+		return false, err
+	}
+	return err == nil, nil
 }
 
 // ServiceAccountTokens are the verifier's options for such tokens: their header states no type.

@@ -19,7 +19,6 @@ import (
 
 	"github.com/maypok86/otter/v2"
 	"golang.org/x/sync/singleflight"
-	"golang.org/x/time/rate"
 	authenticationv1 "k8s.io/api/authentication/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -116,17 +115,17 @@ type Cluster struct {
 	log      *slog.Logger
 	now      func() time.Time
 
-	index     *index
-	turns     *turns
-	reviewing *rate.Limiter // of reviews
-	waiting   *waitingRoom
-	flights   singleflight.Group
-	told      *otter.Cache[netip.Addr, string] // pods that were asked for and that the index has yet to hear of, by UID
-	absent    *otter.Cache[string, struct{}]   // addresses that had no pod a moment ago
-	living    *otter.Cache[string, *pod]       // pods by UID, where nothing is watched
-	pins      *otter.Cache[string, string]     // annotations by UID, where nothing is watched
-	reviews   *otter.Cache[[32]byte, reviewed]
-	gone      *otter.Cache[string, struct{}] // UIDs of pods that were deleted a moment ago
+	index   *index
+	turns   *turns
+	lanes   *lanes
+	waiting *waitingRoom
+	flights singleflight.Group
+	told    *otter.Cache[netip.Addr, string] // pods that were asked for and that the index has yet to hear of, by UID
+	absent  *otter.Cache[string, struct{}]   // addresses that had no pod a moment ago
+	living  *otter.Cache[string, *pod]       // pods by UID, where nothing is watched
+	pins    *otter.Cache[string, string]     // annotations by UID, where nothing is watched
+	reviews *otter.Cache[[32]byte, reviewed]
+	gone    *otter.Cache[string, struct{}] // UIDs of pods that were deleted a moment ago
 }
 
 const (
@@ -190,13 +189,13 @@ func newCluster(config Config, connection *rest.Config, observer Observer, log *
 	c := &Cluster{
 		config: config, core: core, authn: authentication, client: client,
 		observer: observer, log: log, now: time.Now,
-		reviewing: rate.NewLimiter(50, 100),
-		waiting:   &waitingRoom{at: map[netip.Addr]int{}},
-		gone:      otter.Must(&otter.Options[string, struct{}]{MaximumSize: maxKept, ExpiryCalculator: otter.ExpiryWriting[string, struct{}](livesFor)}),
-		told:      otter.Must(&otter.Options[netip.Addr, string]{MaximumSize: maxKept, ExpiryCalculator: otter.ExpiryWriting[netip.Addr, string](toldFor)}),
-		absent:    otter.Must(&otter.Options[string, struct{}]{MaximumSize: maxKept, ExpiryCalculator: otter.ExpiryWriting[string, struct{}](absentFor)}),
-		living:    otter.Must(&otter.Options[string, *pod]{MaximumSize: maxKept, ExpiryCalculator: otter.ExpiryWriting[string, *pod](livesFor)}),
-		pins:      otter.Must(&otter.Options[string, string]{MaximumSize: maxKept}),
+		lanes:   newLanes(),
+		waiting: &waitingRoom{at: map[netip.Addr]int{}},
+		gone:    otter.Must(&otter.Options[string, struct{}]{MaximumSize: maxKept, ExpiryCalculator: otter.ExpiryWriting[string, struct{}](livesFor)}),
+		told:    otter.Must(&otter.Options[netip.Addr, string]{MaximumSize: maxKept, ExpiryCalculator: otter.ExpiryWriting[netip.Addr, string](toldFor)}),
+		absent:  otter.Must(&otter.Options[string, struct{}]{MaximumSize: maxKept, ExpiryCalculator: otter.ExpiryWriting[string, struct{}](absentFor)}),
+		living:  otter.Must(&otter.Options[string, *pod]{MaximumSize: maxKept, ExpiryCalculator: otter.ExpiryWriting[string, *pod](livesFor)}),
+		pins:    otter.Must(&otter.Options[string, string]{MaximumSize: maxKept}),
 		reviews: otter.Must(&otter.Options[[32]byte, reviewed]{
 			MaximumSize: maxKept, ExpiryCalculator: otter.ExpiryWriting[[32]byte, reviewed](livesFor),
 		}),

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	authenticationv1 "k8s.io/api/authentication/v1"
 
@@ -18,7 +19,14 @@ import (
 type Reviewer struct {
 	*Cluster
 	Audience string
+	// Signed, where it is set, tells by the issuer's published keys whether the cluster signed a token.
+	// Its error is authn.ErrBearer for one that the API server cannot accept; where the keys tell nothing,
+	// it says neither.
+	Signed func(ctx context.Context, token string) (signed bool, err error)
 }
+
+// reviewTimeout bounds one review, and the wait for it.
+const reviewTimeout = 3 * time.Second
 
 // reviewed is a verdict that is a few seconds old.
 type reviewed struct {
@@ -39,21 +47,33 @@ func (r Reviewer) Verify(ctx context.Context, token string) (authn.BoundPod, err
 	if known, ok := r.reviews.GetIfPresent(key); ok {
 		return known.bound, known.err
 	}
-	if why := r.hopeless(token); why != "" { // nobody needs to be asked
+	uid, why := r.hopeless(token)
+	if why != "" { // nobody needs to be asked
 		return authn.BoundPod{}, fmt.Errorf("%w: rule 10: %s", authn.ErrBearer, why)
 	}
-	answer, err, _ := r.flights.Do("review "+string(key[:]), func() (any, error) {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), turnTimeout)
-		defer cancel()
-		if err := r.reviewing.Wait(ctx); err != nil {
-			return nil, errBusy
+	signed := false
+	if r.Signed != nil {
+		var err error
+		if signed, err = r.Signed(ctx, token); err != nil {
+			return authn.BoundPod{}, err
 		}
+	}
+	answer, err, _ := r.flights.Do("review "+string(key[:]), func() (any, error) {
+		ctx := context.WithoutCancel(ctx)
+		if !signed {
+			if err := r.lanes.enter(ctx, key, uid, authn.OriginOf(ctx)); err != nil {
+				return nil, err
+			}
+		}
+		ctx, cancel := context.WithTimeout(ctx, reviewTimeout)
+		defer cancel()
 		r.observer.KubeCall("tokenreview")
 		review := authenticationv1.TokenReview{Spec: authenticationv1.TokenReviewSpec{Token: token, Audiences: []string{r.Audience}}}
 		if err := r.authn.Post().Resource("tokenreviews").Body(&review).Do(ctx).Into(&review); err != nil {
 			return nil, fmt.Errorf("asking the API server to review a token: %w", err)
 		}
 		bound, err := r.read(review.Status)
+		r.lanes.remember(key, bound.UID, err == nil)
 		r.reviews.Set(key, reviewed{bound, err})
 		return reviewed{bound, err}, nil
 	})
@@ -65,8 +85,8 @@ func (r Reviewer) Verify(ctx context.Context, token string) (authn.BoundPod, err
 }
 
 // hopeless says why a token cannot pass, from what it claims and before it is verified: only one that
-// names our audience, a pod and a time to come is worth a question.
-func (r Reviewer) hopeless(token string) string {
+// names our audience, a pod and a time to come is worth a question. The pod's UID is claimed, not proven.
+func (r Reviewer) hopeless(token string) (uid, why string) {
 	var claims struct {
 		Audience   any     `json:"aud"`
 		ExpiresAt  float64 `json:"exp"`
@@ -78,22 +98,22 @@ func (r Reviewer) hopeless(token string) string {
 	}
 	parts := strings.Split(token, ".")
 	if len(parts) != 3 {
-		return "it is no JWT"
+		return "", "it is no JWT"
 	}
 	payload, err := base64.RawURLEncoding.DecodeString(parts[1])
 	if err != nil || json.Unmarshal(payload, &claims) != nil {
-		return "it is no JWT"
+		return "", "it is no JWT"
 	}
 	audiences, _ := claims.Audience.([]any)
 	switch {
 	case claims.Audience != r.Audience && !slices.Contains(audiences, any(r.Audience)):
-		return "it is for another audience"
+		return "", "it is for another audience"
 	case claims.ExpiresAt <= float64(r.now().Unix()):
-		return "it has expired"
+		return "", "it has expired"
 	case claims.Kubernetes.Pod.UID == "":
-		return "it is bound to no pod"
+		return "", "it is bound to no pod"
 	}
-	return ""
+	return claims.Kubernetes.Pod.UID, ""
 }
 
 func (r Reviewer) read(status authenticationv1.TokenReviewStatus) (authn.BoundPod, error) {

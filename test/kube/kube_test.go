@@ -410,6 +410,8 @@ func TestAgainstTheRealAPIServer(t *testing.T) {
 		}
 	})
 
+	t.Run("many connections with the rights to get and list alone", manyConnections)
+
 	t.Run("bound service-account tokens", boundTokens)
 	t.Run("our manifests are what the server understands", func(t *testing.T) {
 		running.apply(t, "networkpolicy.yaml")

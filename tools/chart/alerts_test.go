@@ -71,12 +71,9 @@ func TestEachAlertHasARunbook(t *testing.T) {
 	}
 }
 
-// coming are metrics that the alerts use and that another change adds to the service.
-var coming = []string{"wts_database_up", "wts_tls_certificate_expires_seconds", "wts_signing_key_active_age_seconds"}
-
 // An alert on a metric that does not exist never fires.
 func TestAlertsUseMetricsThatExist(t *testing.T) {
-	known := slices.Clone(coming)
+	var known []string
 	for _, folder := range []string{"/pkg/telemetry", "/cmd/wts"} {
 		files, err := filepath.Glob(root + folder + "/*.go")
 		if err != nil {

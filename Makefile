@@ -10,7 +10,7 @@ DEMO    ?=
 GRACES  ?= 10s 3s 0s
 
 .DEFAULT_GOAL := help
-.PHONY: help build rootfs run demo test test-exact test-chart e2e test-kube load-kube torture promote posts outages test-torture simulate mutants mutate bench lint format fuzz check release ready-test ready-e2e ready-rootfs clean
+.PHONY: help build rootfs run demo test test-exact test-chart e2e test-kube load-kube torture promote siege posts outages test-torture simulate mutants mutate bench lint format fuzz check release ready-test ready-e2e ready-rootfs clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -54,6 +54,9 @@ torture: ready-test ## Hurt real processes for ten minutes at each grace, 10 s, 
 
 promote: ready-test ## Promote a standby that lacks the last second of commits, 20 times (six minutes): PROMOTE=-torture.promotions=3
 	$(GO) test -tags '$(TAGS) torture' -count=1 -v -timeout 0 -run '^TestPromotions$$' ./test/torture -torture.promotions=20 $(PROMOTE)
+
+siege: ## Have anonymous callers attack for a minute in every way at once, beside callers who have to be answered
+	CGO_ENABLED=0 $(GO) test -tags $(TAGS) -count=1 -v -run '^TestGoodCallersBesideAttackers$$' ./cmd/wts -siege=60s
 
 posts: ready-test ## Let 500 callers meet each of 1,000 expiries, and ask for 600 s of tokens that live for 60 (four minutes)
 	$(GO) test -tags '$(TAGS) torture' -count=1 -v -timeout 0 -run '^(TestOnePost|TestPosts)' ./test/torture -torture.pairs=1000 -torture.life=60s

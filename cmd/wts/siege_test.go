@@ -57,7 +57,6 @@ func TestGoodCallersBesideAttackers(t *testing.T) {
 	proof, unsigned := cluster.Token(alice, "wts"), cluster.Token(alice, "wts")
 	unsigned = unsigned[:strings.LastIndexByte(unsigned, '.')+1]
 	eventually(t, "alice's pod is known", func() bool { return r.from(t, "127.0.0.2", "/token/").status == 200 })
-	bearer := r.from(t, "127.0.0.2", "/token/").member("token")
 
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
@@ -132,6 +131,7 @@ func TestGoodCallersBesideAttackers(t *testing.T) {
 		return r.from(t, address, "/token/")
 	}, fine)
 	ask("a user's aggregate", func(int) answer {
+		bearer := r.from(t, "127.0.0.2", "/token/").member("token")
 		return r.from(t, "127.0.0.97", "/aggregate/open", "Authorization", "Bearer "+bearer)
 	}, func(got answer) bool { return fine(got) && strings.Contains(got.body, `{"open":true}`) })
 	places := make(chan struct{}, 20)

@@ -3,6 +3,8 @@ package broker
 import (
 	"testing"
 	"time"
+
+	"github.com/google/go-cmp/cmp"
 )
 
 // A step back of the database's clock is seen in two readings, and counts for what was written before it.
@@ -63,5 +65,76 @@ func TestAStepIsHeardOf(t *testing.T) {
 	alone.begin(Pulse{Reading: reading, Beats: map[string]int64{"alive": now.Add(-6 * time.Second).UnixMilli()}})
 	if got := alone.behind(now); got != 0 {
 		t.Errorf("by a heartbeat of a second ago: behind by %s, want 0", got)
+	}
+}
+
+// The bounds of what a reading of the clock says.
+func TestWhatAReadingSays(t *testing.T) {
+	began := time.Now()
+	reading := func(sent, received, database time.Duration) Reading {
+		return Reading{Sent: began.Add(sent), Received: began.Add(received), Database: began.Add(database)}
+	}
+	for name, row := range map[string]struct {
+		second  Reading
+		stepped bool
+		counts  bool // it is what the next one is compared with
+	}{
+		"no time":                       {Reading{Sent: began.Add(time.Second), Received: began.Add(time.Second)}, false, false},
+		"as slow as may be":             {reading(time.Second, time.Second+slowReading, time.Second), false, true},
+		"slower":                        {reading(time.Second, time.Second+slowReading+1, -time.Hour), false, false},
+		"sent when the last one came":   {reading(0, time.Millisecond, -time.Minute), true, true},
+		"sent before the last one came": {reading(-1, time.Millisecond, -time.Minute), false, false},
+		"late within the slack":         {reading(time.Second, time.Second, time.Second-clockSlack+time.Millisecond), false, true},
+		"late beyond the slack":         {reading(time.Second, time.Second, time.Second-clockSlack-time.Millisecond), true, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := &databaseClock{}
+			first := reading(-time.Millisecond, 0, 0)
+			c.note(first)
+			if stepped := c.note(row.second); stepped != row.stepped {
+				t.Errorf("stepped: %t", stepped)
+			}
+			if counts := c.last == row.second; counts != row.counts {
+				t.Errorf("it counts: %t", counts)
+			}
+		})
+	}
+	c := &databaseClock{}
+	c.note(reading(10*time.Second, 10*time.Second+time.Millisecond, 12*time.Second))
+	if got := c.newest(reading(9*time.Second, 9*time.Second, 9*time.Second)); !got.Database.Equal(began.Add(12*time.Second)) || !got.Sent.Equal(began.Add(10*time.Second)) {
+		t.Errorf("the newest of an older reading is %v", got)
+	}
+	if got := c.newest(reading(13*time.Second, 13*time.Second, 14*time.Second)); !got.Database.Equal(began.Add(14 * time.Second)) {
+		t.Errorf("the newest of a newer reading is %v", got)
+	}
+}
+
+// What a replica takes over of steps that others saw.
+func TestWhichStepsAreAdopted(t *testing.T) {
+	now := time.Now()
+	known := Step{Until: now, By: 5 * time.Second}
+	for name, row := range map[string]struct {
+		seen Step
+		news bool
+		want []Step
+	}{
+		"none":                       {Step{Until: now}, false, []Step{known}},
+		"one that is none, long ago": {Step{Until: now.Add(-stepKept - time.Hour)}, false, []Step{known}},
+		"one of long ago":            {Step{Until: now.Add(-stepKept - 1), By: time.Hour}, false, []Step{known}},
+		"the oldest that is kept":    {Step{Until: now.Add(-stepKept), By: time.Hour}, true, []Step{known, {Until: now.Add(-stepKept), By: time.Hour}}},
+		"the same":                   {known, false, []Step{known}},
+		"the same, a little later":   {Step{Until: now.Add(time.Millisecond), By: known.By}, true, []Step{{Until: now.Add(time.Millisecond), By: known.By}}},
+		"the same, a little larger":  {Step{Until: now.Add(-time.Millisecond), By: known.By + time.Millisecond}, true, []Step{{Until: now, By: known.By + time.Millisecond}}},
+		"another":                    {Step{Until: now, By: time.Minute}, true, []Step{known, {Until: now, By: time.Minute}}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := &databaseClock{steps: []Step{known}, last: Reading{Database: now}}
+			if news := c.adopt([]Step{row.seen}); news != row.news {
+				t.Errorf("news: %t", news)
+			}
+			if diff := cmp.Diff(row.want, c.steps); diff != "" {
+				t.Error(diff)
+			}
+		})
 	}
 }

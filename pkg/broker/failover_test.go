@@ -25,6 +25,7 @@ func TestRestore(t *testing.T) {
 		return one
 	}
 	newLogin := func(r *Row) { r.ConnectedAt = ruleTime }
+	rotates := func(r *Row) { r.Rotates = RotationYes }
 	const promoted = versionsOfTimeline
 	for name, each := range map[string]struct {
 		held, kept Row
@@ -41,7 +42,7 @@ func TestRestore(t *testing.T) {
 		"a row that is not there":                 {held: Row{Connection: Connection{UserID: "u", Provider: "p"}}, kept: row(1, 1, Ready, "r1"), restored: true, cancels: true},
 		"a login":                                 {held: row(5, 4, Ready, "r1"), kept: row(6, 6, Ready, "r9", newLogin), restored: true, cancels: true},
 		"a login after an end":                    {held: row(6, 4, Disconnected, ""), kept: row(7, 7, Ready, "r9", newLogin), restored: true, cancels: true},
-		"an end":                                  {held: row(5, 4, Ready, "r1"), kept: row(8, 0, Disconnected, ""), restored: true, revoked: []secret.Text{"r1"}},
+		"an end":                                  {held: row(5, 4, Ready, "r1", rotates), kept: row(8, 0, Disconnected, ""), restored: true, revoked: []secret.Text{"r1"}},
 		"an end before a login":                   {held: row(9, 9, Ready, "r9", newLogin), kept: row(8, 0, Disconnected, "")},
 		"a successor of what has ended":           {held: row(8, 4, Disconnected, ""), kept: row(7, 6, Ready, "r2"), revoked: []secret.Text{"r2"}},
 		"an end since the failover":               {held: row(promoted, 4, Disconnected, ""), kept: row(7, 6, Ready, "r2"), revoked: []secret.Text{"r2"}},
@@ -50,6 +51,9 @@ func TestRestore(t *testing.T) {
 			change, err := Apply(each.held, Event{At: ruleTime, Timeline: 2, Action: Restore{Row: each.kept}})
 			if restored := err == nil && change.Refusal == nil; restored != each.restored {
 				t.Fatalf("restored: %t, %v; want %t", restored, err, each.restored)
+			}
+			if each.restored && each.kept.Phase == Disconnected && change.Row.Rotates != RotationYes {
+				t.Errorf("an end forgets that the provider rotates: %q", change.Row.Rotates)
 			}
 			var revoked []secret.Text
 			for _, one := range change.Revoke {

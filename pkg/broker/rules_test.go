@@ -112,6 +112,7 @@ func TestClaim(t *testing.T) {
 		"one whose token was presented before keeps that time": {
 			readyRow(func(r *Row) { r.PresentedAt = after(-time.Minute) }), mine, applied{change: claimed("", after(-time.Minute))},
 		},
+		"an old reason does not stay":                   {readyRow(func(r *Row) { r.Reason = "of long ago" }), mine, applied{change: claimed("", ruleTime)}},
 		"a doubt stays one":                             {suspect(doubted), mine, applied{change: claimed(doubted, after(-time.Minute))}},
 		"a token that was taken over stays so":          {suspect(takenOver), mine, applied{change: claimed(takenOver, after(-time.Minute))}},
 		"a flight of a silent replica is taken over":    {claimedRow(), over, applied{change: claimed(takenOver, after(-5*time.Second))}},

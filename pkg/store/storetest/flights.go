@@ -320,6 +320,12 @@ func beats(t *testing.T, s Store) {
 	if third["r1"] == first["r1"] || third["r2"] != second["r2"] {
 		t.Errorf("a heartbeat did not change: %v then %v", second, third)
 	}
+	if err := s.Gone(t.Context(), "r1"); err != nil {
+		t.Fatal(err)
+	}
+	if pulse, err := s.Beat(t.Context(), broker.Beat{Replica: "r2"}); err != nil || !pulse.Gone["r1"] || pulse.Gone["r2"] {
+		t.Errorf("gone are %v, %v; want r1 alone", pulse.Gone, err)
+	}
 }
 
 func tombstone(t *testing.T, s Store) {
@@ -343,6 +349,9 @@ func tombstone(t *testing.T, s Store) {
 	want(t, "twice", s.Disconnect(t.Context(), alice, "main"), broker.ErrNotConnected)
 	want(t, "what never was", s.Disconnect(t.Context(), alice, "other"), broker.ErrNotConnected)
 	want(t, "a user who is not there", s.Disconnect(t.Context(), "no such user", "main"), broker.ErrNotConnected)
+	if rows, err := s.Rows(t.Context(), "no such user"); err != nil || len(rows) > 0 {
+		t.Errorf("a user who is not there has %d rows, %v", len(rows), err)
+	}
 	connect(t, s, grantOf("alice", tokensOf("rt-9", "at-9")))
 	if again := read(t, s, alice, "main"); again.Version <= grave.Version || again.Phase != broker.Ready {
 		t.Errorf("connected again: version %d after %d, phase %s; want a greater one, ready", again.Version, grave.Version, again.Phase)

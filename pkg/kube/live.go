@@ -65,7 +65,7 @@ func (c *Cluster) listIn(ctx context.Context, namespace, selector string, visit 
 	if err != nil {
 		return err
 	}
-	defer body.Close() //nolint:errcheck // it was read to its end, or is given up
+	defer body.Close()
 	return readPods(body, visit)
 }
 

@@ -129,7 +129,7 @@ func (m *message) next() (number protowire.Number, size int64, err error) {
 	if err == nil && value > uint64(m.left) { //nolint:gosec // never negative
 		err = errTooLong
 	}
-	return number, int64(value), err //nolint:gosec // at most left
+	return number, int64(value), err
 }
 
 func (m *message) skip(size int64) error {

@@ -9,7 +9,7 @@ import (
 
 // field is one of a message's: bytes, or a number.
 type field struct {
-	number protowire.Number
+	number int
 	bytes  []byte
 	value  uint64
 }
@@ -24,7 +24,8 @@ func eachField(raw []byte, take func(field) error) error {
 			return protowire.ParseError(head)
 		}
 		raw = raw[head:]
-		one, size := field{number: number}, 0
+		one := field{number: int(number)}
+		var size int
 		switch kind {
 		case protowire.BytesType:
 			one.bytes, size = protowire.ConsumeBytes(raw)

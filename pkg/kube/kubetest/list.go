@@ -129,7 +129,7 @@ func Grown(pod *corev1.Pod) *corev1.Pod {
 	}
 	pod.Spec.Containers = []corev1.Container{container}
 	pod.Labels = map[string]string{"app": "jupyter", "component": "singleuser-server"}
-	pod.ManagedFields = []metav1.ManagedFieldsEntry{{Manager: "kubelet", Operation: "Update", FieldsType: "FieldsV1", FieldsV1: &metav1.FieldsV1{Raw: []byte(`{"f:status":{"` + strings.Repeat("f", 1200) + `":{}}}`)}}}
+	pod.ManagedFields = []metav1.ManagedFieldsEntry{{Manager: "kubelet", Operation: "Update", FieldsType: "FieldsV1", FieldsV1: metav1.NewFieldsV1(`{"f:status":{"` + strings.Repeat("f", 1200) + `":{}}}`)}}
 	for _, kind := range []corev1.PodConditionType{corev1.PodReady, corev1.PodScheduled, corev1.ContainersReady, corev1.PodInitialized} {
 		pod.Status.Conditions = append(pod.Status.Conditions, corev1.PodCondition{Type: kind, Status: corev1.ConditionTrue, LastTransitionTime: metav1.Now()})
 	}

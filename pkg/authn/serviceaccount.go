@@ -105,7 +105,7 @@ func (l LocalTokens) Verify(ctx context.Context, token string) (BoundPod, error)
 	}, nil
 }
 
-// Signed tells whether the cluster signed a token, before anybody else is asked about it. Its error is
+// Signed tells whether the cluster signed a token, before the API server is asked about it. Its error is
 // ErrBearer where the published keys show that the cluster did not. It says neither of another issuer's
 // token that these keys have signed, nor of any while the keys cannot be had: the API server has to tell.
 func (l LocalTokens) Signed(ctx context.Context, token string) (bool, error) {

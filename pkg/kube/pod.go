@@ -34,7 +34,7 @@ func (c *Cluster) read(of *corev1.Pod) *pod {
 	p.Actor = "pod " + p.Namespace + "/" + p.Name + " " + p.UID
 	for _, name := range c.config.Annotations {
 		if value, ok := of.Annotations[name]; ok {
-			p.annotated = value // an empty one too: the pod is nobody's, whatever the next one says
+			p.annotated = value // an empty one too: the pod then has no user, whatever the next one says
 			break
 		}
 	}

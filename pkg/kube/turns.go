@@ -39,7 +39,7 @@ type turn struct {
 // the next one, which begins after it arrived. So no caller is refused for lack of a turn, and none gets
 // an answer that the API server read before the caller came: the address may have changed hands since.
 type turns struct {
-	// list gives the pods to visit, and to nobody else: all of them, or those that one want is about.
+	// list gives pods to visit: all of them, or those that one want is about.
 	list func(ctx context.Context, only *want, visit func(*pod)) error
 
 	mu      sync.Mutex

@@ -163,6 +163,12 @@ func TestAPodThatWasGoodHasAReservedShare(t *testing.T) {
 	if err := r.send(r.server.Token(alice, "wts"), "10.9.0.1"); err != nil {
 		t.Errorf("a new token of a pod that is known: %v", err)
 	}
+	for i := range 50 { // a network of IPv6 is one origin
+		_ = r.send(madeUp(other, int64(100+i)), fmt.Sprintf("fd00::%x", i+1))
+	}
+	if err := r.send(r.server.Token(other, "wts"), "fd00::ff"); !outage(err) {
+		t.Errorf("a pod that is not known yet, from that network: %v; want that it cannot be told now", err)
+	}
 }
 
 // Where the issuer's keys can be had, what is made up never reaches the API server, and what is signed needs

@@ -2,7 +2,12 @@ package keyring_test
 
 import (
 	"bytes"
+	"crypto/fips140"
+	"encoding/hex"
 	"errors"
+	"fmt"
+	"os"
+	"os/exec"
 	"strings"
 	"testing"
 	"time"
@@ -24,8 +29,24 @@ func generated(t *testing.T) (*keyring.Keyring, string) {
 	return ring, text
 }
 
-func TestASecretOpensOnlyWhereItWasSealed(t *testing.T) {
+// inEachForm runs a test with a keyring that seals in each form.
+func inEachForm(t *testing.T, test func(t *testing.T, ring *keyring.Keyring)) {
+	t.Helper()
 	ring, _ := generated(t)
+	for _, form := range []int{keyring.Form1, keyring.Form2} {
+		t.Run(fmt.Sprint("form ", form), func(t *testing.T) {
+			in, err := ring.WithForm(form)
+			if err != nil {
+				t.Fatal(err)
+			}
+			test(t, in)
+		})
+	}
+}
+
+func TestASecretOpensOnlyWhereItWasSealed(t *testing.T) { inEachForm(t, opensOnlyAtHome) }
+
+func opensOnlyAtHome(t *testing.T, ring *keyring.Keyring) {
 	sealed := ring.Seal([]byte("rt-1"), home)
 	if bytes.Contains(sealed, []byte("rt-1")) {
 		t.Fatal("the secret stands in the envelope in clear")
@@ -52,8 +73,9 @@ func TestASecretOpensOnlyWhereItWasSealed(t *testing.T) {
 	}
 }
 
-func TestEveryChangedByteIsNoticed(t *testing.T) {
-	ring, _ := generated(t)
+func TestEveryChangedByteIsNoticed(t *testing.T) { inEachForm(t, noticesEveryChange) }
+
+func noticesEveryChange(t *testing.T, ring *keyring.Keyring) {
 	sealed := ring.Seal([]byte("secret"), home)
 	for i := range sealed {
 		changed := bytes.Clone(sealed)
@@ -126,17 +148,120 @@ func TestAKeyFileWithAFault(t *testing.T) {
 	}
 }
 
+// A keyring opens both forms, whichever it seals in: replicas that seal in the one and in the other run side by
+// side during a change, and back.
+func TestBothFormsOpen(t *testing.T) {
+	first, _ := generated(t)
+	second, err := first.WithForm(keyring.Form2)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, row := range map[string]struct{ seals, opens *keyring.Keyring }{"forward": {first, second}, "back": {second, first}} {
+		sealed := row.seals.Seal([]byte("rt"), home)
+		if opened, err := row.opens.Open(sealed, home); err != nil || string(opened) != "rt" {
+			t.Errorf("%s: %q, %v", name, opened, err)
+		}
+		if !row.opens.Holds(sealed[:keyring.HeadLength]) {
+			t.Errorf("%s: it says that it does not open it", name)
+		}
+	}
+	if _, err := first.WithForm(3); err == nil {
+		t.Error("a form that there is not")
+	}
+	// A form of a later version is kept, as what another key has sealed is.
+	later := first.Seal([]byte("rt"), home)
+	later[0] = 3
+	if _, err := first.Open(later, home); !errors.Is(err, keyring.ErrUnknownKey) || first.Holds(later[:keyring.HeadLength]) {
+		t.Errorf("a later form: %v", err)
+	}
+}
+
+// Rule D8: what was sealed for the place before does not open there, and a cookie's key is not a row's.
+func TestAnOlderSecretOfThePlaceDoesNotOpen(t *testing.T) {
+	first, _ := generated(t)
+	ring, err := first.WithForm(keyring.Form2)
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := func(counter int64) keyring.Place { place := home; place.Counter = counter; return place }
+	older := ring.Seal([]byte("rt-1"), at(1))
+	if _, err := ring.Open(older, at(2)); !errors.Is(err, keyring.ErrTampered) {
+		t.Errorf("the older one opens: %v", err)
+	}
+	if opened, err := ring.Open(older, at(1)); err != nil || string(opened) != "rt-1" {
+		t.Errorf("%q, %v", opened, err)
+	}
+	one, other := ring.Seal([]byte("x"), home), ring.Seal([]byte("x"), home)
+	if bytes.Equal(one[keyring.HeadLength:keyring.HeadLength+32], other[keyring.HeadLength:keyring.HeadLength+32]) {
+		t.Error("two secrets have one key")
+	}
+}
+
+// firstVersions is an envelope that the first version of this package has sealed, with a key of 32 bytes of 1.
+const firstVersions = "0195b4522816897a9666078aaa12833c089aacb37b5aa2419516ebb1c3df45ac7341e4ae6f00cabaaad8e34c6deea9f8f7514be202"
+
+func TestTheFirstVersionsEnvelopeOpens(t *testing.T) {
+	raw := bytes.Repeat([]byte{1}, 32)
+	ring, err := keyring.New(raw, keyring.NamedKey{Name: "k", Key: raw})
+	if err != nil {
+		t.Fatal(err)
+	}
+	envelope, err := hex.DecodeString(firstVersions)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if opened, err := ring.Open(envelope, home); err != nil || string(opened) != "rt-1" {
+		t.Errorf("%q, %v", opened, err)
+	}
+}
+
+// In FIPS mode the keyring seals in the form that is approved, and keeps what it does not open. The mode is a
+// process's, so that this test runs itself in another.
+func TestFormsInFIPSMode(t *testing.T) {
+	if !fips140.Enabled() {
+		again := exec.Command(os.Args[0], "-test.run=^TestFormsInFIPSMode$", "-test.v")
+		again.Env = append(os.Environ(), "GODEBUG=fips140=only")
+		if output, err := again.CombinedOutput(); err != nil || !strings.Contains(string(output), "in FIPS mode") {
+			t.Errorf("%v\n%s", err, output)
+		}
+		return
+	}
+	t.Log("in FIPS mode")
+	raw := bytes.Repeat([]byte{1}, 32)
+	ring, err := keyring.New(raw, keyring.NamedKey{Name: "k", Key: raw})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if ring, err = ring.WithForm(keyring.Form1); err != nil {
+		t.Fatal(err)
+	}
+	sealed := ring.Seal([]byte("rt"), home)
+	if opened, err := ring.Open(sealed, home); err != nil || string(opened) != "rt" || sealed[0] != keyring.Form2 {
+		t.Errorf("form %d, %q, %v", sealed[0], opened, err)
+	}
+	envelope, _ := hex.DecodeString(firstVersions)
+	if _, err := ring.Open(envelope, home); !errors.Is(err, keyring.ErrUnknownKey) || ring.Holds(envelope[:keyring.HeadLength]) {
+		t.Errorf("the first version's envelope: %v; want it kept, as another key's is", err)
+	}
+}
+
 func FuzzOpen(f *testing.F) {
 	ring, err := keyring.Parse(keyring.Generate(time.Now()))
 	if err != nil {
 		f.Fatal(err)
 	}
-	sealed := ring.Seal([]byte("secret"), home)
+	second, err := ring.WithForm(keyring.Form2)
+	if err != nil {
+		f.Fatal(err)
+	}
+	sealed, other := ring.Seal([]byte("secret"), home), second.Seal([]byte("secret"), home)
 	f.Add(sealed)
+	f.Add(other)
 	f.Add([]byte{})
 	f.Add(sealed[:33])
+	f.Add(other[:41])
 	f.Fuzz(func(t *testing.T, envelope []byte) {
-		if opened, err := ring.Open(envelope, home); err == nil && !bytes.Equal(envelope, sealed) {
+		if opened, err := ring.Open(envelope, home); err == nil && !bytes.Equal(envelope, sealed) && !bytes.Equal(envelope, other) {
 			t.Fatalf("a forged envelope opened to %q", opened)
 		}
 	})

@@ -31,6 +31,8 @@ const (
 	Form1 = 1
 	// Form2 is AES-256-GCM with a key for each secret (rule D8).
 	Form2 = 2
+	// laterForms are those that a later version may write: what they have sealed is kept.
+	laterForms = 15
 
 	idLen    = 8
 	headLen  = 1 + idLen
@@ -148,6 +150,9 @@ func (k *Keyring) Open(envelope []byte, place Place) ([]byte, error) {
 		return nil, ErrTampered
 	}
 	head, sealed := envelope[:headLen:headLen], envelope[headLen:]
+	if head[0] == 0 || head[0] > laterForms {
+		return nil, ErrTampered
+	}
 	for i := range k.keys {
 		opening := &k.keys[i]
 		if opening.id != keyID(head[1:]) {

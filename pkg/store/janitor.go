@@ -20,7 +20,7 @@ type expired struct {
 
 // tidyBatch is how many rows one statement deletes: a flood of them must not hold SQLite's only write lock
 // until the statement's time is over, again and again, and delete nothing.
-const tidyBatch = 5000
+const tidyBatch = 2000
 
 // Tidy deletes what has expired: sessions, login states, lines of the change feed. Any replica may
 // call it at any time. What fails in one table keeps no other from being tidied.
@@ -46,7 +46,7 @@ func (s *Store) Tidy(ctx context.Context) error {
 func (s *Store) deleteExpired(ctx context.Context, of expired) error {
 	row := map[string]string{"sqlite": "rowid", "postgres": "ctid"}[s.dialect]
 	for {
-		deleted := int64(0)
+		deleted, began := int64(0), time.Now()
 		err := s.write(ctx, func(tx *gorm.DB) error {
 			now, err := s.now(tx)
 			if err != nil {
@@ -60,10 +60,10 @@ func (s *Store) deleteExpired(ctx context.Context, of expired) error {
 		if err != nil || deleted < tidyBatch {
 			return err
 		}
-		select { // others get their turn
+		select { // others get as much time: on SQLite they look for the lock now and then, and in no order
 		case <-ctx.Done():
 			return ctx.Err()
-		case <-time.After(20 * time.Millisecond):
+		case <-time.After(max(20*time.Millisecond, time.Since(began))):
 		}
 	}
 }

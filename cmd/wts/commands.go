@@ -3,6 +3,7 @@ package main
 import (
 	"cmp"
 	"context"
+	"crypto/fips140"
 	"errors"
 	"fmt"
 	"io"
@@ -320,9 +321,17 @@ func versionCommand() *cobra.Command {
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			version, commit := buildVersion()
 			fmt.Fprintln(cmd.OutOrStdout(), "wts", version, commit)
+			fmt.Fprintln(cmd.OutOrStdout(), "cryptographic module", fips140.Version()+", FIPS 140-3 mode", onOff(fips140.Enabled()))
 			return nil
 		},
 	}
+}
+
+func onOff(on bool) string {
+	if on {
+		return "on"
+	}
+	return "off"
 }
 
 // linkedVersion and linkedCommit are set by the linker (make build VERSION=... COMMIT=...), for a build

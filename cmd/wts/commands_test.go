@@ -125,8 +125,13 @@ func TestVersionOfABuildWithoutARepository(t *testing.T) {
 		t.Fatalf("%s: %v\n%s", command, err, output)
 	}
 	output, err := exec.Command(program, "version").Output()
-	if err != nil || string(output) != "wts v1.2.3 c0ffee\n" {
+	if err != nil || !strings.HasPrefix(string(output), "wts v1.2.3 c0ffee\n") || !strings.Contains(string(output), "FIPS 140-3 mode off") {
 		t.Errorf("it says %q, %v", output, err)
+	}
+	inMode := exec.Command(program, "version")
+	inMode.Env = append(os.Environ(), "GODEBUG=fips140=on")
+	if output, err = inMode.Output(); err != nil || !strings.Contains(string(output), "FIPS 140-3 mode on") {
+		t.Errorf("in FIPS mode it says %q, %v", output, err)
 	}
 }
 

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/fips140"
 	"log/slog"
 	"sync/atomic"
 	"time"
@@ -48,6 +49,7 @@ func (s *service) watchDatabase(ctx context.Context) {
 // gauges registers what is asked for when the metrics are scraped.
 func (s *service) gauges() {
 	s.metrics.Gauge("wts_database_reached", "1 once the database was reached with its schema in place.", func() float64 { return one(s.store.Reached()) })
+	s.metrics.Gauge("wts_fips140_mode", "1 in FIPS 140-3 mode (GODEBUG=fips140=on).", func() float64 { return one(fips140.Enabled()) })
 	s.metrics.Gauge("wts_database_up", "1 while the database answers, asked every two seconds.", func() float64 { return one(s.health.databaseUp.Load()) })
 	s.metrics.Gauge("wts_signing_key_active_age_seconds", "How long the oldest key that signs has signed, in seconds; 0 while none does.", func() float64 {
 		if since := s.issuer.SigningSince(); !since.IsZero() {

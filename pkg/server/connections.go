@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -23,10 +24,11 @@ const (
 type Connections struct {
 	bounded func(netip.Addr) bool // tells a peer that is no proxy, which has many connections for many people
 
-	mu    sync.Mutex
+	heads atomic.Int64 // bytes of unfinished heads
+
+	mu    sync.Mutex // not taken while a request is served
 	all   map[*connection]bool
 	peers map[netip.Addr]int
-	heads int // bytes of unfinished heads
 }
 
 // NewConnections bounds connections in all, and those of a peer where bounded says so.
@@ -34,14 +36,15 @@ func NewConnections(bounded func(netip.Addr) bool) *Connections {
 	return &Connections{bounded: bounded, all: map[*connection]bool{}, peers: map[netip.Addr]int{}}
 }
 
-// connection is one of them. Its fields are guarded by the Connections' lock.
+// connection is one of them.
 type connection struct {
 	net.Conn
 	of   *Connections
 	peer netip.Addr
-	head int       // bytes of the head that is being read
-	busy bool      // a request is being answered
-	last time.Time // of its last byte, or answer
+	head atomic.Int64 // bytes of the head that is being read
+	busy atomic.Bool  // a request is being answered
+	last atomic.Int64 // when its last byte came, in unix nanoseconds
+	gone atomic.Bool  // it is not counted any more
 }
 
 // Listener bounds the connections of a listener.
@@ -69,7 +72,8 @@ func (l listener) Accept() (net.Conn, error) {
 // admit takes a connection in, for which it ends another where there are too many. It is nil for one too many
 // of one peer.
 func (c *Connections) admit(accepted net.Conn) net.Conn {
-	admitted := &connection{Conn: accepted, of: c, last: time.Now()}
+	admitted := &connection{Conn: accepted, of: c}
+	admitted.last.Store(time.Now().UnixNano())
 	if address, err := netip.ParseAddrPort(accepted.RemoteAddr().String()); err == nil {
 		admitted.peer = address.Addr().Unmap().WithZone("")
 	}
@@ -86,11 +90,12 @@ func (c *Connections) admit(accepted net.Conn) net.Conn {
 	return admitted
 }
 
-// endLocked ends the connection that comes first by an order, of those that answer no request.
-func (c *Connections) endLocked(before func(a, b *connection) bool) {
+// endLocked ends the connection that comes first by an order, of those that answer no request, and tells
+// whether there was one.
+func (c *Connections) endLocked(before func(a, b *connection) bool) bool {
 	var first *connection
 	for one := range c.all {
-		if !one.busy && (first == nil || before(one, first)) {
+		if !one.busy.Load() && (first == nil || before(one, first)) {
 			first = one
 		}
 	}
@@ -98,18 +103,19 @@ func (c *Connections) endLocked(before func(a, b *connection) bool) {
 		c.forgetLocked(first)
 		_ = first.Conn.Close()
 	}
+	return first != nil
 }
 
-func silentLongest(a, b *connection) bool { return a.last.Before(b.last) }
-func largestHead(a, b *connection) bool   { return a.head > b.head }
+func silentLongest(a, b *connection) bool { return a.last.Load() < b.last.Load() }
+func largestHead(a, b *connection) bool   { return a.head.Load() > b.head.Load() }
 
 func (c *Connections) forgetLocked(one *connection) {
 	if !c.all[one] {
 		return
 	}
 	delete(c.all, one)
-	c.heads -= one.head
-	one.head = 0
+	one.gone.Store(true)
+	one.finish()
 	if c.peers[one.peer]--; c.peers[one.peer] == 0 {
 		delete(c.peers, one.peer)
 	}
@@ -118,18 +124,28 @@ func (c *Connections) forgetLocked(one *connection) {
 // Read implements net.Conn.
 func (one *connection) Read(into []byte) (int, error) {
 	n, err := one.Conn.Read(into)
-	c := one.of
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	one.last = time.Now()
-	if n > 0 && !one.busy && c.all[one] {
-		one.head += n
-		c.heads += n
-		for c.heads > maxHeads {
-			c.endLocked(largestHead)
-		}
+	if n == 0 || one.busy.Load() {
+		return n, err
+	}
+	one.last.Store(time.Now().UnixNano())
+	one.head.Add(int64(n))
+	if one.of.heads.Add(int64(n)) > maxHeads {
+		one.of.makeRoom()
+	}
+	if one.gone.Load() { // ended meanwhile
+		one.finish()
 	}
 	return n, err
+}
+
+// finish takes the head out of the count.
+func (one *connection) finish() { one.of.heads.Add(-one.head.Swap(0)) }
+
+func (c *Connections) makeRoom() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for c.heads.Load() > maxHeads && c.endLocked(largestHead) {
+	}
 }
 
 // Close implements net.Conn.
@@ -157,19 +173,12 @@ func (*Connections) Context(ctx context.Context, accepted net.Conn) context.Cont
 func (c *Connections) Handler(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if one, ok := r.Context().Value(connectionKey{}).(*connection); ok {
-			c.set(one, true)
-			defer c.set(one, false)
+			one.busy.Store(true)
+			one.finish()
+			defer one.busy.Store(false)
 		}
 		next.ServeHTTP(w, r)
 	})
-}
-
-func (c *Connections) set(one *connection, busy bool) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	one.busy, one.last = busy, time.Now()
-	c.heads -= one.head
-	one.head = 0
 }
 
 // EndSilent ends the connections that answer no request: at the end of the service nothing comes of them.
@@ -177,7 +186,7 @@ func (c *Connections) EndSilent() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for one := range c.all {
-		if !one.busy && one.head == 0 {
+		if !one.busy.Load() && one.head.Load() == 0 {
 			c.forgetLocked(one)
 			_ = one.Conn.Close()
 		}

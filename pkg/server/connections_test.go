@@ -135,8 +135,8 @@ func TestUnfinishedHeadsMakeRoom(t *testing.T) {
 			closed++
 		}
 	}
-	if c.heads > maxHeads || closed < 19 || closed > 25 || small.closed {
-		t.Errorf("%d bytes of heads are held, %d of the large ones were closed, the small one: %v", c.heads, closed, small.closed)
+	if c.heads.Load() > maxHeads || closed < 19 || closed > 25 || small.closed {
+		t.Errorf("%d bytes of heads are held, %d of the large ones were closed, the small one: %v", c.heads.Load(), closed, small.closed)
 	}
 	c.EndSilent()
 	if small.closed {

@@ -163,13 +163,18 @@ const nowhere = "/\x00"
 // ambiguous tells a path that a proxy before us may read as another one than we do: with dots that lead
 // elsewhere, or with an escaped slash, backslash or dot.
 func ambiguous(address *url.URL) bool {
-	for segment := range strings.SplitSeq(address.Path, "/") {
-		if segment == "." || segment == ".." {
-			return true
+	if strings.Contains(address.Path, "/.") {
+		for segment := range strings.SplitSeq(address.Path, "/") {
+			if segment == "." || segment == ".." {
+				return true
+			}
 		}
 	}
-	raw := strings.ToLower(address.EscapedPath())
-	return strings.Contains(raw, "%2f") || strings.Contains(raw, "%5c") || strings.Contains(raw, "%2e")
+	if strings.IndexByte(address.Path, '\\') >= 0 {
+		return true
+	}
+	raw := strings.ToLower(address.RawPath) // empty where the path was sent as we would write it
+	return strings.Contains(raw, "%2f") || strings.Contains(raw, "%2e")
 }
 
 // routes is the table of contents: each line says which proofs the route accepts.

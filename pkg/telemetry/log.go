@@ -47,7 +47,6 @@ func (c LogConfig) level() (slog.Level, error) {
 func NewLog(config LogConfig, to io.Writer) (*slog.Logger, func()) {
 	level, _ := config.level()
 	buffer := &lineBuffer{to: to}
-	buffer.written = sync.NewCond(&buffer.mu)
 	options := &slog.HandlerOptions{Level: level}
 	var handler slog.Handler = slog.NewJSONHandler(buffer, options)
 	if config.Format == "text" {
@@ -61,16 +60,18 @@ const (
 	flushAt    = 64 << 10 // bytes
 )
 
-// lineBuffer gathers lines. Its fields are guarded by mu, which is not held over a write.
+// lineBuffer gathers lines.
 type lineBuffer struct {
 	to io.Writer
 
-	mu            sync.Mutex
-	written       *sync.Cond
-	lines, spare  []byte
-	added, stored uint64 // lines, since the beginning
-	pending       bool   // a timer is set
-	writing       bool
+	mu      sync.Mutex // never held over a write
+	lines   []byte
+	added   uint64 // lines, since the beginning
+	pending bool   // a timer is set
+
+	writing sync.Mutex // held over a write
+	spare   []byte
+	stored  uint64 // lines that were written
 }
 
 // Write implements io.Writer for one line.
@@ -80,7 +81,7 @@ func (b *lineBuffer) Write(line []byte) (int, error) {
 	b.added++
 	if !b.pending {
 		b.pending = true
-		time.AfterFunc(flushAfter, b.flush)
+		time.AfterFunc(flushAfter, b.later)
 	}
 	full := len(b.lines) >= flushAt
 	b.mu.Unlock()
@@ -90,25 +91,30 @@ func (b *lineBuffer) Write(line []byte) (int, error) {
 	return len(line), nil
 }
 
-// flush returns when the lines that are there now have been written: by itself, or by another that was about
-// to write them.
+func (b *lineBuffer) later() {
+	b.mu.Lock()
+	b.pending = false
+	b.mu.Unlock()
+	b.flush()
+}
+
+// flush returns when the lines that are there now have been written: by itself, or by another that wrote them
+// while this one waited.
 func (b *lineBuffer) flush() {
 	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.pending = false
-	for want := b.added; b.stored < want; {
-		if b.writing {
-			b.written.Wait()
-			continue
-		}
-		lines, until := b.lines, b.added
-		b.lines, b.writing = b.spare[:0], true
-		b.mu.Unlock()
-		_, _ = b.to.Write(lines) // a log that cannot be written has nowhere to say so
-		b.mu.Lock()
-		b.spare, b.stored, b.writing = lines, until, false
-		b.written.Broadcast()
+	want := b.added
+	b.mu.Unlock()
+	b.writing.Lock()
+	defer b.writing.Unlock()
+	if b.stored >= want {
+		return
 	}
+	b.mu.Lock()
+	lines, until := b.lines, b.added
+	b.lines = b.spare[:0]
+	b.mu.Unlock()
+	_, _ = b.to.Write(lines) // a log that cannot be written has nowhere to say so
+	b.spare, b.stored = lines, until
 }
 
 // urgent writes out the buffer with a line that an operator should see now, or that a caller waits for.

@@ -2,6 +2,7 @@ package main
 
 import (
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -73,5 +74,36 @@ func TestTheCertificatesEndIsAGauge(t *testing.T) {
 	}
 	if !(&certificates{}).expires().IsZero() {
 		t.Error("without a certificate it expires")
+	}
+}
+
+// OP-H2: while it drains, a replica tells clients to go elsewhere; a connection that says nothing does not delay
+// its end.
+func TestASilentConnectionDoesNotDelayTheEnd(t *testing.T) {
+	r := startReplica(t, func(c *config.Config) { c.DrainDelay = 500 * time.Millisecond })
+	address := strings.TrimPrefix(r.config.Server.Listen[0], "http://")
+	for range 3 {
+		silent, err := net.Dial("tcp", address)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer silent.Close()
+	}
+	if got := r.call(t, nil, http.MethodGet, "/healthz"); got.header.Get("Connection") == "close" {
+		t.Error("a replica that serves tells clients to go elsewhere")
+	}
+	began := time.Now()
+	r.stop()
+	eventually(t, "it drains", func() bool { return r.call(t, nil, http.MethodGet, "/readyz").status == http.StatusServiceUnavailable })
+	response, err := (&http.Client{Transport: &http.Transport{}}).Get(r.url + "/healthz")
+	if err != nil || !response.Close {
+		t.Errorf("while it drains clients are not told to go: %v", err)
+	}
+	if err == nil {
+		_ = response.Body.Close()
+	}
+	eventually(t, "it ends", func() bool { return strings.Contains(r.log.String(), `"msg":"stopped"`) })
+	if took := time.Since(began); took > 3*time.Second {
+		t.Errorf("it took %s to end", took)
 	}
 }

@@ -123,7 +123,7 @@ func TestCallbackOfAnotherProvider(t *testing.T) {
 	for name, row := range map[string]struct{ begin, callback string }{
 		"the default provider's login, at a provider's own callback": {"/oauth2/authorization_url", "/oauth2/authorize/second"},
 		"a provider's login, at the shared callback":                 {"/oauth2/authorization_url?idp=second", "/oauth2/authorize"},
-		"a provider's login, at a callback of nobody's":              {"/oauth2/authorization_url?idp=second", "/oauth2/authorize/third"},
+		"a provider's login, at a callback without a provider":       {"/oauth2/authorization_url?idp=second", "/oauth2/authorize/third"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			back := r.callback(t, browser, row.begin)

@@ -11,7 +11,6 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
-	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -91,9 +90,6 @@ func call(server *httptest.Server, from string) (status, user string, err error)
 // What kubernetes.md says of pods without watch: nothing is refused for lack of a turn, and the answer is as
 // fresh as a list of one's own.
 func TestNewConnectionsWhereWatchingIsForbidden(t *testing.T) {
-	if runtime.GOOS != "linux" {
-		t.Skip("needs every address of 127.0.0.0/8")
-	}
 	s := &street{generation: make([]atomic.Int64, *loadPods)}
 	w := newTown(t, kube.Config{Namespaces: []string{"work"}}, func(server *kubetest.Server) {
 		server.ForbidWatch()

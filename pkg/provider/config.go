@@ -216,8 +216,8 @@ func (c Config) checkAddresses() (faults []error) {
 func (c Config) explicit() bool { return c.AuthURL != "" && c.TokenURL != "" }
 
 // OwnCallback tells that the provider sends browsers back to an address of its own, so that another
-// provider's code cannot be taken for one of its own (RFC 9700 4.4). Whoever stands behind a redirect_uri
-// sends them on to the shared one.
+// provider's code cannot be taken for one of its own (RFC 9700 4.4). The service behind a redirect_uri
+// sends browsers on to the shared one.
 func (c Config) OwnCallback() bool { return c.Callback != CallbackShared && c.RedirectURI == "" }
 
 // Identifies tells whether a login says who the person is there.

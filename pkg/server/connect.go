@@ -10,8 +10,8 @@ import (
 	"github.com/workspace-token-service/wts/web"
 )
 
-// confirmCookie holds a random value that a link of ours repeats: whoever follows the link came from a page
-// that this browser had from us.
+// confirmCookie holds a random value that a link of wts repeats: a browser that sends both has the link from a
+// page of wts.
 const confirmCookie = "wts-confirm"
 
 // confirmed tells that the person asked for this connection: from a page of this site or by typing the

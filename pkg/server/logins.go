@@ -11,6 +11,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"github.com/workspace-token-service/wts/pkg/authn"
+	"github.com/workspace-token-service/wts/pkg/broker"
 )
 
 // errManyLogins: too many logins that fail, or too many at once.
@@ -69,17 +70,17 @@ func (l *loginLimits) of(provider string) *loginShares {
 	return shares
 }
 
-// admit lets a login be finished, now or in a moment; its error is errManyLogins. What it returns is told
-// whether the login failed by what the browser brought.
-func (l *loginLimits) admit(ctx context.Context, x *exchange, provider string) (ended func(failed bool), err error) {
+// admit lets a login be finished, now or in a moment; its error is errManyLogins. What it returns has to be told
+// how the login ended.
+func (l *loginLimits) admit(ctx context.Context, x *exchange, provider string) (ended func(error), err error) {
 	ctx, cancel := context.WithTimeout(ctx, loginWait)
 	defer cancel()
 	shares := l.of(provider)
 	if x.caller.Proof != "" {
-		return func(bool) {}, turn(ctx, shares.signedIn)
+		return func(error) {}, turn(ctx, shares.signedIn)
 	}
 	if unseen(x.peer, x.GetHeader("X-Forwarded-For")+x.GetHeader("Forwarded")) {
-		return func(bool) {}, turn(ctx, shares.unseen)
+		return func(error) {}, turn(ctx, shares.unseen)
 	}
 	record, _ := l.networks.ComputeIfAbsent(x.peer.Network(), func() (*loginRecord, bool) {
 		return &loginRecord{alone: rate.NewLimiter(1, 3), underWay: make(chan struct{}, maxUnderWay)}, false
@@ -89,16 +90,16 @@ func (l *loginLimits) admit(ctx context.Context, x *exchange, provider string) (
 	case <-ctx.Done():
 		return nil, errManyLogins
 	}
-	if record.suspicious() {
-		err = errors.Join(turn(ctx, record.alone), turn(ctx, shares.suspicious))
-	} else {
+	if !record.suspicious() {
 		err = turn(ctx, shares.clean)
+	} else if err = turn(ctx, record.alone); err == nil {
+		err = turn(ctx, shares.suspicious)
 	}
 	if err != nil {
 		<-record.underWay
 		return nil, errManyLogins
 	}
-	return func(failed bool) { record.note(failed); <-record.underWay }, nil
+	return func(err error) { record.note(err); <-record.underWay }, nil
 }
 
 // unseen tells a browser that comes through a proxy which is not configured as one.
@@ -117,12 +118,14 @@ func (r *loginRecord) suspicious() bool {
 	return r.failed >= toleratedBad+r.succeeded
 }
 
-func (r *loginRecord) note(failed bool) {
+// note counts how a login ended. An outage says nothing of the network.
+func (r *loginRecord) note(err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if failed {
-		r.failed++
-	} else {
+	switch {
+	case err == nil:
 		r.succeeded++
+	case errors.Is(err, broker.ErrLoginFailed), errors.Is(err, broker.ErrReplayed):
+		r.failed++
 	}
 }

@@ -43,6 +43,7 @@ type exchange struct {
 	event   audit.Event
 	err     error
 	began   time.Time
+	ended   func(error) // of a login that was admitted
 	route   string
 	logged  bool
 	attrs   []slog.Attr

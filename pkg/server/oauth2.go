@@ -68,15 +68,7 @@ func (s *Server) authorize(x *exchange) error {
 		back.Username = x.caller.User.Username
 	}
 	x.event.Action = audit.Connect
-	ended := func(bool) {}
-	back.Admit = func(provider string) (err error) {
-		ended, err = s.logins.admit(x.Request.Context(), x, provider)
-		return err
-	}
-	done, err := s.Broker.Finish(x.Request.Context(), back)
-	if ended != nil {
-		ended(errors.Is(err, broker.ErrLoginFailed) || errors.Is(err, broker.ErrReplayed))
-	}
+	done, err := s.finish(x, back)
 	x.event.Provider = done.Provider
 	if done.Default {
 		x.event.Action = audit.Login
@@ -104,6 +96,23 @@ func (s *Server) authorize(x *exchange) error {
 		return x.json(http.StatusOK, map[string]string{"success": "connected with " + s.Broker.NameOf(done.Provider)})
 	}
 	return nil
+}
+
+// finish ends a login within the limits of logins.
+func (s *Server) finish(x *exchange, back broker.Callback) (done broker.Connected, err error) {
+	back.Admit = func(provider string) error {
+		ended, refused := s.logins.admit(x.Request.Context(), x, provider)
+		if refused == nil {
+			x.ended = ended
+		}
+		return refused
+	}
+	defer func() { // also where a panic ends it: the network has a place for so many logins alone
+		if x.ended != nil {
+			x.ended(err)
+		}
+	}()
+	return s.Broker.Finish(x.Request.Context(), back)
 }
 
 // connectedForNow tells a person, a program and the log that a login gave no refresh token: workers are

@@ -37,7 +37,7 @@ func BenchmarkGoodCallersBesideAttackers(b *testing.B) {
 	}
 }
 
-// attackers call from addresses that are nobody's: for tokens, and to finish logins that were not begun.
+// attackers call from addresses without a user: for tokens, and to finish logins that were not begun.
 func attackers(target string) (stop func()) {
 	done := make(chan struct{})
 	var attacking sync.WaitGroup

@@ -1,0 +1,101 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"net/http/httptest"
+	"net/netip"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/gin-gonic/gin"
+
+	"github.com/workspace-token-service/wts/pkg/authn"
+	"github.com/workspace-token-service/wts/pkg/broker"
+)
+
+// visitor is a browser's callback from an address.
+func visitor(address string, change ...func(*exchange)) *exchange {
+	c, _ := gin.CreateTestContext(httptest.NewRecorder())
+	c.Request = httptest.NewRequest("GET", "/oauth2/authorize", nil)
+	x := &exchange{Context: c, peer: authn.Peer{Addr: netip.MustParseAddr(address)}}
+	for _, one := range change {
+		one(x)
+	}
+	return x
+}
+
+// Rule F1: whose logins are limited, and by what. A network becomes suspicious by logins that fail, however they
+// are spread over its addresses, and not by an outage.
+func TestWhoseLoginsAreLimited(t *testing.T) {
+	signedIn := func(x *exchange) { x.caller.Proof = authn.Session }
+	forwarded := func(x *exchange) { x.Request.Header.Set("X-Forwarded-For", "10.1.1.1") }
+	behindProxy := func(x *exchange) { x.peer.Proxied = true; forwarded(x) }
+	for name, row := range map[string]struct {
+		before  error // how a hundred logins from 10.0.0.1 and 2001:db8:: ended
+		next    *exchange
+		waiting bool // the next one has to wait, or is refused
+	}{
+		"after failures":                           {broker.ErrNoCode, visitor("10.0.0.1"), true},
+		"after callbacks that were replayed":       {broker.ErrReplayed, visitor("10.0.0.1"), true},
+		"after an outage":                          {broker.ErrUnavailable, visitor("10.0.0.1"), false},
+		"after successes":                          {nil, visitor("10.0.0.1"), false},
+		"another address of the IPv6 network":      {broker.ErrNoCode, visitor("2001:db8::ffff"), true},
+		"another IPv6 network":                     {broker.ErrNoCode, visitor("2001:db8:0:1::1"), false},
+		"another address":                          {broker.ErrNoCode, visitor("10.0.0.2"), false},
+		"a user from there, with a session":        {broker.ErrNoCode, visitor("10.0.0.1", signedIn), false},
+		"from there, by way of an unknown proxy":   {broker.ErrNoCode, visitor("10.0.0.1", forwarded), false},
+		"that address, told by a configured proxy": {broker.ErrNoCode, visitor("10.0.0.1", behindProxy), true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				l := newLoginLimits()
+				defer l.networks.StopAllGoroutines()
+				for number := range 100 {
+					from := visitor("10.0.0.1")
+					if number%2 == 1 {
+						from = visitor("2001:db8::1")
+					}
+					if ended, err := l.admit(t.Context(), from, "main"); err == nil {
+						ended(row.before)
+					}
+				}
+				began := time.Now()
+				ended, err := l.admit(t.Context(), row.next, "main")
+				if err == nil {
+					ended(nil)
+				}
+				if waiting := err != nil || time.Since(began) > 100*time.Millisecond; waiting != row.waiting {
+					t.Errorf("after %s: %v", time.Since(began), err)
+				}
+			})
+		})
+	}
+}
+
+// A network has so many logins under way at once, and the others wait for a place.
+func TestLoginsOfOneNetworkAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLoginLimits()
+		defer l.networks.StopAllGoroutines()
+		var last func(error)
+		for range maxUnderWay {
+			ended, err := l.admit(t.Context(), visitor("10.0.0.1"), "main")
+			if err != nil {
+				t.Fatal(err)
+			}
+			last = ended
+		}
+		if _, err := l.admit(t.Context(), visitor("10.0.0.1"), "main"); !errors.Is(err, errManyLogins) {
+			t.Errorf("one more: %v", err)
+		}
+		if _, err := l.admit(t.Context(), visitor("10.0.0.2"), "main"); err != nil {
+			t.Errorf("another network: %v", err)
+		}
+		go func() { time.Sleep(time.Second); last(context.Canceled) }()
+		if _, err := l.admit(t.Context(), visitor("10.0.0.1"), "main"); err != nil {
+			t.Errorf("one that waits: %v", err)
+		}
+	})
+}

@@ -37,7 +37,7 @@ func serveCommand(file *string) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			limitMemory()
+			limitMemory(memlimit.FromCgroup)
 			defer slacken()()
 			log, flush := telemetry.NewLog(loaded.Log, cmd.ErrOrStderr())
 			defer flush()
@@ -288,8 +288,8 @@ func usersCommand(file *string) *cobra.Command {
 const memoryShare = 0.8
 
 // limitMemory keeps the process below its container's limit, unless GOMEMLIMIT says something else.
-func limitMemory() {
-	_, _ = memlimit.SetGoMemLimitWithOpts(memlimit.WithRatio(memoryShare), memlimit.WithProvider(memlimit.FromCgroup)) // without a limit there is none to keep
+func limitMemory(container memlimit.Provider) {
+	_, _ = memlimit.SetGoMemLimitWithOpts(memlimit.WithRatio(memoryShare), memlimit.WithProvider(container)) // without a limit there is none to keep
 }
 
 // operator names who runs a command, for the audit: the user of this machine, and who became that user.

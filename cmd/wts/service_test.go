@@ -38,14 +38,18 @@ type replica struct {
 	first, second *providertest.Server
 	log           *syncBuffer
 	stop          func() // tells it to stop, as SIGTERM does
+	ended         chan struct{}
 }
 
 type syncBuffer struct {
+	hold sync.Mutex // held by a test that wants nothing to be written
 	mu   sync.Mutex
 	text bytes.Buffer
 }
 
 func (b *syncBuffer) Write(line []byte) (int, error) {
+	b.hold.Lock()
+	defer b.hold.Unlock()
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.text.Write(line)
@@ -99,7 +103,8 @@ func (r *replica) start(t *testing.T, settings config.Config) {
 	ctx, stop := context.WithCancel(context.Background())
 	r.stop = stop
 	ready, stopped := make(chan struct{}), make(chan error, 1)
-	go func() { stopped <- r.run(ctx, func([]net.Addr) { close(ready) }) }()
+	r.ended = make(chan struct{})
+	go func() { stopped <- r.run(ctx, func([]net.Addr) { close(ready) }); close(r.ended) }()
 	t.Cleanup(func() {
 		stop()
 		if err := <-stopped; err != nil {

@@ -138,6 +138,23 @@ func TestUnfinishedHeadsMakeRoom(t *testing.T) {
 	if c.heads.Load() > maxHeads || closed < 19 || closed > 25 || small.closed {
 		t.Errorf("%d bytes of heads are held, %d of the large ones were closed, the small one: %v", c.heads.Load(), closed, small.closed)
 	}
+	// A head that is finished, and one whose connection was ended, count no more.
+	held := c.heads.Load()
+	last := accepted[len(accepted)-1]
+	c.Handler(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
+		if got := c.heads.Load(); got != held-500 {
+			t.Errorf("while its request is answered a head counts: %d of %d bytes", got, held)
+		}
+	})).ServeHTTP(httptest.NewRecorder(), httptest.NewRequest(http.MethodGet, "/", nil).WithContext(c.Context(context.Background(), last)))
+	ended := client(100_001, 500)
+	from := take(t, c, ended)[0]
+	_ = from.Close()
+	_, _ = from.Read(make([]byte, 500))
+	if got := c.heads.Load(); got != held-500 {
+		t.Errorf("what came after its end counts: %d bytes", got-held+500)
+	}
+	small.bytes.Reset(make([]byte, 10))
+	_, _ = last.Read(make([]byte, 10))
 	c.EndSilent()
 	if small.closed {
 		t.Error("a head that is under way counts as silent")

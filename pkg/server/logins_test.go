@@ -99,3 +99,34 @@ func TestLoginsOfOneNetworkAtOnce(t *testing.T) {
 		}
 	})
 }
+
+// A suspicious network has a small share of its own, so that it takes none of another suspicious one.
+func TestSuspiciousNetworksDoNotStarveEachOther(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLoginLimits()
+		defer l.networks.StopAllGoroutines()
+		for _, address := range []string{"10.0.0.1", "10.0.0.2"} {
+			for range toleratedBad {
+				if ended, err := l.admit(t.Context(), visitor(address), "main"); err == nil {
+					ended(broker.ErrNoCode)
+				}
+			}
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		for range maxUnderWay { // one of them tries all the time
+			go func() {
+				for ctx.Err() == nil {
+					if ended, err := l.admit(ctx, visitor("10.0.0.1"), "main"); err == nil {
+						ended(broker.ErrNoCode)
+					}
+				}
+			}()
+		}
+		time.Sleep(30 * time.Second)
+		began := time.Now()
+		if _, err := l.admit(t.Context(), visitor("10.0.0.2"), "main"); err != nil || time.Since(began) > time.Second {
+			t.Errorf("the other waits for %s: %v", time.Since(began), err)
+		}
+		cancel()
+	})
+}

@@ -156,6 +156,15 @@ func (one *connection) Close() error {
 	return one.Conn.Close()
 }
 
+// CloseWrite ends what is sent: net/http does so after it refused a head, and waits, so that the refusal is read
+// before the rest of the head is answered with a reset.
+func (one *connection) CloseWrite() error {
+	if half, ok := one.Conn.(interface{ CloseWrite() error }); ok {
+		return half.CloseWrite()
+	}
+	return nil
+}
+
 type connectionKey struct{}
 
 // Context gives a connection's context what Begun and Ended find it by; an HTTP server calls it for each.

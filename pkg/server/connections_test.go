@@ -5,11 +5,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
 	"testing"
+	"time"
 )
 
 // stub is a client's end: it gives bytes, and says whether it was closed.
@@ -158,5 +160,30 @@ func TestUnfinishedHeadsMakeRoom(t *testing.T) {
 	c.EndSilent()
 	if small.closed {
 		t.Error("a head that is under way counts as silent")
+	}
+}
+
+// A client whose head is refused reads the refusal and its end before the rest of what it sent is reset.
+func TestARefusalIsRead(t *testing.T) {
+	connections := NewConnections(func(netip.Addr) bool { return false })
+	inner, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	serving := &http.Server{Handler: connections.Handler(http.NotFoundHandler()), ConnContext: connections.Context, MaxHeaderBytes: 1 << 10, ReadHeaderTimeout: time.Minute}
+	go func() { _ = serving.Serve(connections.Listener(inner)) }()
+	defer serving.Close()
+	client, err := net.Dial("tcp", inner.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	if _, err := client.Write(append([]byte("GET / HTTP/1.1\r\nHost: x\r\nX: "), bytes.Repeat([]byte("a"), 64<<10)...)); err != nil {
+		t.Fatal(err)
+	}
+	_ = client.SetReadDeadline(time.Now().Add(5 * time.Second))
+	answer, err := io.ReadAll(client)
+	if err != nil || !bytes.HasPrefix(answer, []byte("HTTP/1.1 431 ")) {
+		t.Errorf("%.40q, %v; want 431 and its end", answer, err)
 	}
 }

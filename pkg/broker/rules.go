@@ -232,6 +232,9 @@ func (c Commit) on(row Row, at time.Time) (Change, error) {
 	case row.Rotates != RotationYes:
 		next.Rotates = RotationNo
 	}
+	if !rotated && next.RefreshToken == "" {
+		next.RefreshToken = c.Token // the keyring at hand does not open the row's, which is the same
+	}
 	if !rotated && !c.Tokens.RefreshExpiresAt.IsZero() {
 		next.RefreshExpiresAt = c.Tokens.RefreshExpiresAt
 	}
@@ -240,7 +243,10 @@ func (c Commit) on(row Row, at time.Time) (Change, error) {
 		next.land()
 		next.PresentedAt, next.Phase, next.Reason = time.Time{}, Ready, ""
 	}
-	next.NextAttemptAt, next.StoredVersion = time.Time{}, c.Version
+	next.NextAttemptAt = time.Time{}
+	if next.RefreshToken != "" { // tokens are sealed for this version: one that is not at hand keeps it
+		next.StoredVersion = c.Version
+	}
 	if c.After > 0 {
 		next.NextAttemptAt = at.Add(c.After)
 	}

@@ -162,6 +162,7 @@ func TestCommit(t *testing.T) {
 		r.RefreshToken, r.Digest, r.Parent, r.StoredVersion, r.Version = "r9", []byte("d9"), []byte("d1"), 5, 20
 	})
 	tombstone := readyRow(func(r *Row) { r.Phase, r.RefreshToken, r.Digest, r.AccessToken = Disconnected, "", nil, "" })
+	sealedAway := claimedRow(func(r *Row) { r.RefreshToken, r.AccessToken, r.Unreadable = "", "", true })
 	for name, line := range map[string]struct {
 		row    Row
 		action Commit
@@ -184,6 +185,8 @@ func TestCommit(t *testing.T) {
 		"nor one whose sibling was presented":   {func() Row { r := forked; r.PresentedAt = after(-time.Second); return r }(), rotation, applied{refused: ErrSuperseded}},
 		"the refresh token is kept":             {claimedRow(), kept, applied{change: func(r *Row) { access(r); landed(r); r.Rotates = RotationNo }, landed: true}},
 		"kept, where it has rotated before":     {claimedRow(func(r *Row) { r.Rotates = RotationYes }), kept, applied{change: func(r *Row) { access(r); landed(r) }, landed: true}},
+		"kept, and not opened here":             {sealedAway, kept, applied{change: func(r *Row) { access(r); landed(r); r.RefreshToken, r.Rotates = "r1", RotationNo }, landed: true}},
+		"kept, not opened here nor at hand":     {sealedAway, func() Commit { c := kept; c.Token = ""; return c }(), applied{change: func(r *Row) { access(r); landed(r); r.StoredVersion, r.Rotates = 6, RotationNo }, landed: true}},
 		"kept, and another flight is under way": {claimedRow(func(r *Row) { r.FlightID = "f9" }), kept, applied{change: func(r *Row) { access(r); r.Rotates, r.NextAttemptAt = RotationNo, time.Time{} }, landed: true}},
 		"kept, and a later one was stored":      {claimedRow(func(r *Row) { r.StoredVersion = 7 }), kept, applied{refused: ErrSuperseded}},
 		"kept, of a broken grant":               {readyRow(func(r *Row) { r.Phase = Broken }), kept, applied{refused: ErrSuperseded}},

@@ -167,6 +167,14 @@ func (k *Keyring) Open(envelope []byte, place Place) ([]byte, error) {
 	return nil, ErrUnknownKey
 }
 
+// Current tells that an envelope is sealed as Seal does it now: with the first key, in the form in use.
+func (k *Keyring) Current(envelope []byte) bool {
+	return len(envelope) >= headLen && envelope[0] == k.form && keyID(envelope[1:headLen]) == k.keys[0].id
+}
+
+// Form is the form in which Seal seals.
+func (k *Keyring) Form() int { return int(k.form) }
+
 // HeadLength is how much of an envelope names its form and its key, in bytes.
 const HeadLength = headLen
 

@@ -52,8 +52,10 @@ type readConnection struct {
 
 func objectOf(userID, providerID string) string { return userID + "/" + providerID }
 
-func placeOf(userID, providerID, column string) keyring.Place {
-	return keyring.Place{Table: "connections", Owner: userID, Part: providerID, Column: column}
+// placeOf is where a token is sealed for. Its counter is the version that stored the grant's tokens: an older
+// ciphertext of the row does not open.
+func placeOf(userID, providerID, column string, stored int64) keyring.Place {
+	return keyring.Place{Table: "connections", Owner: userID, Part: providerID, Column: column, Counter: stored}
 }
 
 // open reads a row. One that the keyring does not open is unreadable, which is no error: the row
@@ -73,7 +75,7 @@ func (s *core) open(row *connection, reading broker.Reading) broker.Row {
 		if len(sealed) == 0 {
 			return ""
 		}
-		text, err := s.keys.Open(sealed, placeOf(row.UserID, row.Provider, column))
+		text, err := s.keys.Open(sealed, placeOf(row.UserID, row.Provider, column, row.StoredVersion))
 		if err != nil {
 			found.Unreadable = true
 		}

@@ -69,6 +69,11 @@ func TestConformance(t *testing.T) {
 			storetest.Run(t, func(t *testing.T) storetest.Store { return conformed(open(t, fresh(t), newKeys(t))) })
 		})
 	}
+	t.Run("form 2", func(t *testing.T) {
+		storetest.Run(t, func(t *testing.T) storetest.Store {
+			return conformed(open(t, databases["sqlite"](t), inForm2(t, newKeys(t))))
+		})
+	})
 }
 
 func onEach(t *testing.T, test func(t *testing.T, url string)) {

@@ -154,8 +154,8 @@ type column struct {
 	value any
 }
 
-// columns are those in which two rows differ. Tokens that did not change are not sealed again, and those
-// that the keyring does not open stay as they are unless another takes their place.
+// columns are those in which two rows differ. Tokens are sealed for their stored version, so both are sealed again
+// where it moves; those that the keyring does not open stay as they are unless another takes their place.
 func (s *core) columns(was, next broker.Row) (changed []column) {
 	fresh := was.Version == 0
 	text := func(name, before, after string) {
@@ -179,12 +179,12 @@ func (s *core) columns(was, next broker.Row) (changed []column) {
 		}
 	}
 	token := func(name string, before, after secret.Text, replaced bool) {
-		if before == after && !replaced {
+		if before == after && !replaced && (after == "" || next.StoredVersion == was.StoredVersion) {
 			return
 		}
 		var sealed []byte
 		if after != "" {
-			sealed = s.keys.Seal([]byte(after), placeOf(next.UserID, next.Provider, name))
+			sealed = s.keys.Seal([]byte(after), placeOf(next.UserID, next.Provider, name, next.StoredVersion))
 		}
 		changed = append(changed, column{name, null(sealed)})
 	}

@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"go.yaml.in/yaml/v3"
+
+	"github.com/workspace-token-service/wts/pkg/keyring"
 )
 
 // checkListeners wants addresses that a process can listen on, each once.
@@ -66,6 +68,14 @@ func (c Config) checkTLS() (faults []error, warnings []string) {
 		warnings = append(warnings, fmt.Sprintf("tls.cert_file: the certificate ends on %s", leaf.NotAfter.UTC().Format(time.RFC3339)))
 	}
 	return faults, warnings
+}
+
+// checkForm warns where the mode of the process overrules what is configured.
+func (c Config) checkForm(fips bool) []string {
+	if !fips || c.SealFormat == keyring.Form2 {
+		return nil
+	}
+	return []string{"seal_format: is not 2, and FIPS 140-3 mode seals and opens form 2 alone: without the mode, set it to 2 on every replica and run `wts keys reencrypt`; then begin the mode"}
 }
 
 // checkModes warns of secrets that every user of the machine can read.

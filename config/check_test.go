@@ -77,6 +77,7 @@ func TestMistakesThatWereCalledGood(t *testing.T) {
 		"Kubernetes' own variables":     {environ: []string{"WTS_SERVICE_HOST=x", "WTS_PORT=tcp://1.2.3.4:80"}},
 		"a misspelt setting":            {change: with("databse: {url: x}"), fault: "databse: line 6: unknown setting; did you mean database?"},
 		"a misspelt one of a provider":  {change: func(s string) string { return strings.Replace(s, "issuer:", "isuer:", 1) }, fault: "providers.main.isuer: line 5: unknown setting; did you mean issuer?"},
+		"a form of seals that is none":  {change: with("seal_format: 3"), fault: "seal_format: there is no form 3, want 1 or 2"},
 		"spool_wait below the timeout":  {change: with("spool_wait: 1m"), fault: "spool_wait: is 1m0s, want more than providers.main.refresh_timeout (1m0s) and 5s together"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -4,6 +4,7 @@ package config
 
 import (
 	"cmp"
+	"crypto/fips140"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -45,6 +46,10 @@ type Config struct {
 	Audiences map[string]issuer.Audience `koanf:"audiences"`
 	// KeyringFile names the file of the keys that seal secrets at rest.
 	KeyringFile string `koanf:"keyring_file"`
+	// SealFormat is the form in which secrets at rest are sealed: 1, XChaCha20-Poly1305, or 2, AES-256-GCM with a key
+	// for each, which FIPS 140-3 approves. Both are opened. Default 1, as releases before open it alone; in FIPS
+	// 140-3 mode always 2.
+	SealFormat int `koanf:"seal_format"`
 	// WorkersFile names a YAML file of workers: peer address to user name.
 	WorkersFile string `koanf:"workers_file"`
 	// RideThroughMax is how long the caches go on while nothing is heard of changes. Default 15 min.
@@ -96,7 +101,7 @@ func Load(path string, environ []string) (Config, error) {
 	}
 	listening := errors.Join(config.checkListeners()...)
 	encrypting, warnings := config.checkTLS()
-	config.Warnings = slices.Concat(deployed.warnings, checkEnvironment(environ), config.checkModes(filepath.Dir(path)), warnings, config.CheckCallbacks())
+	config.Warnings = slices.Concat(deployed.warnings, checkEnvironment(environ), config.checkModes(filepath.Dir(path)), warnings, config.CheckCallbacks(), config.checkForm(fips140.Enabled()))
 	return config, errors.Join(errors.Join(deployed.faults...), faults, config.validate(), listening, errors.Join(encrypting...))
 }
 
@@ -252,6 +257,13 @@ func (c Config) complete(dir string) (Config, error) {
 	}
 	c.Database.Gen3 = c.Gen3
 	c.Keys = files.keyring(c.KeyringFile, c.Gen3.EncryptionKey)
+	if c.Keys != nil && c.SealFormat != 0 {
+		if keys, err := c.Keys.WithForm(c.SealFormat); err != nil {
+			files.faults = append(files.faults, fmt.Errorf("seal_format: %w", err))
+		} else {
+			c.Keys = keys
+		}
+	}
 	return c, errors.Join(files.faults...)
 }
 

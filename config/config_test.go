@@ -62,7 +62,7 @@ func TestTheExampleIsGood(t *testing.T) {
 	if err != nil {
 		t.Fatalf("%v\n%s", err, all.String())
 	}
-	if loaded.Authn.Workers["10.0.0.7"] != "alice" || loaded.Server.DefaultAudience != "my-service" || loaded.RideThroughMax != 15*time.Minute ||
+	if loaded.Keys.Form() != keyring.Form2 || loaded.Authn.Workers["10.0.0.7"] != "alice" || loaded.Server.DefaultAudience != "my-service" || loaded.RideThroughMax != 15*time.Minute ||
 		loaded.Authn.Bearer.Audiences[0] != "wts" || loaded.Providers["main"].LoginParams["hd"] != "example.org" {
 		t.Errorf("with everything: %+v", loaded)
 	}

@@ -210,6 +210,21 @@ func keysCommand(file *string) *cobra.Command {
 			},
 		},
 		&cobra.Command{
+			Use: "reencrypt", Short: "Seal every secret at rest again with the first key, in the form of seal_format", Args: cobra.NoArgs,
+			Long: "Seals again every token and signing key in the database that is not sealed with the keyring's first key in the form that seal_format names, beside replicas that serve. Run it when every replica has the key and knows the form; run it again where it was interrupted. What this keyring does not open is kept, and the command fails.",
+			RunE: withStore(file, func(cmd *cobra.Command, _ config.Config, db *store.Store) error {
+				done, err := db.Reencrypt(cmd.Context())
+				fmt.Fprintf(cmd.OutOrStdout(), "%d secrets were sealed again, %d were already sealed so.\n", done.Sealed, done.Current)
+				if err != nil {
+					return err
+				}
+				if done.Kept > 0 {
+					return fmt.Errorf("%d secrets do not open with this keyring and were left as they are: add the key that they are sealed with to the key file, and run this again", done.Kept)
+				}
+				return nil
+			}),
+		},
+		&cobra.Command{
 			Use: "rotate", Short: "Name successors for the signing keys", Args: cobra.NoArgs,
 			Long: "Names a successor for each signing key. It is published at once and signs as soon as every verifier can have seen it (issuer.jwks_max_age); the old key stays published until the last token it signed has expired. No token is refused meanwhile.",
 			RunE: withStore(file, func(cmd *cobra.Command, loaded config.Config, db *store.Store) error {
@@ -246,7 +261,7 @@ func listKeys(ctx context.Context, out io.Writer, loaded config.Config, db *stor
 	for at, name := range loaded.Keys.Names() {
 		use := "opens"
 		if at == 0 {
-			use = "seals and opens"
+			use = fmt.Sprintf("seals in form %d, and opens", loaded.Keys.Form())
 		}
 		fmt.Fprintf(table, "%s\t%s\n", name, use)
 	}

@@ -9,6 +9,9 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
+
+	"github.com/workspace-token-service/wts/pkg/keyring"
 )
 
 func run(t *testing.T, args ...string) (string, error) {
@@ -59,9 +62,25 @@ func TestInitCheckMigrateAndKeys(t *testing.T) {
 	if _, err := run(t, "keys", "rotate", "-c", file); err == nil || !strings.Contains(err.Error(), "under way") {
 		t.Errorf("keys rotate again: %v", err)
 	}
-	if out, err := run(t, "keys", "list", "-c", file); err != nil || !strings.Contains(out, "ES256") || !strings.Contains(out, "seals and opens") {
+	if out, err := run(t, "keys", "list", "-c", file); err != nil || !strings.Contains(out, "ES256") || !strings.Contains(out, "seals in form 2, and opens") {
 		t.Errorf("keys list: %v\n%s", err, out)
 	}
+	if out, err := run(t, "keys", "reencrypt", "-c", file); err != nil || out != "0 secrets were sealed again, 1 were already sealed so.\n" {
+		t.Errorf("keys reencrypt: %v\n%s", err, out)
+	}
+	t.Setenv("WTS_SEAL_FORMAT", "1")
+	if out, err := run(t, "keys", "reencrypt", "-c", file); err != nil || out != "1 secrets were sealed again, 0 were already sealed so.\n" {
+		t.Errorf("keys reencrypt, back: %v\n%s", err, out)
+	}
+	wrong := filepath.Join(dir, "wrong-keyring")
+	if err := os.WriteFile(wrong, []byte(keyring.Generate(time.Now())), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("WTS_KEYRING_FILE", wrong)
+	if out, err := run(t, "keys", "reencrypt", "-c", file); err == nil || !strings.Contains(err.Error(), "1 secrets do not open with this keyring") {
+		t.Errorf("keys reencrypt, with other keys: %v\n%s", err, out)
+	}
+	t.Setenv("WTS_KEYRING_FILE", "wts-keyring")
 	if _, err := run(t, "users", "disable", "nobody", "-c", file); err == nil || !strings.Contains(err.Error(), `no user is called "nobody"`) {
 		t.Errorf("users disable: %v", err)
 	}
@@ -132,6 +151,21 @@ func TestVersionOfABuildWithoutARepository(t *testing.T) {
 	inMode.Env = append(os.Environ(), "GODEBUG=fips140=on")
 	if output, err = inMode.Output(); err != nil || !strings.Contains(string(output), "FIPS 140-3 mode on") {
 		t.Errorf("in FIPS mode it says %q, %v", output, err)
+	}
+	// Rows of form 1 do not open in the mode: check-config says what to do.
+	dir := filepath.Join(t.TempDir(), "new")
+	for _, args := range [][]string{{"init", dir}, {"migrate", "-c", dir + "/wts.yaml"}} {
+		if output, err := exec.Command(program, args...).CombinedOutput(); err != nil {
+			t.Fatalf("%v: %v\n%s", args, err, output)
+		}
+	}
+	if err := os.WriteFile(dir+"/main-client-secret", []byte("s\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	check := exec.Command(program, "check-config", "-c", dir+"/wts.yaml")
+	check.Env = append(os.Environ(), "GODEBUG=fips140=on", "WTS_SEAL_FORMAT=1")
+	if output, err := check.CombinedOutput(); err != nil || !strings.Contains(string(output), "seal_format: is not 2, and FIPS 140-3 mode") {
+		t.Errorf("check-config in FIPS mode: %v\n%s", err, output)
 	}
 }
 

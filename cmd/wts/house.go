@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/fips140"
 	"errors"
 	"log/slog"
 	"time"
@@ -75,10 +76,18 @@ func (s *service) prepare(ctx context.Context) error {
 		return err
 	}
 	if sealed := s.issuer.Sealed(); unreadable > 0 || sealed > 0 {
-		s.log.Error("the keyring does not open everything in the database; what it does not open is kept, and its users are asked to log in again. Is it the right key file?",
+		s.log.Error("the keyring does not open everything in the database; what it does not open is kept, and its users are asked to log in again. Is it the right key file?"+inMode(),
 			slog.Int("connections", unreadable), slog.Int("of", total), slog.Int("signing_keys", sealed))
 	}
 	return nil
+}
+
+// inMode is what else keeps seals from being opened in FIPS 140-3 mode.
+func inMode() string {
+	if !fips140.Enabled() {
+		return ""
+	}
+	return "; FIPS 140-3 mode opens form 2 alone: leave the mode, set seal_format to 2, run `wts keys reencrypt`, and begin it again"
 }
 
 // feed is what this replica does about changes of others.

@@ -54,6 +54,9 @@ func tryDatabase(ctx context.Context, db *store.Store) []tried {
 	if skew > 5*time.Second || skew < -5*time.Second {
 		results = append(results, tried{where, "clock", "", fmt.Errorf("it differs from this machine's by %s", skew.Round(time.Second))})
 	}
+	if unreadable, total, err := db.Unreadable(ctx); err == nil && unreadable > 0 {
+		results = append(results, tried{where, "sealed tokens", "", fmt.Errorf("%d of %d connections do not open with this keyring%s", unreadable, total, inMode())})
+	}
 	if db.Plaintext() {
 		results = append(results, tried{where, "encryption", "", fmt.Errorf("the connection may go without TLS: add sslmode=verify-full to database.url")})
 	}

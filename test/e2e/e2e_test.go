@@ -24,7 +24,12 @@ import (
 	"github.com/workspace-token-service/wts/test/instance"
 )
 
-func TestMain(m *testing.M) { os.Exit(instance.Main(m)) }
+func TestMain(m *testing.M) {
+	if err := os.Setenv("GOFIPS140", "v1.0.0"); err != nil { // the binary of `make build FIPS=1`
+		panic(err)
+	}
+	os.Exit(instance.Main(m))
+}
 
 // accessLife is that of the provider's access tokens, in seconds: short, so that they run out here.
 const accessLife = 3

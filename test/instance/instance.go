@@ -92,6 +92,7 @@ type Instance struct {
 	Address string
 	args    []string // that name the configuration
 	env     []string // nil for that of the tests
+	first   []string // that of the first start, once RestartIn changed it
 	host    *network.Host
 	binary  string
 	log     *os.File
@@ -168,6 +169,20 @@ func (i *Instance) Restart(t testing.TB) {
 	}
 	i.process, i.done = command, make(chan struct{})
 	go func(done chan struct{}) { _ = command.Wait(); close(done) }(i.done)
+}
+
+// RestartIn starts the process anew with variables put over the environment that it had at first.
+func (i *Instance) RestartIn(t testing.TB, variables ...string) {
+	t.Helper()
+	if i.first == nil {
+		i.first = i.env
+		if i.env == nil {
+			i.first = os.Environ()
+		}
+	}
+	i.Terminate()
+	i.env = slices.Concat(i.first, variables)
+	i.Restart(t)
 }
 
 // AwaitReady waits until it can serve.

@@ -49,6 +49,8 @@ type Options struct {
 	Host string
 	// Clock has the cluster's clock follow StepClock.
 	Clock bool
+	// Secure wants TLS and a password by SCRAM-SHA-256 of everybody; they are in the URL.
+	Secure bool
 }
 
 // Start makes and starts a cluster on the loopback address.
@@ -61,7 +63,13 @@ func StartWith(options Options) (*Cluster, error) {
 	if err != nil {
 		return nil, err
 	}
-	if output, err := c.run("initdb", "-D", c.dir+"/data", "-U", "wts", "-A", "trust", "-E", "UTF8", "--no-locale", "-N").CombinedOutput(); err != nil {
+	login := []string{"-A", "trust"}
+	if options.Secure {
+		if login, err = c.secure(); err != nil {
+			return nil, err
+		}
+	}
+	if output, err := c.run("initdb", append(login, "-D", c.dir+"/data", "-U", "wts", "-E", "UTF8", "--no-locale", "-N")...).CombinedOutput(); err != nil {
 		return nil, fmt.Errorf("initdb: %w\n%s", err, output)
 	}
 	if c.options.Host != loopback {
@@ -130,6 +138,9 @@ func (c *Cluster) letIn() error {
 // Start starts a cluster that was stopped, on the port that it had.
 func (c *Cluster) Start() error {
 	options := fmt.Sprintf("-c listen_addresses=%s -c port=%d -c unix_socket_directories=%s -c fsync=off -c max_connections=300", c.options.Host, c.port, c.dir)
+	if c.options.Secure {
+		options += fmt.Sprintf(" -c ssl=on -c ssl_cert_file=%s/tls.crt -c ssl_key_file=%s/tls.key", c.dir, c.dir)
+	}
 	start := c.run("pg_ctl", "-D", c.dir+"/data", "-l", c.dir+"/log", "-w", "-o", options, "start")
 	start.Env = append(start.Env, c.clock...)
 	if output, err := start.CombinedOutput(); err != nil {

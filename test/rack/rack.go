@@ -124,6 +124,7 @@ func New(t testing.TB, of Setup) *Rack {
 	timeout := cmp.Or(of.Timeout, 4*time.Second)
 	options := fmt.Sprintf("client_id: wts, client_secret: s, username_claim: preferred_username, timeout: 5s, refresh_timeout: %s, refresh_rate: %d, reuse_grace: %s, revokes_access: %t",
 		timeout, of.Rate, of.Grace, of.Revokes)
+	// Replicas seal in the two forms by turns, as they do while an operator changes from one to the other.
 	for at, address := range addresses {
 		r.WTS = append(r.WTS, instance.StartOn(t, r.host(at), address, fmt.Sprintf(`
 url: http://%s
@@ -131,6 +132,7 @@ listen: ["%s"]
 metrics_listen: "off"
 database: {url: "%s"}
 keyring_file: %s
+seal_format: %d
 workers_file: %s/workers.yaml
 spool_dir: %s/spool-%d
 drain_delay: %s
@@ -141,7 +143,7 @@ default_provider: main
 providers:
   main: {issuer: "%s", %s}
   second: {issuer: "%s", %s}
-`, public, address, r.Database.URL, keyFile, dir, dir, at, of.DrainDelay, max(20*time.Second, timeout+10*time.Second), max(20*time.Second, timeout+6*time.Second),
+`, public, address, r.Database.URL, keyFile, 1+at%2, dir, dir, at, of.DrainDelay, max(20*time.Second, timeout+10*time.Second), max(20*time.Second, timeout+6*time.Second),
 			cmp.Or(of.Log, "warn"), r.Provider.Issuer, options, r.Second.Issuer, options)))
 	}
 	for _, one := range r.WTS {

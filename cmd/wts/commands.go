@@ -228,7 +228,11 @@ func keysCommand(file *string) *cobra.Command {
 			Use: "rotate", Short: "Name successors for the signing keys", Args: cobra.NoArgs,
 			Long: "Names a successor for each signing key. It is published at once and signs as soon as every verifier can have seen it (issuer.jwks_max_age); the old key stays published until the last token it signed has expired. No token is refused meanwhile.",
 			RunE: withStore(file, func(cmd *cobra.Command, loaded config.Config, db *store.Store) error {
-				from, err := issuer.New(loaded.Issuer, db.SigningKeys, time.Now).Rotate(cmd.Context())
+				log, flush := telemetry.NewLog(loaded.Log, cmd.ErrOrStderr())
+				defer flush()
+				keys := issuer.New(loaded.Issuer, db.SigningKeys, time.Now)
+				keys.OnAdded(keyAdded(log, audit.Event{Proof: "operator", Actor: operator()}))
+				from, err := keys.Rotate(cmd.Context())
 				if err != nil {
 					return err
 				}
@@ -270,7 +274,8 @@ func listKeys(ctx context.Context, out io.Writer, loaded config.Config, db *stor
 
 func usersCommand(file *string) *cobra.Command {
 	users := &cobra.Command{Use: "users", Short: "Shut users out, and let them in again"}
-	for name, disabled := range map[string]bool{"disable": true, "enable": false} {
+	for name, action := range map[string]audit.Action{"disable": audit.DisableUser, "enable": audit.EnableUser} {
+		disabled := action == audit.DisableUser
 		short := "Deny a user everything, on every replica that reaches the database within 5 s; their connections are kept"
 		if !disabled {
 			short = "Let a user in again"
@@ -289,7 +294,7 @@ func usersCommand(file *string) *cobra.Command {
 					fmt.Fprint(cmd.OutOrStdout(), said(args[0], disabled, loaded.RideThroughMax))
 					log, flush := telemetry.NewLog(loaded.Log, cmd.ErrOrStderr())
 					defer flush()
-					audit.Write(cmd.Context(), log, audit.Event{Action: audit.Action("user " + name), Username: args[0], Proof: "operator", Actor: operator()})
+					audit.Write(cmd.Context(), log, audit.Event{Action: action, Username: args[0], Proof: "operator", Actor: operator()})
 					return nil
 				})(cmd, nil)
 			},

@@ -13,6 +13,7 @@ import (
 
 	"github.com/workspace-token-service/wts/config"
 	"github.com/workspace-token-service/wts/pkg/aggregate"
+	"github.com/workspace-token-service/wts/pkg/audit"
 	"github.com/workspace-token-service/wts/pkg/authn"
 	"github.com/workspace-token-service/wts/pkg/broker"
 	"github.com/workspace-token-service/wts/pkg/issuer"
@@ -58,6 +59,7 @@ func newService(ctx context.Context, config config.Config, log *slog.Logger) (*s
 		Alone: s.store.Alone(), Keys: config.Keys, Observer: refreshes{s.metrics, log}, Now: time.Now,
 	})
 	s.issuer = issuer.New(config.Issuer, s.store.SigningKeys, time.Now)
+	s.issuer.OnAdded(keyAdded(log, audit.Event{Proof: "age"}))
 	secure := strings.HasPrefix(public, "https://")
 	s.session = authn.NewSessions(config.Authn, s.store.Sessions, secure, time.Now)
 	callers := authn.Parts{Config: config.Authn, Directory: s.store.Users, Sessions: s.session, OwnIssuer: public}
@@ -78,6 +80,15 @@ func newService(ctx context.Context, config config.Config, log *slog.Logger) (*s
 	s.certificates = &certificates{config: config.Server.TLS}
 	s.gauges()
 	return s, nil
+}
+
+// keyAdded audits the signing keys that a process adds.
+func keyAdded(log *slog.Logger, by audit.Event) func(issuer.Key) {
+	return func(key issuer.Key) {
+		event := by
+		event.Action, event.Token = audit.AddKey, key.ID
+		audit.Write(context.Background(), log.With(slog.String("algorithm", key.Algorithm), slog.Time("signs_from", key.ActivatesAt.UTC())), event)
+	}
 }
 
 // refreshes counts what the engine reports, and says what an operator should hear of at once.

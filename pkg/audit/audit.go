@@ -20,6 +20,10 @@ const (
 	Logout     Action = "logout"     // a session was ended
 	Handout    Action = "handout"    // an upstream access token was handed on
 	Mint       Action = "mint"       // a token of our own was signed
+
+	DisableUser Action = "user disable" // an operator refused a user everything
+	EnableUser  Action = "user enable"  // an operator took that back
+	AddKey      Action = "add key"      // a signing key was made and published; the event's token is its id
 )
 
 // Event is one attempt and how it ended. The zero Action is no event.

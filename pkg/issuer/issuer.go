@@ -119,12 +119,17 @@ type Issuer struct {
 	store  Store
 	now    func() time.Time
 	state  atomic.Pointer[keyState]
+	added  func(Key)
 }
 
 // New makes an issuer of a valid configuration. It has no keys until Reload.
 func New(config Config, store Store, now func() time.Time) *Issuer {
 	return &Issuer{config: config.WithDefaults(), store: store, now: now}
 }
+
+// OnAdded has a function told of each key that this process adds, once it is stored. Set it before anything else is
+// called.
+func (i *Issuer) OnAdded(told func(Key)) { i.added = told }
 
 // Audience tells whether an audience is registered.
 func (i *Issuer) Audience(id string) bool {

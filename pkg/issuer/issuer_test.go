@@ -11,6 +11,7 @@ import (
 	"errors"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -29,6 +30,7 @@ type memory struct {
 	mu   sync.Mutex
 	keys []issuer.Key
 	err  error
+	open time.Duration // how long updates took in all
 }
 
 func (m *memory) SigningKeys(context.Context) ([]issuer.Key, time.Time, error) {
@@ -43,6 +45,8 @@ func (m *memory) UpdateSigningKeys(_ context.Context, update func([]issuer.Key, 
 	if m.err != nil {
 		return m.err
 	}
+	began := time.Now()
+	defer func() { m.open += time.Since(began) }()
 	keys, err := update(append([]issuer.Key(nil), m.keys...), time.Now())
 	if err == nil {
 		m.keys = keys
@@ -223,6 +227,42 @@ func published(t *testing.T, i *issuer.Issuer, kid string) bool {
 	t.Helper()
 	body, _, _, err := i.KeySet()
 	return err == nil && strings.Contains(string(body), kid)
+}
+
+// The very first key signs at once, also where an operator asks for a rotation before the service has run.
+func TestTheFirstKeySignsAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		i := issuer.New(config(), &memory{}, time.Now)
+		from, err := i.Rotate(t.Context())
+		if err != nil || !from.Equal(time.Now()) {
+			t.Errorf("the first key signs from %s, %v; want now, %s", from, err, time.Now())
+		}
+		if kid(t, i) == "" {
+			t.Error("nothing signs")
+		}
+	})
+}
+
+// An RSA key takes seconds on a slow machine: no key is made while the store's transaction is open.
+func TestKeysAreMadeOutsideTheTransaction(t *testing.T) {
+	store := &memory{}
+	i := issuer.New(config(), store, time.Now)
+	var added []string
+	i.OnAdded(func(key issuer.Key) { added = append(added, key.Algorithm) })
+	began := time.Now()
+	if err := i.Maintain(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if took := time.Since(began); store.open > took/2 {
+		t.Errorf("transactions were open for %s of the %s that it took to make three keys", store.open, took)
+	}
+	slices.Sort(added)
+	if diff := cmp.Diff([]string{issuer.ES256, issuer.EdDSA, issuer.RS256}, added); diff != "" {
+		t.Errorf("the keys that were added (-want +got)\n%s", diff)
+	}
+	if err := i.Maintain(t.Context()); err != nil || len(added) != 3 {
+		t.Errorf("maintained again: %v, %v", added, err)
+	}
 }
 
 // Security.md D4, and what must be shown 3: two replicas over one store.

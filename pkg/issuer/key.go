@@ -74,12 +74,8 @@ func StateOf(key Key, all []Key, now time.Time) State {
 
 func (k Key) gone(now time.Time) bool { return !k.LeavesAt.IsZero() && !now.Before(k.LeavesAt) }
 
-// newKey generates a key that signs from that time on.
-func newKey(algorithm string, now, activatesAt time.Time, tokenLife time.Duration) (Key, error) {
-	private, err := generate(algorithm)
-	if err != nil {
-		return Key{}, fmt.Errorf("generating a key for %s: %w", algorithm, err)
-	}
+// newKey is a key that signs from that time on.
+func newKey(algorithm string, private crypto.Signer, now, activatesAt time.Time, tokenLife time.Duration) (Key, error) {
 	key := Key{
 		Algorithm: algorithm, Private: private, Public: private.Public(),
 		CreatedAt: now, ActivatesAt: activatesAt, TokenLife: tokenLife,

@@ -2,6 +2,7 @@ package issuer
 
 import (
 	"context"
+	"crypto"
 	"errors"
 	"fmt"
 	"slices"
@@ -35,21 +36,13 @@ func (i *Issuer) Reload(ctx context.Context) error {
 // Maintain makes the first key, names a successor for one that is old, and removes those that are
 // gone. Any replica may call it at any time.
 func (i *Issuer) Maintain(ctx context.Context) error {
-	err := i.store.UpdateSigningKeys(ctx, func(keys []Key, now time.Time) ([]Key, error) {
-		// Without any key no service can hold an older key set; else one that holds such has to read the new one
-		// before a key of a new algorithm signs.
-		from := now
-		if len(keys) > 0 {
-			from = now.Add(i.config.JWKSMaxAge + settle)
-		}
-		keys = slices.DeleteFunc(keys, func(key Key) bool { return key.gone(now) })
+	err := i.update(ctx, func(c *change) error {
+		c.keys = slices.DeleteFunc(c.keys, func(key Key) bool { return key.gone(c.now) })
+		var err error
 		for _, algorithm := range i.algorithms() {
-			var err error
-			if keys, err = i.maintain(keys, algorithm, now, from); err != nil {
-				return nil, err
-			}
+			err = errors.Join(err, i.maintain(c, algorithm))
 		}
-		return keys, nil
+		return err
 	})
 	if err != nil {
 		return fmt.Errorf("maintaining the signing keys: %w", err)
@@ -57,48 +50,45 @@ func (i *Issuer) Maintain(ctx context.Context) error {
 	return i.Reload(ctx)
 }
 
-func (i *Issuer) maintain(keys []Key, algorithm string, now, from time.Time) ([]Key, error) {
+func (i *Issuer) maintain(c *change, algorithm string) error {
 	life := i.maxLifetime(algorithm)
 	newest := -1
-	for at := range keys {
-		if keys[at].Algorithm != algorithm {
+	for at := range c.keys {
+		if c.keys[at].Algorithm != algorithm {
 			continue
 		}
-		keys[at].TokenLife = max(keys[at].TokenLife, life)
-		if newest < 0 || keys[at].ActivatesAt.After(keys[newest].ActivatesAt) {
+		c.keys[at].TokenLife = max(c.keys[at].TokenLife, life)
+		if newest < 0 || c.keys[at].ActivatesAt.After(c.keys[newest].ActivatesAt) {
 			newest = at
 		}
 	}
 	switch {
 	case newest < 0:
-		first, err := newKey(algorithm, now, from, life)
-		return append(keys, first), err
-	case keys[newest].Private == nil:
+		return i.succeed(c, algorithm)
+	case c.keys[newest].Private == nil:
 		// This replica's keyring does not open the key. It may be the replica that is wrong, so it
 		// does not push its own key upon the others: an operator decides (`wts keys rotate`).
-		return keys, nil
-	case now.Sub(keys[newest].ActivatesAt) >= i.config.RotateEvery:
-		return i.succeed(keys, algorithm, now)
+		return nil
+	case c.now.Sub(c.keys[newest].ActivatesAt) >= i.config.RotateEvery:
+		return i.succeed(c, algorithm)
 	}
-	return keys, nil
+	return nil
 }
 
 // Rotate names a successor for the active key of every algorithm, and returns the time from which
 // the new keys sign. It is ErrRotating while an earlier successor waits.
 func (i *Issuer) Rotate(ctx context.Context) (time.Time, error) {
 	var from time.Time
-	err := i.store.UpdateSigningKeys(ctx, func(keys []Key, now time.Time) ([]Key, error) {
-		if slices.ContainsFunc(keys, func(key Key) bool { return StateOf(key, keys, now) == Next && key.Private != nil }) {
-			return nil, ErrRotating
+	err := i.update(ctx, func(c *change) error {
+		if slices.ContainsFunc(c.keys, func(key Key) bool { return StateOf(key, c.keys, c.now) == Next && key.Private != nil }) {
+			return ErrRotating
 		}
+		from = c.from
 		var err error
 		for _, algorithm := range i.algorithms() {
-			if keys, err = i.succeed(keys, algorithm, now); err != nil {
-				return nil, err
-			}
+			err = errors.Join(err, i.succeed(c, algorithm))
 		}
-		from = now.Add(i.config.JWKSMaxAge + settle)
-		return keys, nil
+		return err
 	})
 	if err != nil {
 		return time.Time{}, fmt.Errorf("rotating the signing keys: %w", err)
@@ -106,17 +96,71 @@ func (i *Issuer) Rotate(ctx context.Context) (time.Time, error) {
 	return from, i.Reload(ctx)
 }
 
-// succeed adds the next key and says when the present ones leave: once the last token that they
-// can have signed has expired.
-func (i *Issuer) succeed(keys []Key, algorithm string, now time.Time) ([]Key, error) {
-	activatesAt := now.Add(i.config.JWKSMaxAge + settle)
-	for at := range keys {
-		if keys[at].Algorithm == algorithm && keys[at].LeavesAt.IsZero() {
-			keys[at].LeavesAt = activatesAt.Add(keys[at].TokenLife + overlap)
+// change is what is done to the keys in one transaction of the store.
+type change struct {
+	keys []Key
+	now  time.Time // the database's
+	from time.Time // when a key that is added begins to sign
+	// prepared are private keys, one for an algorithm; added are the keys that were made of them.
+	prepared map[string]crypto.Signer
+	missing  []string // algorithms without one
+	added    []Key
+}
+
+// errUnprepared says that a change needs private keys which nobody has made yet.
+var errUnprepared = errors.New("a private key is missing")
+
+// update applies a change to the keys. Private keys are made outside the store's transaction: an RSA key takes
+// seconds on a slow machine, and others wait for the lock. A change that lacks one is begun again with it.
+func (i *Issuer) update(ctx context.Context, apply func(*change) error) error {
+	prepared := map[string]crypto.Signer{}
+	for {
+		c := change{prepared: prepared}
+		err := i.store.UpdateSigningKeys(ctx, func(keys []Key, now time.Time) ([]Key, error) {
+			c = change{keys: keys, now: now, from: now, prepared: prepared}
+			// Where there is no key at all, no service can hold an older key set. Else each that holds one has to read
+			// the new one before a new key signs.
+			if len(keys) > 0 {
+				c.from = now.Add(i.config.JWKSMaxAge + settle)
+			}
+			err := apply(&c)
+			return c.keys, err
+		})
+		if !errors.Is(err, errUnprepared) {
+			for _, key := range c.added {
+				if err == nil && i.added != nil {
+					i.added(key)
+				}
+			}
+			return err
+		}
+		for _, algorithm := range c.missing {
+			if prepared[algorithm], err = generate(algorithm); err != nil {
+				return fmt.Errorf("generating a key for %s: %w", algorithm, err)
+			}
 		}
 	}
-	next, err := newKey(algorithm, now, activatesAt, i.maxLifetime(algorithm))
-	return append(keys, next), err
+}
+
+// succeed adds the next key of an algorithm and says when the present ones leave: once the last token that they
+// can have signed has expired.
+func (i *Issuer) succeed(c *change, algorithm string) error {
+	private := c.prepared[algorithm]
+	if private == nil {
+		c.missing = append(c.missing, algorithm)
+		return errUnprepared
+	}
+	for at := range c.keys {
+		if c.keys[at].Algorithm == algorithm && c.keys[at].LeavesAt.IsZero() {
+			c.keys[at].LeavesAt = c.from.Add(c.keys[at].TokenLife + overlap)
+		}
+	}
+	next, err := newKey(algorithm, private, c.now, c.from, i.maxLifetime(algorithm))
+	if err != nil {
+		return err
+	}
+	c.keys, c.added = append(c.keys, next), append(c.added, next)
+	return nil
 }
 
 // Keys returns every key, newest first, and the database's time.

@@ -18,11 +18,11 @@ const module = "github.com/workspace-token-service/wts/"
 // everything and config composes every Config; test is for tests alone.
 var arrows = map[string][]string{
 	"pkg/server":                {"pkg/authn", "pkg/broker", "pkg/issuer", "pkg/aggregate", "pkg/audit", "pkg/provider", "web"},
-	"pkg/store":                 {"pkg/authn", "pkg/broker", "pkg/issuer", "pkg/audit", "pkg/keyring", "pkg/provider", "pkg/secret"},
+	"pkg/store":                 {"pkg/authn", "pkg/broker", "pkg/issuer", "pkg/keyring", "pkg/provider", "pkg/secret"},
 	"pkg/store/storetest":       {"pkg/authn", "pkg/broker", "pkg/issuer", "pkg/provider", "pkg/secret"},
 	"pkg/kube":                  {"pkg/authn"},
 	"pkg/kube/kubetest":         {},
-	"pkg/authn":                 {"pkg/verifier", "pkg/keyring"},
+	"pkg/authn":                 {"pkg/verifier"},
 	"pkg/broker":                {"pkg/provider", "pkg/keyring", "pkg/secret"},
 	"pkg/provider":              {"pkg/secret"},
 	"pkg/provider/providertest": {},
@@ -42,7 +42,7 @@ var frameworks = map[string][]string{
 	"github.com/gin-gonic/gin":         {"pkg/server"},
 	"gorm.io/":                         {"pkg/store"},
 	"k8s.io/":                          {"pkg/kube", "pkg/kube/kubetest"},
-	"github.com/lestrrat-go/jwx/":      {"pkg/issuer", "pkg/verifier", "pkg/authn"},
+	"github.com/lestrrat-go/jwx/":      {"pkg/issuer", "pkg/verifier"},
 	"github.com/coreos/go-oidc/":       {"pkg/provider"},
 	"github.com/zitadel/oidc/":         {"pkg/provider/providertest"},
 	"github.com/prometheus/":           {"pkg/telemetry"},
@@ -54,7 +54,7 @@ func TestImportsFollowTheArrows(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	checked := 0
+	checked, used := 0, map[string]bool{}
 	err = fs.WalkDir(os.DirFS(root), ".", func(name string, entry fs.DirEntry, err error) error {
 		if err != nil {
 			return err
@@ -71,7 +71,7 @@ func TestImportsFollowTheArrows(t *testing.T) {
 		}
 		checked++
 		for _, line := range file.Imports {
-			checkArrow(t, path.Dir(name), strings.Trim(line.Path.Value, `"`))
+			checkArrow(t, used, path.Dir(name), strings.Trim(line.Path.Value, `"`))
 		}
 		return nil
 	})
@@ -81,12 +81,26 @@ func TestImportsFollowTheArrows(t *testing.T) {
 	if checked < 40 {
 		t.Errorf("%d files were read: the tree is elsewhere", checked)
 	}
+	for _, table := range []map[string][]string{arrows, frameworks} {
+		for from, all := range table {
+			for _, to := range all {
+				if !used[from+" "+to] {
+					t.Errorf("%s and %s: no import needs this line of the tables", from, to)
+				}
+			}
+		}
+	}
 }
 
-func checkArrow(t *testing.T, from, to string) {
+// checkArrow refuses an import that no line of the tables allows, and marks the line that does.
+func checkArrow(t *testing.T, used map[string]bool, from, to string) {
 	t.Helper()
 	for framework, homes := range frameworks {
-		if strings.HasPrefix(to, framework) && !slices.Contains(homes, from) {
+		if !strings.HasPrefix(to, framework) {
+			continue
+		}
+		used[framework+" "+from] = true
+		if !slices.Contains(homes, from) {
 			t.Errorf("%s imports %s, which lives in %v only", from, to, homes)
 		}
 	}
@@ -105,6 +119,7 @@ func checkArrow(t *testing.T, from, to string) {
 	if !known {
 		t.Errorf("%s is not in the table of arrows", from)
 	}
+	used[from+" "+target] = true
 	if !slices.Contains(allowed, target) {
 		t.Errorf("%s imports %s: no such arrow", from, target)
 	}

@@ -94,7 +94,7 @@ func TestEveryLineOfTheTables(t *testing.T) {
 			t.Parallel()
 			h := newHouse(t, func(c *provider.Config) { c.Quirks = line.quirks })
 			alice := h.connect(t, "main", "", "alice", "a").UserID
-			before := h.sealed(t, alice)
+			before, held := h.sealed(t, alice), h.row(t, alice)
 			h.advance(61 * time.Second) // her token has run out
 			if line.twice != nil {
 				h.main.Fail(line.twice)
@@ -146,6 +146,10 @@ func TestEveryLineOfTheTables(t *testing.T) {
 				if token := h.token(t, alice, 0); token.Value != "a" || err != nil {
 					t.Errorf("%v: another token than the one that came", err)
 				}
+				if row := h.row(t, alice); line.what == access && row.RefreshToken != held.RefreshToken {
+					t.Error("the refresh token changed, and none came")
+				}
+				want.RefreshToken = after.RefreshToken // sealed again, since the version that it is sealed for moved
 				want.AccessToken, want.AccessIssuedAt, want.AccessExpiresAt = after.AccessToken, after.AccessIssuedAt, after.AccessExpiresAt
 			}
 			if diff := cmp.Diff(want, after); diff != "" {

@@ -6,7 +6,6 @@ import (
 	"crypto/sha256"
 	"crypto/subtle"
 	"encoding/base64"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -56,11 +55,11 @@ type flow struct {
 	Begun    time.Time `json:"b"`
 }
 
-// Begun is a login under way: where to send the browser, and the cookie to give it.
+// Begun is a login under way: where to send the browser, and what it has to bring back.
 type Begun struct {
 	URL    string
-	Cookie string // its name
-	Sealed string // its value
+	State  string // which the provider hands to the callback
+	Sealed string // which the browser keeps meanwhile, in a cookie
 }
 
 // Begin starts a login. A provider other than the default one needs the id of a signed-in user.
@@ -89,13 +88,7 @@ func (b *Broker) Begin(ctx context.Context, providerID, userID, redirect string)
 		return Begun{}, fmt.Errorf("a login's cookie: %w", err)
 	}
 	sealed := b.keys.Seal(text.Bytes(), flowPlace(begun.State))
-	return Begun{URL: address, Cookie: FlowCookie(begun.State), Sealed: base64.RawURLEncoding.EncodeToString(sealed)}, nil
-}
-
-// FlowCookie names the cookie of a login by its state, which the callback brings back.
-func FlowCookie(state string) string {
-	sum := sha256.Sum256([]byte(state))
-	return "wts-login-" + hex.EncodeToString(sum[:8])
+	return Begun{URL: address, State: begun.State, Sealed: base64.RawURLEncoding.EncodeToString(sealed)}, nil
 }
 
 func flowPlace(state string) keyring.Place {

@@ -12,9 +12,15 @@ import (
 	"github.com/workspace-token-service/wts/pkg/broker"
 )
 
+// commons answers /aggregate.
+type commons struct {
+	broker     *broker.Broker
+	aggregator *aggregate.Aggregator
+}
+
 // aggregate asks every configured commons: with the caller's token where there is one, without it where
 // there is none or it cannot be had: GET /aggregate/<endpoint>?filters=... (Gen3 contract 1.4).
-func (s *Server) aggregate(x *exchange) error {
+func (c *commons) aggregate(x *exchange) error {
 	endpoint := "/" + strings.Trim(x.Param("endpoint"), "/")
 	if endpoint == "/" {
 		return errNotFound
@@ -23,18 +29,18 @@ func (s *Server) aggregate(x *exchange) error {
 	if anonymous || caller == "" {
 		caller = "at " + x.peer.Network().String()
 	}
-	if err := s.Commons.Check(caller, endpoint); err != nil {
+	if err := c.aggregator.Check(caller, endpoint); err != nil {
 		return err
 	}
 	query, err := url.ParseQuery(x.Request.URL.RawQuery)
 	if err != nil {
 		return badRequest("message", "The query cannot be read: escape it")
 	}
-	tokens, err := s.connectedCommons(x)
+	tokens, err := c.connectedCommons(x)
 	if err != nil {
 		return err
 	}
-	answers, err := s.Commons.Get(x.Request.Context(), s.everyCommons(tokens), endpoint, query, anonymous)
+	answers, err := c.aggregator.Get(x.Request.Context(), c.everyCommons(tokens), endpoint, query, anonymous)
 	if err != nil {
 		return err
 	}
@@ -45,9 +51,9 @@ func (s *Server) aggregate(x *exchange) error {
 type tokenOf func(context.Context) (string, error)
 
 // everyCommons is each configured commons once, with the caller's tokens by host.
-func (s *Server) everyCommons(tokens map[string]tokenOf) (all []aggregate.Commons) {
+func (c *commons) everyCommons(tokens map[string]tokenOf) (all []aggregate.Commons) {
 	seen := map[string]bool{}
-	for _, one := range s.Broker.Providers() {
+	for _, one := range c.broker.Providers() {
 		host, origin := commonsOf(one)
 		if !seen[host] {
 			all = append(all, aggregate.Commons{Host: host, Origin: origin, Token: tokens[host]})
@@ -59,17 +65,17 @@ func (s *Server) everyCommons(tokens map[string]tokenOf) (all []aggregate.Common
 
 // connectedCommons gets tokens for the commons that the caller has connected. Where several providers lead
 // to one, the newest connection that gives a token is used.
-func (s *Server) connectedCommons(x *exchange) (map[string]tokenOf, error) {
+func (c *commons) connectedCommons(x *exchange) (map[string]tokenOf, error) {
 	userID := x.caller.User.ID
 	if userID == "" {
 		return nil, nil
 	}
-	connections, err := s.Broker.Connections(x.Request.Context(), userID)
+	connections, err := c.broker.Connections(x.Request.Context(), userID)
 	if err != nil {
 		return nil, err
 	}
 	hosts := map[string]string{}
-	for _, one := range s.Broker.Providers() {
+	for _, one := range c.broker.Providers() {
 		hosts[one.ID], _ = commonsOf(one)
 	}
 	ids := map[string][]string{}
@@ -82,7 +88,7 @@ func (s *Server) connectedCommons(x *exchange) (map[string]tokenOf, error) {
 	for host, providers := range ids {
 		tokens[host] = func(ctx context.Context) (token string, err error) {
 			for _, id := range providers {
-				got, failed := s.Broker.Token(ctx, userID, id, aggregateLife)
+				got, failed := c.broker.Token(ctx, userID, id, aggregateLife)
 				if failed == nil {
 					return string(got.Value), nil
 				}

@@ -76,6 +76,14 @@ var table = []struct {
 	{issuer.ErrNoKey, answer{http.StatusServiceUnavailable, "No key can sign at the moment, try again later", 5 * time.Second}},
 }
 
+// shape renders an error as the callers of a route parse it.
+type shape func(x *exchange, status int, member, message string) error
+
+// gen3 is {"message": ...}, or {"error": ...} of a bad expires (Gen3 contract 1.0, 1.2).
+func gen3(x *exchange, status int, member, message string) error {
+	return x.json(status, map[string]string{member: message})
+}
+
 // requestError is a fault of the request, in words that say what to do.
 type requestError struct {
 	member, message string // {"message": ...}, or {"error": ...} for expires
@@ -90,7 +98,7 @@ func unknownProvider(name string) error {
 }
 
 // fail renders an error in the shape that its caller parses.
-func (s *Server) fail(x *exchange, err error) {
+func (x *exchange) fail(err error) {
 	member := "message"
 	said := answer{http.StatusInternalServerError, "Internal server error", 0}
 	var request *requestError
@@ -119,18 +127,18 @@ func (s *Server) fail(x *exchange, err error) {
 	}
 	var login *loginError
 	if errors.As(err, &login) && x.wantsPage() {
-		s.loginFailed(x, login)
+		x.loginFailed(login)
 		return
 	}
 	if x.wantsPage() {
 		message := web.Message{Title: http.StatusText(said.status), Text: said.message, RequestID: x.id}
 		if said.status != http.StatusNotFound {
-			message.Steps = []web.Step{{Label: "Log in", Address: s.base + "/oauth2/authorization_url"}}
+			message.Steps = []web.Step{{Label: "Log in", Address: x.base + "/oauth2/authorization_url"}}
 		}
-		s.page(x, said.status, message)
+		x.page(said.status, message)
 		return
 	}
-	_ = x.json(said.status, map[string]string{member: said.message})
+	_ = x.shape(x, said.status, member, said.message)
 }
 
 // loginReason says why a login failed: our own words, and an error code of the closed set.

@@ -82,10 +82,15 @@ func (silent) Ping(context.Context) error              { return nil }
 
 func newServer(tb testing.TB, log *slog.Logger) (*Server, *row) {
 	tb.Helper()
+	parts, one := newParts(log)
+	return New(parts), one
+}
+
+func newParts(log *slog.Logger) (Parts, *row) {
 	one := &row{}
 	config := authn.Config{Workers: map[string]string{"10.0.0.7": "alice"}}
 	sessions := authn.NewSessions(config, nil, true, time.Now)
-	return New(Parts{
+	return Parts{
 		Config:   Config{URL: "https://wts.example.org"},
 		Authn:    authn.New(authn.Parts{Config: config, Directory: one, Sessions: sessions, Pods: authn.NewStaticWorkers(config.Workers), OwnIssuer: "https://wts.example.org"}),
 		Sessions: sessions,
@@ -94,7 +99,7 @@ func newServer(tb testing.TB, log *slog.Logger) (*Server, *row) {
 			Store: one, Observer: silent{}, Now: time.Now,
 		}),
 		Issuer: issuer.New(issuer.Config{}, nil, time.Now), Database: silent{}, Observer: silent{}, Log: log,
-	}), one
+	}, one
 }
 
 // again is a ResponseWriter that is used again, as a connection's is.
@@ -141,14 +146,16 @@ func TestExactCostOfACachedToken(t *testing.T) {
 
 // Performance.md 2: the handler itself, without what surrounds it, allocates at most 3 times.
 func TestExactCostOfTheHandler(t *testing.T) {
-	s, _ := newServer(t, slog.New(slog.DiscardHandler))
+	parts, _ := newParts(slog.New(slog.DiscardHandler))
+	tokens := &tokens{broker: parts.Broker, issuer: parts.Issuer}
 	w, r := &again{header: http.Header{}}, workersRequest()
 	context, _ := gin.CreateTestContext(httptest.NewRecorder())
 	context.Request = r
 	context.Writer = &plainWriter{again: w}
-	x := &exchange{Context: context, caller: authn.Caller{User: alice, Proof: authn.PodAddress}}
+	x := &exchange{Context: context, edge: &edge{log: parts.Log}, caller: authn.Caller{User: alice, Proof: authn.PodAddress}}
 	run := func() {
-		if err := s.token(x); err != nil {
+		tokens.proofs(x, authn.Accepts{})
+		if err := tokens.token(x); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -189,10 +196,13 @@ func bareGin() http.Handler {
 // Performance.md 2: a cached token within the process, beside a bare gin handler with the same body.
 func BenchmarkCachedToken(b *testing.B) {
 	b.Run("handler", func(b *testing.B) {
-		s, _ := newServer(b, slog.New(slog.DiscardHandler))
+		parts, _ := newParts(slog.New(slog.DiscardHandler))
+		tokens, shared := &tokens{broker: parts.Broker, issuer: parts.Issuer}, &edge{log: parts.Log}
 		engine := gin.New()
 		engine.GET("/token/", func(c *gin.Context) {
-			if err := s.token(&exchange{Context: c, caller: authn.Caller{User: alice, Proof: authn.PodAddress}}); err != nil {
+			x := &exchange{Context: c, edge: shared, caller: authn.Caller{User: alice, Proof: authn.PodAddress}}
+			tokens.proofs(x, authn.Accepts{})
+			if err := tokens.token(x); err != nil {
 				b.Error(err)
 			}
 		})

@@ -6,7 +6,15 @@ import (
 	"net/url"
 	"strings"
 	"time"
+
+	"github.com/workspace-token-service/wts/pkg/broker"
 )
+
+// external answers /external_oidc.
+type external struct {
+	broker *broker.Broker
+	url    string // of this service
+}
 
 // externalProvider is a provider as the clients of /external_oidc read it (Gen3 contract 1.1).
 type externalProvider struct {
@@ -23,11 +31,11 @@ type loginURL struct {
 	URL  string `json:"url"`
 }
 
-// externalOIDC lists the providers that may be connected beside the default one. With unexpired=true
+// list lists the providers that may be connected beside the default one. With unexpired=true
 // it lists those that the caller has connected.
-func (s *Server) externalOIDC(x *exchange) error {
+func (e *external) list(x *exchange) error {
 	unexpired, _ := x.param("unexpired")
-	connections, err := s.Broker.Connections(x.Request.Context(), x.caller.User.ID)
+	connections, err := e.broker.Connections(x.Request.Context(), x.caller.User.ID)
 	if err != nil {
 		return err
 	}
@@ -36,14 +44,14 @@ func (s *Server) externalOIDC(x *exchange) error {
 		ends[one.Provider] = one.Ends()
 	}
 	listed := []externalProvider{}
-	for _, one := range s.Broker.Providers() {
+	for _, one := range e.broker.Providers() {
 		end, connected := ends[one.ID]
 		if one.Default || strings.EqualFold(unexpired, "true") && !connected {
 			continue
 		}
 		line := externalProvider{
 			BaseURL: one.BaseURL, IDP: one.ID, Name: one.Name,
-			URLs: []loginURL{{Name: one.Name, URL: s.Config.URL + "/oauth2/authorization_url?idp=" + url.QueryEscape(one.ID)}},
+			URLs: []loginURL{{Name: one.Name, URL: e.url + "/oauth2/authorization_url?idp=" + url.QueryEscape(one.ID)}},
 		}
 		if connected {
 			words := lifeInWords(end, time.Now())

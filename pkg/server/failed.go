@@ -46,7 +46,7 @@ func (e *loginError) Unwrap() error { return e.error }
 // loginFailed sends the browser of a callback that failed to a page of its own address, which can be loaded
 // again. Gen3's portal closes its window at an address without "auth", and reads error=401 in it (Gen3
 // contract 1.4).
-func (s *Server) loginFailed(x *exchange, err *loginError) {
+func (x *exchange) loginFailed(err *loginError) {
 	at := len(failures) - 1
 	for i, one := range failures[:at] {
 		if errors.Is(err, one.is) {
@@ -58,17 +58,17 @@ func (s *Server) loginFailed(x *exchange, err *loginError) {
 	if err.provider != "" {
 		query.Set("idp", err.provider)
 	}
-	x.Redirect(http.StatusSeeOther, s.base+"/failed?"+query.Encode())
+	x.Redirect(http.StatusSeeOther, x.base+"/failed?"+query.Encode())
 }
 
 // failed is the page of a login that failed. It shows our own words alone, by the reason in its address.
-func (s *Server) failed(x *exchange) error {
+func (l *logins) failed(x *exchange) error {
 	reason, _ := x.param("reason")
 	request, _ := x.param("id")
 	idp, _ := x.param("idp")
-	id, err := s.Broker.Provider(idp)
+	id, err := l.broker.Provider(idp)
 	if err != nil {
-		id, _ = s.Broker.Provider("")
+		id, _ = l.broker.Provider("")
 	}
 	shown := failures[len(failures)-1]
 	for _, one := range failures {
@@ -77,17 +77,17 @@ func (s *Server) failed(x *exchange) error {
 			break
 		}
 	}
-	name := s.Broker.NameOf(id)
+	name := l.broker.NameOf(id)
 	message := web.Message{Title: withName(shown.title, name), Text: withName(shown.text, name), RequestID: cut(request)}
 	if shown.again {
-		message.Steps = []web.Step{{Label: "Try again", Address: s.connectAddress(x, id, "", true)}}
+		message.Steps = []web.Step{{Label: "Try again", Address: l.connectAddress(x, id, "", true)}}
 	}
 	if shown.reason == "account" {
-		message.Steps = []web.Step{{Label: "Keep", Address: s.base + "/"}, {Label: "Disconnect " + name, Address: s.base + "/oauth2/logout?idp=" + url.QueryEscape(id), Post: true}}
+		message.Steps = []web.Step{{Label: "Keep", Address: x.base + "/"}, {Label: "Disconnect " + name, Address: x.base + "/oauth2/logout?idp=" + url.QueryEscape(id), Post: true}}
 	}
 	if shown.status == http.StatusServiceUnavailable || shown.status == http.StatusTooManyRequests {
 		x.Header("Retry-After", "5")
 	}
-	s.page(x, shown.status, message)
+	x.page(shown.status, message)
 	return nil
 }

@@ -1,6 +1,8 @@
 package server
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
 	"net/http"
 	"strings"
@@ -17,25 +19,31 @@ const (
 	flowPrefix = "wts-login-"
 )
 
+// flowCookie names the cookie of a login by its state, which the callback brings back.
+func flowCookie(state string) string {
+	digest := sha256.Sum256([]byte(state))
+	return flowPrefix + hex.EncodeToString(digest[:8])
+}
+
 // setFlow gives the browser a login's sealed state, in as many cookies as it needs: a long redirect makes
 // it larger than one may be.
-func (s *Server) setFlow(x *exchange, name, sealed string) {
+func (x *exchange) setFlow(name, sealed string) {
 	for part := 0; sealed != ""; part++ {
 		length := min(len(sealed), flowPart)
-		s.setCookie(x, partOf(name, part), sealed[:length], broker.FlowLife)
+		x.setCookie(partOf(name, part), sealed[:length], broker.FlowLife)
 		sealed = sealed[length:]
 	}
 }
 
 // takeFlow returns a login's sealed state and drops its cookies; empty where the browser has none.
-func (s *Server) takeFlow(x *exchange, name string) (sealed string) {
+func (x *exchange) takeFlow(name string) (sealed string) {
 	for part := 0; ; part++ {
-		cookie, err := x.Request.Cookie(s.cookieName(partOf(name, part)))
+		cookie, err := x.Request.Cookie(x.cookieName(partOf(name, part)))
 		if err != nil {
 			return sealed
 		}
 		sealed += cookie.Value
-		s.setCookie(x, partOf(name, part), "", -1)
+		x.setCookie(partOf(name, part), "", -1)
 	}
 }
 
@@ -48,8 +56,8 @@ func partOf(name string, part int) string {
 
 // dropOldFlows drops the oldest logins under way, which browsers send first (RFC 6265 5.4), until there is
 // room for another.
-func (s *Server) dropOldFlows(x *exchange) {
-	prefix := s.cookieName(flowPrefix)
+func (x *exchange) dropOldFlows() {
+	prefix := x.cookieName(flowPrefix)
 	var cookies []*http.Cookie
 	bytes := 0
 	for _, cookie := range x.Request.Cookies() {
@@ -58,7 +66,7 @@ func (s *Server) dropOldFlows(x *exchange) {
 		}
 	}
 	for len(cookies) >= maxFlows || bytes > maxFlowBytes {
-		s.setCookie(x, flowPrefix+strings.TrimPrefix(cookies[0].Name, prefix), "", -1)
+		x.setCookie(flowPrefix+strings.TrimPrefix(cookies[0].Name, prefix), "", -1)
 		bytes -= len(cookies[0].Value)
 		cookies = cookies[1:]
 	}

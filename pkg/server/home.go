@@ -8,8 +8,11 @@ import (
 	"github.com/workspace-token-service/wts/web"
 )
 
-// home tells a program what there is, and shows a person their connections.
-func (s *Server) home(x *exchange) error {
+// home answers /.
+type home struct{ broker *broker.Broker }
+
+// show tells a program what there is, and shows a person their connections.
+func (h *home) show(x *exchange) error {
 	if !x.wantsPage() {
 		return x.json(http.StatusOK, map[string]string{
 			"/token":                 "get temporary token",
@@ -19,10 +22,10 @@ func (s *Server) home(x *exchange) error {
 		})
 	}
 	content := web.Home{Username: x.caller.User.Username}
-	for _, listed := range s.Broker.Providers() {
+	for _, listed := range h.broker.Providers() {
 		line := web.Provider{ID: listed.ID, Name: listed.Name, Default: listed.Default}
 		if x.caller.User.ID != "" {
-			connection, err := s.Broker.Connection(x.Request.Context(), x.caller.User.ID, listed.ID)
+			connection, err := h.broker.Connection(x.Request.Context(), x.caller.User.ID, listed.ID)
 			if errors.Is(err, broker.ErrUnavailable) {
 				return err
 			}
@@ -32,6 +35,6 @@ func (s *Server) home(x *exchange) error {
 		}
 		content.Providers = append(content.Providers, line)
 	}
-	s.page(x, http.StatusOK, content)
+	x.page(http.StatusOK, content)
 	return nil
 }

@@ -10,6 +10,8 @@ import (
 	"net/http"
 	"runtime/debug"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/gin-gonic/gin"
@@ -22,11 +24,29 @@ import (
 type policy struct {
 	accepts authn.Accepts
 	// refine narrows what is accepted by what the request asks for.
-	refine func(s *Server, x *exchange, accepts authn.Accepts) authn.Accepts
+	refine func(x *exchange, accepts authn.Accepts) authn.Accepts
 	// anonymous lets in whoever proves nothing; strict refuses a bearer that is no good even so.
 	anonymous, strict bool
 	// action is what the audit calls a request of this route, even one that is refused at the door.
 	action audit.Action
+	// quiet is for what is called all the time: such a request is logged at level debug where it succeeds.
+	quiet bool
+	// shape is that of the route's errors: gen3 where it is nil.
+	shape shape
+}
+
+// edge is what all routes share: it knows the callers, and writes the log.
+type edge struct {
+	authn    *authn.Authenticator
+	sessions *authn.Sessions
+	observer Observer
+	log      *slog.Logger
+	portal   bool   // the service stands behind Gen3's portal
+	base     string // the path under which the service lives, without a slash at its end
+	secure   bool   // browsers reach it over https
+	draining atomic.Bool
+
+	exchanges sync.Pool
 }
 
 var policyOfOptions = policy{}
@@ -35,6 +55,7 @@ var policyOfOptions = policy{}
 // it beyond its handler.
 type exchange struct {
 	*gin.Context
+	*edge
 	id     string
 	caller authn.Caller
 	// refused is why a bearer was not accepted, where the request went on without it.
@@ -45,31 +66,37 @@ type exchange struct {
 	began   time.Time
 	ended   func(error) // of a login that was admitted
 	route   string
+	quiet   bool
+	shape   shape
+	want    tokenWanted // of /token
 	logged  bool
 	attrs   []slog.Attr
 }
 
 // handler is the one way in: it knows the caller before the handler runs, renders the error where
 // there is one, and writes one line for each request at its end, which is the audit's as well.
-func (s *Server) handler(route string, policy policy, handle func(*exchange) error) gin.HandlerFunc {
-	count := s.Observer.Route(route)
+func (e *edge) handler(route string, policy policy, handle func(*exchange) error) gin.HandlerFunc {
+	count := e.observer.Route(route)
+	if policy.shape == nil {
+		policy.shape = gen3
+	}
 	return func(c *gin.Context) {
-		x := s.begin(c)
-		x.route, x.event.Action = route, policy.action
-		defer s.end(x, route, count)
-		if x.err = s.admit(x, policy); x.err == nil {
+		x := e.begin(c)
+		x.route, x.quiet, x.shape, x.event.Action = route, policy.quiet, policy.shape, policy.action
+		defer x.end(count)
+		if x.err = x.admit(policy); x.err == nil {
 			x.err = handle(x)
 		}
 		if x.err != nil {
-			s.fail(x, x.err)
+			x.fail(x.err)
 		}
 	}
 }
 
-func (s *Server) begin(c *gin.Context) *exchange {
-	x, _ := s.exchanges.Get().(*exchange)
-	x.Context, x.began, x.id = c, time.Now(), newRequestID()
-	x.peer = s.Authn.Peer(c.Request)
+func (e *edge) begin(c *gin.Context) *exchange {
+	x, _ := e.exchanges.Get().(*exchange)
+	x.Context, x.edge, x.began, x.id = c, e, time.Now(), newRequestID()
+	x.peer = e.authn.Peer(c.Request)
 	header := c.Writer.Header()
 	header["X-Request-Id"] = []string{x.id}
 	header["X-Content-Type-Options"] = nosniff
@@ -78,7 +105,7 @@ func (s *Server) begin(c *gin.Context) *exchange {
 	if c.Request.TLS != nil { // else what ends TLS before us says so, or does not want to
 		header["Strict-Transport-Security"] = oneYear
 	}
-	if s.draining.Load() {
+	if e.draining.Load() {
 		header["Connection"] = closing // so that clients go elsewhere before we are gone
 	}
 	if c.Request.Body != nil && c.Request.Body != http.NoBody {
@@ -108,15 +135,15 @@ func newRequestID() string {
 }
 
 // admit finds the caller.
-func (s *Server) admit(x *exchange, policy policy) error {
+func (x *exchange) admit(policy policy) error {
 	accepts := policy.accepts
 	if policy.refine != nil {
-		accepts = policy.refine(s, x, accepts)
+		accepts = policy.refine(x, accepts)
 	}
 	if accepts == (authn.Accepts{}) {
 		return nil
 	}
-	caller, err := s.Authn.Authenticate(x.Request, x.peer, accepts)
+	caller, err := x.authn.Authenticate(x.Request, x.peer, accepts)
 	if policy.anonymous && !policy.strict && errors.Is(err, authn.ErrBearer) {
 		// A proxy may turn a cookie that has expired into a bearer: that must not keep its user from
 		// logging in again. Until then the caller is not known: a session in the same browser may be
@@ -126,9 +153,9 @@ func (s *Server) admit(x *exchange, policy policy) error {
 	}
 	x.caller = caller
 	if err == nil {
-		s.Observer.Proven(caller.Proof)
-		if s.Config.Portal && caller.Proof == authn.Bearer {
-			return s.endOthersSession(x)
+		x.observer.Proven(caller.Proof)
+		if x.portal && caller.Proof == authn.Bearer {
+			return x.endOthersSession()
 		}
 	}
 	if policy.anonymous && errors.Is(err, authn.ErrNoProof) {
@@ -139,55 +166,56 @@ func (s *Server) admit(x *exchange, policy policy) error {
 
 // endOthersSession ends the session in the browser where the bearer is another user's: the portal's user
 // has changed since (Gen3 contract 1.4).
-func (s *Server) endOthersSession(x *exchange) error {
-	ended, err := s.Sessions.EndUnlessOf(x.Request, x.caller.User.ID)
+func (x *exchange) endOthersSession() error {
+	ended, err := x.sessions.EndUnlessOf(x.Request, x.caller.User.ID)
 	if ended {
-		s.cookie(x, s.Sessions.Cookie, "", -1)
+		x.cookie(x.sessions.Cookie, "", -1)
 	}
 	return err
 }
 
 // end counts and logs the request. A panic becomes a 500 that says nothing; what was panicked with
 // is not logged either, since it may be anything: the stack says where.
-func (s *Server) end(x *exchange, route string, count func(int, time.Duration)) {
+func (x *exchange) end(count func(int, time.Duration)) {
 	if panicked := recover(); panicked != nil {
 		x.err = fmt.Errorf("%w: %T", errPanic, panicked)
-		s.Log.Error("panic", slog.String("request", x.id), slog.String("stack", string(debug.Stack())))
+		x.log.Error("panic", slog.String("request", x.id), slog.String("stack", string(debug.Stack())))
 		if !x.Writer.Written() {
-			s.fail(x, x.err)
+			x.fail(x.err)
 		}
 	}
 	x.Writer.WriteHeaderNow()
 	status, took := x.Writer.Status(), time.Since(x.began)
 	count(status, took)
 	if !x.logged {
-		s.logLine(x, route, status, took)
+		x.logLine(status, took)
 	}
 	attrs := x.attrs[:0]
 	clear(x.attrs[:cap(x.attrs)])
+	of := x.edge
 	*x = exchange{attrs: attrs}
-	s.exchanges.Put(x)
+	of.exchanges.Put(x)
 }
 
 var errPanic = errors.New("a handler panicked")
 
 // record writes the line of a request that is about to be answered with a token: the audit has it before the
 // caller does, whatever becomes of this process.
-func (s *Server) record(x *exchange) {
-	s.logLine(x, x.route, http.StatusOK, time.Since(x.began))
+func (x *exchange) record() {
+	x.logLine(http.StatusOK, time.Since(x.began))
 	x.logged = true
 }
 
 // logLine writes the one line of a request. Queries are left out: they hold codes.
-func (s *Server) logLine(x *exchange, route string, status int, took time.Duration) {
+func (x *exchange) logLine(status int, took time.Duration) {
 	level := slog.LevelInfo
 	switch {
 	case status >= 500:
 		level = slog.LevelError
-	case x.event.Action == "" && x.err == nil && quiet(route):
+	case x.event.Action == "" && x.err == nil && x.quiet:
 		level = slog.LevelDebug
 	}
-	if !s.Log.Enabled(context.Background(), level) {
+	if !x.log.Enabled(context.Background(), level) {
 		return
 	}
 	peer, _, _ := strings.Cut(x.Request.RemoteAddr, "]")
@@ -195,7 +223,7 @@ func (s *Server) logLine(x *exchange, route string, status int, took time.Durati
 		peer = x.Request.RemoteAddr[:at]
 	}
 	x.attrs = append(x.attrs[:0],
-		slog.String("request", x.id), slog.String("method", x.Request.Method), slog.String("route", route),
+		slog.String("request", x.id), slog.String("method", x.Request.Method), slog.String("route", x.route),
 		slog.Int("status", status), slog.Int64("us", took.Microseconds()), slog.String("peer", peer))
 	if x.peer.Proxied {
 		x.attrs = append(x.attrs, slog.String("client", x.peer.Addr.String()))
@@ -210,14 +238,5 @@ func (s *Server) logLine(x *exchange, route string, status int, took time.Durati
 	} else if x.err != nil {
 		x.attrs = append(x.attrs, slog.String("error", x.err.Error()))
 	}
-	s.Log.LogAttrs(context.Background(), level, "request", x.attrs...)
-}
-
-// quiet are the routes that probes call all the time.
-func quiet(route string) bool {
-	switch route {
-	case "/_status", "/healthz", "/readyz", "/static/wts.css":
-		return true
-	}
-	return false
+	x.log.LogAttrs(context.Background(), level, "request", x.attrs...)
 }

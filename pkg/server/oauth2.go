@@ -5,7 +5,6 @@ import (
 	"log/slog"
 	"net/http"
 	"net/url"
-	"time"
 
 	"github.com/workspace-token-service/wts/pkg/audit"
 	"github.com/workspace-token-service/wts/pkg/authn"
@@ -13,8 +12,16 @@ import (
 	"github.com/workspace-token-service/wts/web"
 )
 
+// logins answers what a person does about their connections: /oauth2/ and the pages of a login.
+type logins struct {
+	broker    *broker.Broker
+	sessions  *authn.Sessions
+	limits    *loginLimits
+	crossSite *http.CrossOriginProtection
+}
+
 // authorizationURL begins a login: GET /oauth2/authorization_url?idp=&redirect=.
-func (s *Server) authorizationURL(x *exchange) error {
+func (l *logins) authorizationURL(x *exchange) error {
 	// A page cannot begin a login unseen: where a browser says what it loads this for, it has to be
 	// the window itself.
 	if dest := x.GetHeader("Sec-Fetch-Dest"); dest != "" && dest != "document" {
@@ -28,47 +35,47 @@ func (s *Server) authorizationURL(x *exchange) error {
 		return badRequest("message", "only support relative redirect")
 	}
 	name, _ := x.param("idp")
-	id, err := s.Broker.Provider(name)
+	id, err := l.broker.Provider(name)
 	if err != nil {
 		return unknownProvider(name)
 	}
-	confirmed := s.Broker.IsDefault(id) || s.confirmed(x)
+	confirmed := l.broker.IsDefault(id) || l.confirmed(x)
 	if !confirmed && x.caller.User.ID != "" {
-		return s.askToConnect(x, id, redirect)
+		return l.askToConnect(x, id, redirect)
 	}
-	begun, err := s.Broker.Begin(x.Request.Context(), id, x.caller.User.ID, redirect)
+	begun, err := l.broker.Begin(x.Request.Context(), id, x.caller.User.ID, redirect)
 	if errors.Is(err, broker.ErrSignInFirst) && x.refused != nil {
 		return x.refused // a login would not replace the bearer, and would lead here again and again
 	}
 	if errors.Is(err, broker.ErrSignInFirst) && x.wantsPage() {
 		// Sign in, and come back here.
-		here := s.connectAddress(x, id, redirect, confirmed)
-		x.Redirect(http.StatusFound, s.base+"/oauth2/authorization_url?"+url.Values{"redirect": {here}}.Encode())
+		here := l.connectAddress(x, id, redirect, confirmed)
+		x.Redirect(http.StatusFound, x.base+"/oauth2/authorization_url?"+url.Values{"redirect": {here}}.Encode())
 		return nil
 	}
 	if err != nil {
 		return err
 	}
-	s.dropOldFlows(x)
-	s.setFlow(x, begun.Cookie, begun.Sealed)
+	x.dropOldFlows()
+	x.setFlow(flowCookie(begun.State), begun.Sealed)
 	x.Redirect(http.StatusFound, begun.URL)
 	return nil
 }
 
 // authorize is the callback, /oauth2/authorize or a provider's own below it. Of its parameters these four
 // are read, and no other ever goes on to the provider.
-func (s *Server) authorize(x *exchange) error {
+func (l *logins) authorize(x *exchange) error {
 	back := broker.Callback{UserID: x.caller.User.ID, Provider: x.Param("idp")}
 	back.State, _ = x.param("state")
 	back.Code, _ = x.param("code")
 	back.Issuer, _ = x.param("iss")
 	back.Error, _ = x.param("error")
-	back.Sealed = s.takeFlow(x, broker.FlowCookie(back.State))
-	if s.Config.Portal && x.caller.Proof == authn.Bearer {
+	back.Sealed = x.takeFlow(flowCookie(back.State))
+	if x.portal && x.caller.Proof == authn.Bearer {
 		back.Username = x.caller.User.Username
 	}
 	x.event.Action = audit.Connect
-	done, err := s.finish(x, back)
+	done, err := l.finish(x, back)
 	x.event.Provider = done.Provider
 	if done.Default {
 		x.event.Action = audit.Login
@@ -80,28 +87,28 @@ func (s *Server) authorize(x *exchange) error {
 		return &loginError{err, done.Provider}
 	}
 	if done.Default {
-		if err := s.signIn(x, done.UserID); err != nil {
+		if err := l.signIn(x, done.UserID); err != nil {
 			return err
 		}
 	}
 	if !done.Lasting {
-		return s.connectedForNow(x, done)
+		return l.connectedForNow(x, done)
 	}
 	switch {
 	case done.Redirect != "":
 		x.Redirect(http.StatusFound, escapedPath(done.Redirect))
 	case x.wantsPage():
-		x.Redirect(http.StatusFound, s.base+"/")
+		x.Redirect(http.StatusFound, x.base+"/")
 	default:
-		return x.json(http.StatusOK, map[string]string{"success": "connected with " + s.Broker.NameOf(done.Provider)})
+		return x.json(http.StatusOK, map[string]string{"success": "connected with " + l.broker.NameOf(done.Provider)})
 	}
 	return nil
 }
 
 // finish ends a login within the limits of logins.
-func (s *Server) finish(x *exchange, back broker.Callback) (done broker.Connected, err error) {
+func (l *logins) finish(x *exchange, back broker.Callback) (done broker.Connected, err error) {
 	back.Admit = func(provider string) error {
-		ended, refused := s.logins.admit(x.Request.Context(), x, provider)
+		ended, refused := l.limits.admit(x.Request.Context(), x, provider)
 		if refused == nil {
 			x.ended = ended
 		}
@@ -112,14 +119,14 @@ func (s *Server) finish(x *exchange, back broker.Callback) (done broker.Connecte
 			x.ended(err)
 		}
 	}()
-	return s.Broker.Finish(x.Request.Context(), back)
+	return l.broker.Finish(x.Request.Context(), back)
 }
 
 // connectedForNow tells a person, a program and the log that a login gave no refresh token: workers are
 // refused as soon as its access token has expired.
-func (s *Server) connectedForNow(x *exchange, done broker.Connected) error {
-	name := s.Broker.NameOf(done.Provider)
-	s.Log.Warn("a login brought no refresh token, so that the connection ends with its access token; add offline_access to the provider's scopes, or set prompt: consent (Google: login_params.access_type: offline)",
+func (l *logins) connectedForNow(x *exchange, done broker.Connected) error {
+	name := l.broker.NameOf(done.Provider)
+	x.log.Warn("a login brought no refresh token, so that the connection ends with its access token; add offline_access to the provider's scopes, or set prompt: consent (Google: login_params.access_type: offline)",
 		slog.String("provider", done.Provider), slog.String("request", x.id))
 	text := name + " gave no refresh token: the connection ends with its first access token, and workspaces are refused after that. Logging in again will not help; tell an operator to ask for offline access."
 	if !x.wantsPage() {
@@ -129,22 +136,22 @@ func (s *Server) connectedForNow(x *exchange, done broker.Connected) error {
 	if done.Redirect != "" {
 		message.Steps = []web.Step{{Label: "Continue", Address: done.Redirect}}
 	}
-	s.page(x, http.StatusOK, message)
+	x.page(http.StatusOK, message)
 	return nil
 }
 
 // connected tells whether the caller's grant lives: GET /oauth2/connected?idp=. A 403 is what lets
 // Gen3's portal link anew by itself (Gen3 contract 1.1).
-func (s *Server) connected(x *exchange) error {
+func (l *logins) connected(x *exchange) error {
 	name, _ := x.param("idp")
-	id, err := s.Broker.Provider(name)
+	id, err := l.broker.Provider(name)
 	if err != nil {
 		return unknownProvider(name)
 	}
 	if x.caller.Proof == "" {
 		return errNoSession
 	}
-	err = s.Broker.Living(x.Request.Context(), x.caller.User.ID, id)
+	err = l.broker.Living(x.Request.Context(), x.caller.User.ID, id)
 	for _, mendedByLogin := range []error{broker.ErrNotConnected, broker.ErrGrantExpired, broker.ErrGrantBroken} {
 		if errors.Is(err, mendedByLogin) {
 			return errNotLinked
@@ -158,45 +165,45 @@ func (s *Server) connected(x *exchange) error {
 }
 
 // signIn begins a session with a handle of its own; the one that the browser had ends.
-func (s *Server) signIn(x *exchange, userID string) error {
-	if err := s.Sessions.End(x.Request.Context(), x.Request); err != nil {
+func (l *logins) signIn(x *exchange, userID string) error {
+	if err := l.sessions.End(x.Request.Context(), x.Request); err != nil {
 		return err
 	}
-	handle, life, err := s.Sessions.Begin(x.Request.Context(), userID)
+	handle, life, err := l.sessions.Begin(x.Request.Context(), userID)
 	if err != nil {
 		return err
 	}
-	s.cookie(x, s.Sessions.Cookie, handle, life)
+	x.cookie(l.sessions.Cookie, handle, life)
 	return nil
 }
 
 // logout ends the session that asks, if there is one: GET /oauth2/logout, 204 always (Gen3 contract).
-func (s *Server) logout(x *exchange) error {
+func (l *logins) logout(x *exchange) error {
 	x.event.Action = audit.Logout
-	if err := s.Sessions.End(x.Request.Context(), x.Request); err != nil {
+	if err := l.sessions.End(x.Request.Context(), x.Request); err != nil {
 		return err
 	}
-	s.cookie(x, s.Sessions.Cookie, "", -1)
+	x.cookie(l.sessions.Cookie, "", -1)
 	x.Status(http.StatusNoContent)
 	return nil
 }
 
 // disconnect is POST /oauth2/logout: with idp the connection ends, at once and on every replica;
 // without it the session does.
-func (s *Server) disconnect(x *exchange) error {
-	if err := s.crossSite.Check(x.Request); err != nil {
+func (l *logins) disconnect(x *exchange) error {
+	if err := l.crossSite.Check(x.Request); err != nil {
 		return errCrossing
 	}
 	name, named := x.param("idp")
 	if !named {
-		if err := s.logout(x); err != nil || !x.wantsPage() {
+		if err := l.logout(x); err != nil || !x.wantsPage() {
 			return err
 		}
-		x.Redirect(http.StatusSeeOther, s.base+"/")
+		x.Redirect(http.StatusSeeOther, x.base+"/")
 		return nil
 	}
 	x.event.Action = audit.Disconnect
-	id, err := s.Broker.Provider(name)
+	id, err := l.broker.Provider(name)
 	if err != nil {
 		return unknownProvider(name)
 	}
@@ -204,14 +211,14 @@ func (s *Server) disconnect(x *exchange) error {
 	if x.caller.User.ID == "" {
 		return broker.ErrSignInFirst
 	}
-	if err := s.Broker.Disconnect(x.Request.Context(), x.caller.User.ID, id); err != nil && !errors.Is(err, broker.ErrNotConnected) {
+	if err := l.broker.Disconnect(x.Request.Context(), x.caller.User.ID, id); err != nil && !errors.Is(err, broker.ErrNotConnected) {
 		return err
 	}
-	if !s.Broker.Revokes(id) {
-		return s.disconnectedHere(x, id)
+	if !l.broker.Revokes(id) {
+		return l.disconnectedHere(x, id)
 	}
 	if x.wantsPage() {
-		x.Redirect(http.StatusSeeOther, s.base+"/")
+		x.Redirect(http.StatusSeeOther, x.base+"/")
 		return nil
 	}
 	x.Status(http.StatusNoContent)
@@ -219,38 +226,15 @@ func (s *Server) disconnect(x *exchange) error {
 }
 
 // disconnectedHere says of a disconnect that the provider cannot be told of it.
-func (s *Server) disconnectedHere(x *exchange, providerID string) error {
-	name := s.Broker.NameOf(providerID)
-	s.Log.Info("a connection was ended here, and not at its provider, which has no revocation endpoint", slog.String("provider", providerID), slog.String("request", x.id))
+func (l *logins) disconnectedHere(x *exchange, providerID string) error {
+	name := l.broker.NameOf(providerID)
+	x.log.Info("a connection was ended here, and not at its provider, which has no revocation endpoint", slog.String("provider", providerID), slog.String("request", x.id))
 	text := "Workspaces get no more tokens of " + name + ". The provider cannot be told to forget the grant; if you want it to end there too, remove this service's access in your account at " + name + "."
 	if x.wantsPage() {
-		s.page(x, http.StatusOK, web.Message{Title: "Disconnected", Text: text, RequestID: x.id})
+		x.page(http.StatusOK, web.Message{Title: "Disconnected", Text: text, RequestID: x.id})
 		return nil
 	}
 	x.Header("Wts-Notice", "the provider has no revocation endpoint")
 	x.Status(http.StatusNoContent)
 	return nil
-}
-
-// cookieName adds the prefix by which browsers vouch that this very host set the cookie over https.
-func (s *Server) cookieName(name string) string {
-	if s.secure {
-		return "__Host-" + name
-	}
-	return name
-}
-
-func (s *Server) setCookie(x *exchange, name, value string, life time.Duration) {
-	s.cookie(x, s.cookieName(name), value, life)
-}
-
-// cookie sets a cookie, or with a negative life drops it.
-func (s *Server) cookie(x *exchange, name, value string, life time.Duration) {
-	age := int(life / time.Second)
-	if life < 0 {
-		age = -1
-	}
-	http.SetCookie(x.Writer, &http.Cookie{
-		Name: name, Value: value, Path: "/", MaxAge: age, HttpOnly: true, Secure: s.secure, SameSite: http.SameSiteLaxMode,
-	})
 }

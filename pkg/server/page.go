@@ -14,17 +14,17 @@ func (x *exchange) wantsPage() bool {
 
 // page renders one of our pages. They hold what only this person may see, and nothing may frame
 // them, or learn their address.
-func (s *Server) page(x *exchange, status int, content web.Content) {
+func (x *exchange) page(status int, content web.Content) {
 	header := x.Writer.Header()
 	header.Set("Content-Type", "text/html; charset=utf-8")
 	header.Set("Content-Security-Policy", web.Policy)
 	header.Set("X-Frame-Options", "DENY")
 	header.Set("Vary", "Accept, Cookie")
 	x.Writer.WriteHeader(status)
-	_ = content.Render(x.Writer, s.base)
+	_ = content.Render(x.Writer, x.base)
 }
 
-func (s *Server) stylesheet(x *exchange) error {
+func stylesheet(x *exchange) error {
 	x.Header("Cache-Control", "public, max-age=3600")
 	x.Data(http.StatusOK, "text/css; charset=utf-8", []byte(web.Stylesheet()))
 	return nil

@@ -11,8 +11,6 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
-	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/gin-gonic/gin"
@@ -86,12 +84,6 @@ func (c Config) validateURL() error {
 	return nil
 }
 
-// Database tells how the database is.
-type Database interface {
-	Reached() bool
-	Pinger
-}
-
 // Observer counts requests. Route is asked once for each route.
 type Observer interface {
 	Route(name string) func(status int, took time.Duration)
@@ -114,38 +106,33 @@ type Parts struct {
 
 // Server answers requests. It is an http.Handler.
 type Server struct {
-	Parts
-	engine    *gin.Engine
-	base      string // the path under which the service lives, without a slash at its end
-	secure    bool   // browsers reach it over https
-	discovery []byte
-	exchanges sync.Pool
-	crossSite *http.CrossOriginProtection
-	logins    *loginLimits
-	draining  atomic.Bool
+	engine *gin.Engine
+	edge   *edge
 }
 
 // Drain has /readyz say from now on that the service is about to end; everything else goes on.
-func (s *Server) Drain() { s.draining.Store(true) }
+func (s *Server) Drain() { s.edge.draining.Store(true) }
 
 // New makes a server of its parts.
 func New(parts Parts) *Server {
 	gin.SetMode(gin.ReleaseMode)
 	parts.Config = parts.Config.WithDefaults()
-	s := &Server{Parts: parts, engine: gin.New(), crossSite: http.NewCrossOriginProtection(), logins: newLoginLimits()}
+	s := &Server{engine: gin.New(), edge: &edge{
+		authn: parts.Authn, sessions: parts.Sessions, observer: parts.Observer, log: parts.Log, portal: parts.Config.Portal,
+	}}
+	crossSite := http.NewCrossOriginProtection()
 	if public, err := url.Parse(parts.Config.URL); err == nil {
-		s.base, s.secure = strings.TrimRight(public.Path, "/"), public.Scheme == "https"
-		_ = s.crossSite.AddTrustedOrigin(public.Scheme + "://" + public.Host) // an origin, since the URL is valid
+		s.edge.base, s.edge.secure = strings.TrimRight(public.Path, "/"), public.Scheme == "https"
+		_ = crossSite.AddTrustedOrigin(public.Scheme + "://" + public.Host) // an origin, since the URL is valid
 	}
-	s.discovery = renderDiscovery(parts.Config.URL)
-	s.exchanges.New = func() any { return &exchange{} }
+	s.edge.exchanges.New = func() any { return &exchange{} }
 	// The peer is the TCP peer. gin believes everybody's X-Forwarded-For unless told otherwise; here
 	// nobody asks gin (authn.Peer is what decides), and it is told all the same.
 	_ = s.engine.SetTrustedProxies(nil)
 	s.engine.RemoveExtraSlash = true
 	s.engine.RedirectTrailingSlash = false
 	s.engine.HandleMethodNotAllowed = true
-	s.routes()
+	s.routes(parts, crossSite)
 	return s
 }
 
@@ -177,56 +164,66 @@ func ambiguous(address *url.URL) bool {
 	return strings.Contains(raw, "%2f") || strings.Contains(raw, "%2e")
 }
 
-// routes is the table of contents: each line says which proofs the route accepts.
-func (s *Server) routes() {
-	anyone := policy{}
+// routes is the table of contents: each line says who answers, and which proofs the route accepts.
+func (s *Server) routes(parts Parts, crossSite *http.CrossOriginProtection) {
+	home := &home{parts.Broker}
+	tokens := &tokens{parts.Broker, parts.Issuer, parts.Config.DefaultAudience}
+	external := &external{parts.Broker, parts.Config.URL}
+	commons := &commons{parts.Broker, parts.Commons}
+	logins := &logins{parts.Broker, parts.Sessions, newLoginLimits(), crossSite}
+	keys := &keys{parts.Issuer, renderDiscovery(parts.Config.URL)}
+	health := &health{parts.Database, parts.Issuer, parts.Config.Version, parts.Config.Commit}
+
+	anyone, probe := policy{}, policy{quiet: true}
 	visitor := policy{accepts: authn.Accepts{Session: true}, anonymous: true}
 	person := policy{accepts: authn.Accepts{Session: true, Bearer: true}, anonymous: true}
 	leaving := policy{accepts: person.accepts, anonymous: true, action: audit.Disconnect}
-	client := policy{accepts: authn.Accepts{Session: !s.Config.Portal, Bearer: true}, anonymous: true}
+	client := policy{accepts: authn.Accepts{Session: !parts.Config.Portal, Bearer: true}, anonymous: true}
 	asker := policy{accepts: client.accepts, anonymous: true, strict: true, action: audit.Handout}
-	worker := policy{accepts: authn.Accepts{ServiceAccount: true, Session: !s.Config.Portal, Bearer: true, Pod: true}, refine: tokenProofs, action: audit.Handout}
+	worker := policy{
+		accepts: authn.Accepts{ServiceAccount: true, Session: !parts.Config.Portal, Bearer: true, Pod: true}, refine: tokens.proofs, action: audit.Handout,
+	}
 
-	s.get("/", visitor, s.home)
-	s.get("/token", worker, s.token)
-	s.get("/token/", worker, s.token)
+	s.get("/", visitor, home.show)
+	s.get("/token", worker, tokens.token)
+	s.get("/token/", worker, tokens.token)
 
-	s.get("/external_oidc", client, s.externalOIDC)
-	s.get("/external_oidc/", client, s.externalOIDC)
-	s.get("/aggregate/*endpoint", asker, s.aggregate)
+	s.get("/external_oidc", client, external.list)
+	s.get("/external_oidc/", client, external.list)
+	s.get("/aggregate/*endpoint", asker, commons.aggregate)
 
-	s.get("/oauth2/connected", client, s.connected)
-	s.get("/oauth2/authorization_url", person, s.authorizationURL)
-	s.only(http.MethodGet, "/oauth2/authorize", person, s.authorize) // no HEAD: a code is good once
-	s.only(http.MethodGet, "/oauth2/authorize/:idp", person, s.authorize)
-	s.get("/failed", anyone, s.failed)
-	s.get("/oauth2/logout", anyone, s.logout)
-	s.only(http.MethodPost, "/oauth2/logout", leaving, s.disconnect)
+	s.get("/oauth2/connected", client, logins.connected)
+	s.get("/oauth2/authorization_url", person, logins.authorizationURL)
+	s.only(http.MethodGet, "/oauth2/authorize", person, logins.authorize) // no HEAD: a code is good once
+	s.only(http.MethodGet, "/oauth2/authorize/:idp", person, logins.authorize)
+	s.get("/failed", anyone, logins.failed)
+	s.get("/oauth2/logout", anyone, logins.logout)
+	s.only(http.MethodPost, "/oauth2/logout", leaving, logins.disconnect)
 
-	s.get("/.well-known/jwks.json", anyone, s.keySet)
-	s.get("/.well-known/openid-configuration", anyone, s.discover)
-	s.get("/.well-known/oauth-authorization-server", anyone, s.discover)
+	s.get("/.well-known/jwks.json", anyone, keys.keySet)
+	s.get("/.well-known/openid-configuration", anyone, keys.discover)
+	s.get("/.well-known/oauth-authorization-server", anyone, keys.discover)
 
-	s.get("/_status", anyone, s.status)
-	s.get("/_version", anyone, s.version)
-	s.get("/healthz", anyone, s.healthz)
-	s.get("/readyz", anyone, s.readyz)
-	s.get("/static/wts.css", anyone, s.stylesheet)
+	s.get("/_status", probe, health.status)
+	s.get("/_version", anyone, health.showVersion)
+	s.get("/healthz", probe, health.healthz)
+	s.get("/readyz", probe, health.readyz)
+	s.get("/static/wts.css", probe, stylesheet)
 
-	s.engine.NoRoute(s.handler("none", anyone, func(*exchange) error { return errNotFound }))
-	s.engine.NoMethod(s.handler("none", anyone, func(*exchange) error { return errMethod }))
+	s.engine.NoRoute(s.edge.handler("none", anyone, func(*exchange) error { return errNotFound }))
+	s.engine.NoMethod(s.edge.handler("none", anyone, func(*exchange) error { return errMethod }))
 }
 
 // get serves GET, HEAD and OPTIONS, as the Gen3 contract (1.0) wants of every GET route.
 func (s *Server) get(path string, policy policy, handle func(*exchange) error) {
-	answer := s.handler(path, policy, handle)
+	answer := s.edge.handler(path, policy, handle)
 	s.engine.GET(path, answer)
 	s.engine.HEAD(path, answer)
-	s.engine.OPTIONS(path, s.handler(path, policyOfOptions, allowGet))
+	s.engine.OPTIONS(path, s.edge.handler(path, policyOfOptions, allowGet))
 }
 
 func (s *Server) only(method, path string, policy policy, handle func(*exchange) error) {
-	s.engine.Handle(method, path, s.handler(path, policy, handle))
+	s.engine.Handle(method, path, s.edge.handler(path, policy, handle))
 }
 
 func allowGet(x *exchange) error {

@@ -3,17 +3,27 @@ package server
 import (
 	"context"
 	"net/http"
+
+	"github.com/workspace-token-service/wts/pkg/issuer"
 )
 
-// Pinger is asked for a sign of life.
-type Pinger interface {
+// health answers what probes and operators ask.
+type health struct {
+	database        Database
+	issuer          *issuer.Issuer
+	version, commit string
+}
+
+// Database tells how the database is.
+type Database interface {
+	Reached() bool
 	Ping(ctx context.Context) error
 }
 
 // status is what existing charts probe, for liveness too: 200 from the first time the database was
 // reached, so that an outage of the database does not take the pods and their memory with it.
-func (s *Server) status(x *exchange) error {
-	if !s.Database.Reached() {
+func (h *health) status(x *exchange) error {
+	if !h.database.Reached() {
 		x.Data(http.StatusInternalServerError, "text/html; charset=utf-8", []byte("Unhealthy"))
 		return nil
 	}
@@ -21,27 +31,27 @@ func (s *Server) status(x *exchange) error {
 	return nil
 }
 
-func (s *Server) version(x *exchange) error {
-	return x.json(http.StatusOK, map[string]string{"version": s.Config.Version, "commit": s.Config.Commit})
+func (h *health) showVersion(x *exchange) error {
+	return x.json(http.StatusOK, map[string]string{"version": h.version, "commit": h.commit})
 }
 
 // healthz: the process answers.
-func (s *Server) healthz(x *exchange) error {
+func (h *health) healthz(x *exchange) error {
 	return x.json(http.StatusOK, map[string]string{"status": "ok"})
 }
 
 // readyz: the service can serve, and is not about to end. With ?verbose it tells how things are now.
-func (s *Server) readyz(x *exchange) error {
-	ready, status := s.Database.Reached() && !s.draining.Load(), http.StatusOK
+func (h *health) readyz(x *exchange) error {
+	ready, status := h.database.Reached() && !x.draining.Load(), http.StatusOK
 	if !ready {
 		status = http.StatusServiceUnavailable
 	}
 	state := map[string]any{"ready": ready}
 	if _, verbose := x.param("verbose"); verbose {
-		_, _, _, keysErr := s.Issuer.KeySet()
-		state["database"] = word(s.Database.Ping(x.Request.Context()) == nil, "reachable", "unreachable")
+		_, _, _, keysErr := h.issuer.KeySet()
+		state["database"] = word(h.database.Ping(x.Request.Context()) == nil, "reachable", "unreachable")
 		state["signing_keys"] = word(keysErr == nil, "loaded", "not loaded")
-		state["signing_keys_sealed_by_another_key"] = s.Issuer.Sealed()
+		state["signing_keys_sealed_by_another_key"] = h.issuer.Sealed()
 	}
 	return x.json(status, state)
 }

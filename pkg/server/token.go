@@ -11,61 +11,69 @@ import (
 
 	"github.com/workspace-token-service/wts/pkg/audit"
 	"github.com/workspace-token-service/wts/pkg/authn"
+	"github.com/workspace-token-service/wts/pkg/broker"
 	"github.com/workspace-token-service/wts/pkg/issuer"
 )
 
 // defaultLife is the life that a caller can count on who asks for none.
 const defaultLife = 5 * time.Minute
 
+// tokens answers /token.
+type tokens struct {
+	broker          *broker.Broker
+	issuer          *issuer.Issuer
+	defaultAudience string // for requests that name neither an audience nor an idp
+}
+
 // tokenWanted is what a request of /token asks for.
 type tokenWanted struct {
 	idp      string
+	idpNamed bool
 	audience string // empty: the provider's own token
+	provider string // the id of the idp; empty where there is no such one
 }
 
-func (s *Server) wanted(x *exchange) tokenWanted {
-	idp, named := x.param("idp")
-	audience, _ := x.param("audience")
-	if audience == "" && !named {
-		audience = s.Config.DefaultAudience
+func (t *tokens) wanted(x *exchange) (want tokenWanted) {
+	want.idp, want.idpNamed = x.param("idp")
+	want.audience, _ = x.param("audience")
+	if want.audience == "" && !want.idpNamed {
+		want.audience = t.defaultAudience
 	}
-	return tokenWanted{idp: idp, audience: audience}
+	if id, err := t.broker.Provider(want.idp); err == nil {
+		want.provider = id
+	}
+	return want
 }
 
-// tokenProofs passes over a provider's bearer where the upstream token of the default provider is
-// wanted: else a token of twenty minutes could renew itself for ever (Gen3 contract 1.2).
-func tokenProofs(s *Server, x *exchange, accepts authn.Accepts) authn.Accepts {
-	want := s.wanted(x)
-	if want.audience == "" {
-		id, err := s.Broker.Provider(want.idp)
-		accepts.PassOverBearer = err == nil && s.Broker.IsDefault(id)
+// proofs reads what is asked for. It passes over a provider's bearer where the upstream token of the default
+// provider is wanted: else a token of twenty minutes could renew itself for ever (Gen3 contract 1.2).
+func (t *tokens) proofs(x *exchange, accepts authn.Accepts) authn.Accepts {
+	x.want = t.wanted(x)
+	if x.want.audience == "" {
+		accepts.PassOverBearer = x.want.provider != "" && t.broker.IsDefault(x.want.provider)
 	}
 	return accepts
 }
 
 // token answers GET /token: an upstream access token, or for an audience one of our own.
-func (s *Server) token(x *exchange) error {
-	want := s.wanted(x)
+func (t *tokens) token(x *exchange) error {
+	want := x.want
 	x.event.Audience = cut(want.audience)
 	life, err := lifetime(x)
 	if err != nil {
 		return err
 	}
 	if want.audience != "" {
-		return s.mint(x, want, life)
+		return t.mint(x, life)
 	}
-	if value, named := x.param("idp"); named && value == "" {
-		return unknownProvider("") // contract 1.2: an empty idp is no default here
-	}
-	id, err := s.Broker.Provider(want.idp)
-	if err != nil {
+	if want.provider == "" || want.idpNamed && want.idp == "" { // contract 1.2: an empty idp is no default here
 		return unknownProvider(want.idp)
 	}
-	x.event.Provider = id
+	x.event.Provider = want.provider
 	if life == 0 {
 		life = defaultLife
 	}
-	token, err := s.Broker.Token(x.Request.Context(), x.caller.User.ID, id, life)
+	token, err := t.broker.Token(x.Request.Context(), x.caller.User.ID, want.provider, life)
 	if err != nil {
 		return err
 	}
@@ -73,7 +81,7 @@ func (s *Server) token(x *exchange) error {
 	if token.Degraded {
 		x.Header("Wts-Degraded", "the token lives, and no better one can be had at the moment")
 	}
-	s.record(x)
+	x.record()
 	x.Writer.Header()["Content-Type"] = jsonType
 	x.Writer.WriteHeader(http.StatusOK)
 	_, err = x.Writer.WriteString(token.Body)
@@ -88,21 +96,22 @@ type minted struct {
 	Audience  string `json:"audience"`
 }
 
-func (s *Server) mint(x *exchange, want tokenWanted, life time.Duration) error {
+func (t *tokens) mint(x *exchange, life time.Duration) error {
+	want := x.want
 	x.event.Action = audit.Mint
-	if _, named := x.param("idp"); named {
+	if want.idpNamed {
 		return badRequest("message", "idp and audience exclude each other: the one asks for a provider's token, the other for one of ours")
 	}
-	if !s.Issuer.Audience(want.audience) {
+	if !t.issuer.Audience(want.audience) {
 		return badRequest("message", fmt.Sprintf("The audience %q is not registered", cut(want.audience)))
 	}
 	// A token of ours is tied to the living grant of its user.
-	defaultID, _ := s.Broker.Provider("") // there always is one
-	if err := s.Broker.Living(x.Request.Context(), x.caller.User.ID, defaultID); err != nil {
+	defaultID, _ := t.broker.Provider("") // there always is one
+	if err := t.broker.Living(x.Request.Context(), x.caller.User.ID, defaultID); err != nil {
 		return err
 	}
 	scope, _ := x.param("scope")
-	token, err := s.Issuer.Mint(issuer.Request{
+	token, err := t.issuer.Mint(issuer.Request{
 		Audience: want.audience, Subject: x.caller.User.ID, Username: x.caller.User.Username,
 		ClientID: string(x.caller.Proof), Actor: issuer.Actor{Subject: x.caller.Actor},
 		Scopes: strings.Fields(scope), Lifetime: life,
@@ -111,7 +120,7 @@ func (s *Server) mint(x *exchange, want tokenWanted, life time.Duration) error {
 		return err
 	}
 	x.event.Token = token.ID
-	s.record(x)
+	x.record()
 	return x.json(http.StatusOK, minted{Token: token.Value, TokenType: "Bearer", ExpiresIn: token.ExpiresIn, Audience: token.Audience})
 }
 

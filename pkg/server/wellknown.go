@@ -10,9 +10,15 @@ import (
 	"github.com/workspace-token-service/wts/pkg/issuer"
 )
 
+// keys answers /.well-known/.
+type keys struct {
+	issuer    *issuer.Issuer
+	discovery []byte
+}
+
 // keySet publishes the keys (RFC 7517 5), from memory.
-func (s *Server) keySet(x *exchange) error {
-	body, etag, maxAge, err := s.Issuer.KeySet()
+func (k *keys) keySet(x *exchange) error {
+	body, etag, maxAge, err := k.issuer.KeySet()
 	if err != nil {
 		return err
 	}
@@ -28,10 +34,10 @@ func (s *Server) keySet(x *exchange) error {
 }
 
 // discover publishes where the keys are (OIDC Discovery 3, RFC 8414 2).
-func (s *Server) discover(x *exchange) error {
+func (k *keys) discover(x *exchange) error {
 	x.Header("Cache-Control", "public, max-age=300")
 	x.Header("Access-Control-Allow-Origin", "*")
-	x.Data(http.StatusOK, "application/json", s.discovery)
+	x.Data(http.StatusOK, "application/json", k.discovery)
 	return nil
 }
 

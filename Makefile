@@ -22,11 +22,15 @@ build: ## Build bin/wts, static, without a C compiler
 rootfs: build ready-rootfs ## Build the tree of the image in rootfs, without a container engine
 	deploy/image/rootfs rootfs
 
-run: build ## Run everything on this machine: the service, two providers, a worker, a resource service
-	bin/wts demo --dir .demo $(DEMO)
+run: build bin/demo ## Run everything on this machine: the service, two providers, a worker, a resource service: FIPS=1
+	bin/demo --dir .demo $(DEMO)
 
-demo: build ## Run the same story by itself, and fail if a step fails
-	bin/wts demo --once --port 0
+demo: build bin/demo ## Run the same story by itself, and fail if a step fails: FIPS=1
+	bin/demo --once --port 0
+
+bin/demo: FORCE
+	$(GO) build -tags $(TAGS) -o bin/demo ./test/demo
+FORCE:
 
 test: ready-test build ## Test everything on SQLite and PostgreSQL, with the race detector
 	CGO_ENABLED=1 $(GO) run ./test/pgtest/withpostgres $(GO) test -race -tags $(TAGS) ./...

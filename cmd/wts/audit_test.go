@@ -29,7 +29,7 @@ func TestNoByteOfATokenLeavesBeforeTheAuditHasIt(t *testing.T) {
 		t.Fatal(err)
 	}
 	ask := func(ctx context.Context, path string) (int, error) {
-		client := clientAt(demoWorker)
+		client := clientAt(workerAddress)
 		client.Transport.(*http.Transport).DisableKeepAlives = true
 		response, err := get(ctx, client, r.url+path, nil)
 		if err != nil {

@@ -95,13 +95,6 @@ func TestInitCheckMigrateAndKeys(t *testing.T) {
 	}
 }
 
-func TestTheDemoTellsItsStory(t *testing.T) {
-	out, err := run(t, "demo", "--once", "--port", "0", "--dir", t.TempDir())
-	if err != nil || !strings.Contains(out, "Every step went as it should.") {
-		t.Errorf("%v\n%s", err, out)
-	}
-}
-
 func TestTheFormsOfAToken(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "token")
 	if err := os.WriteFile(file, []byte("a'b\n"), 0o600); err != nil {

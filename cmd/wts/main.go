@@ -39,7 +39,7 @@ func newCommand() *cobra.Command {
 	}
 	file := root.PersistentFlags().StringP("config", "c", config.DefaultFile, "the configuration file")
 	root.AddCommand(
-		serveCommand(file), demoCommand(), initCommand(), checkConfigCommand(file), migrateCommand(file),
+		serveCommand(file), initCommand(), checkConfigCommand(file), migrateCommand(file),
 		keysCommand(file), usersCommand(file), connectionsCommand(file), tokenCommand(), versionCommand(),
 	)
 	return root

@@ -26,6 +26,7 @@ import (
 	"github.com/workspace-token-service/wts/pkg/provider/providertest"
 	"github.com/workspace-token-service/wts/pkg/secret"
 	"github.com/workspace-token-service/wts/pkg/telemetry"
+	"github.com/workspace-token-service/wts/test/instance"
 	"github.com/workspace-token-service/wts/test/pgtest"
 )
 
@@ -338,10 +339,20 @@ func TestWhatAPageOfAnotherSiteCannotDo(t *testing.T) {
 	}
 }
 
+// workerAddress is where alice's worker calls from.
+const workerAddress = instance.WorkerAddress
+
+// clientAt calls from an address of this machine, and keeps its connections.
+func clientAt(address string) *http.Client {
+	client := instance.WorkerAt(address)
+	client.Transport.(*http.Transport).DisableKeepAlives = false
+	return client
+}
+
 // worker calls from the worker's address, with a connection of its own.
 func (r *replica) worker(t *testing.T, path string, headers ...string) answer {
 	t.Helper()
-	client := clientAt(demoWorker)
+	client := clientAt(workerAddress)
 	client.Transport.(*http.Transport).DisableKeepAlives = true
 	return r.call(t, client, http.MethodGet, path, headers...)
 }

@@ -1,31 +1,29 @@
+// Command demo runs the whole of wts on one machine: the service, as a process of its own, two identity providers, a
+// worker and a resource service. `make run` starts it, and `make demo` has it tell its story by itself.
 package main
 
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
-	"log/slog"
 	"net"
 	"net/http"
 	"os"
+	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"strconv"
+	"strings"
+	"syscall"
+	"text/template"
 	"time"
 
-	"github.com/spf13/cobra"
-
-	"github.com/workspace-token-service/wts/config"
-	"github.com/workspace-token-service/wts/pkg/broker"
-	"github.com/workspace-token-service/wts/pkg/issuer"
 	"github.com/workspace-token-service/wts/pkg/keyring"
-	"github.com/workspace-token-service/wts/pkg/provider"
 	"github.com/workspace-token-service/wts/pkg/provider/providertest"
-	"github.com/workspace-token-service/wts/pkg/secret"
-	"github.com/workspace-token-service/wts/pkg/server"
-	"github.com/workspace-token-service/wts/pkg/store"
-	"github.com/workspace-token-service/wts/pkg/telemetry"
 	"github.com/workspace-token-service/wts/pkg/verifier"
+	"github.com/workspace-token-service/wts/test/instance"
 )
 
 // The demo's hosts. Cookies do not tell ports apart, so that each provider is a host of its own; the
@@ -41,28 +39,26 @@ const (
 
 var errNotDemo = errors.New("a step of the demo failed")
 
-func demoCommand() *cobra.Command {
-	var options demoOptions
-	command := &cobra.Command{
-		Use: "demo", Short: "Run the whole service with providers, a worker and a resource service, on this machine",
-		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error { return runDemo(cmd.Context(), cmd.OutOrStdout(), options) },
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if err := run(ctx, os.Stdout, os.Args[1:]); err != nil {
+		fmt.Fprintln(os.Stderr, "demo:", err)
+		os.Exit(1) //nolint:gocritic // the process ends: nobody listens for signals any more
 	}
-	flags := command.Flags()
+}
+
+func run(ctx context.Context, out io.Writer, args []string) error {
+	var options options
+	flags := flag.NewFlagSet("demo", flag.ContinueOnError)
+	flags.StringVar(&options.wts, "wts", "bin/wts", "the service's binary")
 	flags.BoolVar(&options.once, "once", false, "run the story by itself, print each step, and fail if one fails")
-	flags.StringVar(&options.dir, "dir", "", "where to keep the database and the keys (default: a folder of its own in the temporary one)")
+	flags.StringVar(&options.dir, "dir", "", "where to keep the configuration, the database and the keys (default: a folder of its own in the temporary one)")
 	flags.IntVar(&options.port, "port", 8080, "the first of four ports; 0 picks free ones")
 	flags.BoolVar(&options.verbose, "verbose", false, "show the service's log")
-	return command
-}
-
-type demoOptions struct {
-	once, verbose bool
-	dir           string
-	port          int
-}
-
-func runDemo(ctx context.Context, out io.Writer, options demoOptions) error {
+	if err := flags.Parse(args); err != nil {
+		return err
+	}
 	d, err := startDemo(ctx, out, options)
 	if err != nil {
 		return err
@@ -73,6 +69,12 @@ func runDemo(ctx context.Context, out io.Writer, options demoOptions) error {
 	}
 	d.explain()
 	return d.work(ctx)
+}
+
+type options struct {
+	once, verbose bool
+	wts, dir      string
+	port          int
 }
 
 // demo is everything that runs.
@@ -92,7 +94,7 @@ func (d *demo) close() {
 	}
 }
 
-func startDemo(ctx context.Context, out io.Writer, options demoOptions) (_ *demo, err error) {
+func startDemo(ctx context.Context, out io.Writer, options options) (_ *demo, err error) {
 	d := &demo{out: out, stopped: make(chan error, 1)}
 	defer func() {
 		if err != nil {
@@ -119,7 +121,7 @@ func startDemo(ctx context.Context, out io.Writer, options demoOptions) (_ *demo
 	if err := d.startResource(ctx, ports[3]); err != nil {
 		return nil, err
 	}
-	d.worker = clientAt(demoWorker)
+	d.worker = instance.WorkerAt(demoWorker)
 	return d, nil
 }
 
@@ -169,74 +171,70 @@ func (d *demo) startProviders(ports [4]int) (err error) {
 	return err
 }
 
-func (d *demo) startService(ctx context.Context, options demoOptions, port int) error {
-	keys, err := demoKeys(filepath.Join(options.dir, "wts-keyring"))
-	if err != nil {
-		return err
+// settings are the service's. Everything else is as it is by default.
+var settings = template.Must(template.New("wts.yaml").Parse(`url: {{.URL}}
+listen: ["{{.Listen}}"]
+metrics_listen: "off"
+database: {url: "sqlite:wts.db"}
+keyring_file: wts-keyring
+seal_format: 2
+workers_file: workers.yaml
+ride_through_max: 1m
+log: {format: text}
+default_audience: {{.Audience}}
+audiences: { {{.Audience}}: {} }
+default_provider: university
+providers:
+  university: {name: Example University, issuer: "{{.First}}", client_id: {{.Client}}, client_secret: {{.Secret}}, username_claim: preferred_username}
+  commons: {name: Example Data Commons, issuer: "{{.Second}}", client_id: {{.Client}}, client_secret: {{.Secret}}, username_claim: preferred_username}
+`))
+
+// startService runs the service as an operator does: a configuration, a key file, and `wts serve`.
+func (d *demo) startService(ctx context.Context, options options, port int) error {
+	var text strings.Builder
+	err := settings.Execute(&text, map[string]string{
+		"URL": d.url, "Listen": net.JoinHostPort(demoLoopback, strconv.Itoa(port)), "Audience": demoAudience,
+		"First": d.first.Issuer, "Second": d.second.Issuer, "Client": demoClient, "Secret": demoSecret,
+	})
+	err = errors.Join(err, os.MkdirAll(options.dir, 0o700))
+	config := filepath.Join(options.dir, "wts.yaml")
+	for name, content := range map[string]string{"wts.yaml": text.String(), "workers.yaml": demoWorker + ": alice\n"} {
+		err = errors.Join(err, os.WriteFile(filepath.Join(options.dir, name), []byte(content), 0o600))
 	}
-	upstream := func(name, address string) provider.Config {
-		return provider.Config{Name: name, Issuer: address, ClientID: demoClient, ClientSecret: demoSecret, UsernameClaim: "preferred_username"}
+	if err = errors.Join(err, writeKeys(filepath.Join(options.dir, "wts-keyring"))); err != nil {
+		return fmt.Errorf("the demo's folder: %w", err)
 	}
-	settings := config.Config{
-		Server: server.Config{
-			URL: d.url, Listen: []string{net.JoinHostPort(demoLoopback, strconv.Itoa(port))}, MetricsListen: "off", DefaultAudience: demoAudience,
-		},
-		Broker:   broker.Config{DefaultProvider: "university"},
-		Database: store.Config{URL: secret.Text("sqlite:" + filepath.Join(options.dir, "wts.db"))},
-		Providers: map[string]provider.Config{
-			"university": upstream("Example University", d.first.Issuer),
-			"commons":    upstream("Example Data Commons", d.second.Issuer),
-		},
-		Issuer:         issuer.Config{URL: d.url, Audiences: map[string]issuer.Audience{demoAudience: {}}},
-		Keys:           keys,
-		RideThroughMax: time.Minute,
+	service := exec.Command(options.wts, "serve", "-c", config)
+	var log strings.Builder
+	if service.Stderr = &log; options.verbose {
+		service.Stderr = d.out
 	}
-	settings.Authn.Workers = map[string]string{demoWorker: "alice"}
-	log, flush := slog.New(slog.DiscardHandler), func() {}
-	if options.verbose {
-		log, flush = telemetry.NewLog(telemetry.LogConfig{Format: "text"}, d.out)
+	if err := service.Start(); err != nil {
+		return fmt.Errorf("starting the service: %w", err)
 	}
-	wired, err := newService(ctx, settings, log)
-	if err != nil {
-		return err
-	}
-	ctx, stop := context.WithCancel(ctx)
-	ready := make(chan struct{})
-	go func() { d.stopped <- wired.run(ctx, func([]net.Addr) { close(ready) }) }()
-	d.closers = append(d.closers, func() error { stop(); defer flush(); return <-d.stopped })
-	select {
-	case <-ready:
-	case err := <-d.stopped:
-		d.stopped <- nil
-		return fmt.Errorf("%w (choose other ports with --port)", err)
-	}
+	go func() { d.stopped <- service.Wait() }()
+	d.closers = append(d.closers, func() error { _ = service.Process.Signal(syscall.SIGTERM); return <-d.stopped })
 	for {
-		if _, _, _, err := wired.issuer.KeySet(); err == nil {
+		if status, _, err := call(ctx, http.DefaultClient, d.url+"/readyz", ""); err == nil && status == http.StatusOK {
 			return nil
 		}
 		select {
 		case err := <-d.stopped:
 			d.stopped <- nil
-			return err
-		case <-time.After(5 * time.Millisecond):
+			return fmt.Errorf("the service ended: %w (choose other ports with --port)\n%s", err, log.String())
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(20 * time.Millisecond):
 		}
 	}
 }
 
-// demoKeys reads the key file, made where there is none: a database that was kept needs its keys.
-func demoKeys(name string) (*keyring.Keyring, error) {
-	text, err := os.ReadFile(name)
-	if errors.Is(err, os.ErrNotExist) {
-		if err := os.MkdirAll(filepath.Dir(name), 0o700); err != nil {
-			return nil, fmt.Errorf("the demo's folder: %w", err)
-		}
-		text = []byte(keyring.Generate(time.Now()))
-		err = writeNew(name, string(text), 0o600)
+// writeKeys writes a key file where there is none: a database that was kept needs its keys.
+func writeKeys(name string) error {
+	if _, err := os.Stat(name); err == nil {
+		return nil
 	}
-	if err != nil {
-		return nil, err
-	}
-	return keyring.Parse(string(text))
+	return os.WriteFile(name, []byte(keyring.Generate(time.Now())), 0o600)
 }
 
 // startResource runs a resource service as anyone would write one: it imports pkg/verifier and
@@ -255,20 +253,8 @@ func (d *demo) startResource(ctx context.Context, port int) error {
 		return fmt.Errorf("the resource service: %w (choose other ports with --port)", err)
 	}
 	d.resource = "http://" + listener.Addr().String()
-	resource := &http.Server{Handler: tokens.Middleware(greet), ReadHeaderTimeout: readHeaderTimeout}
+	resource := &http.Server{Handler: tokens.Middleware(greet), ReadHeaderTimeout: 10 * time.Second}
 	go func() { _ = resource.Serve(listener) }()
 	d.closers = append(d.closers, resource.Close)
 	return nil
-}
-
-// clientAt calls from an address of this machine.
-func clientAt(address string) *http.Client {
-	dialer := &net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(address)}, Timeout: 5 * time.Second}
-	return &http.Client{Timeout: 20 * time.Second, Transport: &http.Transport{DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
-		_, port, err := net.SplitHostPort(address)
-		if err != nil {
-			return nil, fmt.Errorf("the worker's call: %w", err)
-		}
-		return dialer.DialContext(ctx, network, net.JoinHostPort(demoLoopback, port))
-	}}}
 }

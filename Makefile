@@ -11,7 +11,7 @@ DEMO    ?=
 GRACES  ?= 10s 3s 0s
 
 .DEFAULT_GOAL := help
-.PHONY: help build rootfs run demo test test-exact test-chart e2e test-kube load-kube torture promote siege posts outages test-torture simulate mutants mutate bench lint format fuzz check release ready-test ready-e2e ready-rootfs clean
+.PHONY: help build rootfs run demo test test-exact test-chart e2e test-kube load-kube torture promote siege posts outages test-torture simulate mutants mutate bench lint lint-actions format fuzz check release ready-test ready-e2e ready-rootfs clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -87,6 +87,9 @@ bench: ready-test ## Measure beside baselines in the same run, and print what is
 lint: ## Run the linters
 	$(TOOL) golangci-lint run ./...
 
+lint-actions: ## Check the workflows of GitHub
+	$(GO) run github.com/rhysd/actionlint/cmd/actionlint@v1.7.12
+
 format: ## Format the code
 	$(TOOL) gofumpt -w .
 
@@ -108,7 +111,8 @@ release: ## Build what is shipped, of a version and with vulnerabilities checked
 	$(MAKE) check RELEASE=1
 	$(MAKE) rootfs
 
-# What a fresh machine lacks is installed by its own package manager, if it may be; else it is said.
+# What a fresh machine lacks is installed by its own package manager, after asking where there is a terminal (CI=true
+# asks nothing); else it is said.
 ready-test:
 	@test/ready c-compiler postgresql pgbouncer python cryptography jq curl busybox iproute2 faketime
 

@@ -119,7 +119,7 @@ func (r refreshes) FailedOver() {
 func (r refreshes) Refreshed(providerID, outcome string, took time.Duration) {
 	r.Metrics.Refreshed(providerID, outcome, took)
 	if outcome == string(provider.Misconfigured) {
-		r.log.Error("a provider does not take us for its client; nobody's tokens can be refreshed there until the configuration is mended", slog.String("provider", providerID))
+		r.log.Error("a provider does not take us for its client; no token can be refreshed there until the configuration is fixed", slog.String("provider", providerID))
 	}
 }
 
@@ -299,7 +299,7 @@ func (s *service) warn() {
 		s.log.Warn("pods are known by their address, which is best effort by nature; let workspaces mount service-account tokens, then set kubernetes.disable_peer_address (wts_callers_total counts who still comes by address)")
 	}
 	if s.cluster != nil && len(s.config.Kube.Namespaces) == 0 {
-		s.log.Warn("pods of every namespace count: whoever may create pods anywhere may be anybody; set kubernetes.namespaces")
+		s.log.Warn("pods of every namespace count: a user who may create pods anywhere may act as any user; set kubernetes.namespaces")
 	}
 	for id, one := range s.config.Providers {
 		if one.Unsigned() {

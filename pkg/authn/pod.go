@@ -69,7 +69,7 @@ func podFailure(err error) error {
 func (a *Authenticator) userOf(ctx context.Context, pod Pod, proof Proof) (Caller, error) {
 	caller := Caller{Proof: proof, Actor: pod.Actor}
 	if pod.Username == "" {
-		return caller, &Refusal{Rule: 5, Reason: "the pod's annotation names nobody"}
+		return caller, &Refusal{Rule: 5, Reason: "the pod's annotation names no user"}
 	}
 	user, err := a.people.named(ctx, pod.Username)
 	if err != nil {

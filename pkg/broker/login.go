@@ -25,7 +25,7 @@ var (
 	// ErrSignInFirst: only somebody who is signed in can connect a further provider.
 	ErrSignInFirst = errors.New("sign in first")
 	// ErrSignedOut: whoever began to connect a provider is not signed in any more.
-	ErrSignedOut = errors.New("whoever began the login is not signed in any more")
+	ErrSignedOut = errors.New("the user who began the login is not signed in any more")
 	// ErrNoCode: the provider sent the browser back without a code. It is ErrLoginFailed, and what wraps
 	// it says what the provider said.
 	ErrNoCode = fmt.Errorf("%w: it came back without a code", ErrLoginFailed)

@@ -87,7 +87,7 @@ func (c *Cluster) judge(address netip.Addr, pods []*pod, node bool) (authn.Pod, 
 			return authn.Pod{}, &authn.Refusal{Rule: 2, Reason: "the pod shares its node's network"}
 		}
 		if found != nil {
-			return authn.Pod{}, &authn.Refusal{Rule: 4, Reason: "two living pods have the address"}
+			return authn.Pod{}, &authn.Refusal{Rule: 4, Reason: "two running pods have the address"}
 		}
 		found = one
 	}
@@ -103,7 +103,7 @@ func (c *Cluster) accept(found *pod) (authn.Pod, error) {
 	case !c.counts(found.Namespace):
 		return authn.Pod{}, &authn.Refusal{Rule: 5, Reason: "the pod's namespace is not one that counts"}
 	case found.Username == "":
-		return authn.Pod{}, &authn.Refusal{Rule: 5, Reason: "the pod's annotation names nobody"}
+		return authn.Pod{}, &authn.Refusal{Rule: 5, Reason: "the pod's annotation names no user"}
 	}
 	return found.Pod, nil
 }

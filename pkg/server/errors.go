@@ -36,7 +36,7 @@ var (
 	errFraming      = errors.New("a login begins by opening this address in a window, not within another page")
 	errCrossing     = errors.New("the request comes from another site")
 	// Of /oauth2/connected, which has words of its own.
-	errNoSession = errors.New("nobody is logged in")
+	errNoSession = errors.New("no user is logged in")
 	errNotLinked = errors.New("the user is not connected, or no longer")
 )
 

@@ -100,7 +100,7 @@ func (t *tokens) mint(x *exchange, life time.Duration) error {
 	want := x.want
 	x.event.Action = audit.Mint
 	if want.idpNamed {
-		return badRequest("message", "idp and audience exclude each other: the one asks for a provider's token, the other for one of ours")
+		return badRequest("message", "idp and audience exclude each other: idp asks for a provider's token, audience for one that wts mints")
 	}
 	if !t.issuer.Audience(want.audience) {
 		return badRequest("message", fmt.Sprintf("The audience %q is not registered", cut(want.audience)))

@@ -168,7 +168,7 @@ func below(path, name string) string {
 func fieldsOf(of reflect.Type) map[string]reflect.Type {
 	fields := map[string]reflect.Type{}
 	for field := range of.Fields() {
-		switch tag := field.Tag.Get("koanf"); tag {
+		switch tag := field.Tag.Get("config"); tag {
 		case ",squash":
 			maps.Copy(fields, fieldsOf(field.Type))
 		case "-", "":

@@ -35,44 +35,44 @@ import (
 
 // Config is the whole configuration. The packages' own types say what each setting means.
 type Config struct {
-	Server    server.Config              `koanf:",squash"`
-	Authn     authn.Config               `koanf:",squash"`
-	Broker    broker.Config              `koanf:",squash"`
-	Database  store.Config               `koanf:"database"`
-	Issuer    issuer.Config              `koanf:"issuer"`
-	Log       telemetry.LogConfig        `koanf:"log"`
-	Kube      kube.Config                `koanf:"kubernetes"`
-	Providers map[string]provider.Config `koanf:"providers"`
-	Audiences map[string]issuer.Audience `koanf:"audiences"`
+	Server    server.Config              `config:",squash"`
+	Authn     authn.Config               `config:",squash"`
+	Broker    broker.Config              `config:",squash"`
+	Database  store.Config               `config:"database"`
+	Issuer    issuer.Config              `config:"issuer"`
+	Log       telemetry.LogConfig        `config:"log"`
+	Kube      kube.Config                `config:"kubernetes"`
+	Providers map[string]provider.Config `config:"providers"`
+	Audiences map[string]issuer.Audience `config:"audiences"`
 	// KeyringFile names the file of the keys that seal secrets at rest.
-	KeyringFile string `koanf:"keyring_file"`
+	KeyringFile string `config:"keyring_file"`
 	// SealFormat is the form in which secrets at rest are sealed: 1, XChaCha20-Poly1305, or 2, AES-256-GCM with a key
 	// for each, which FIPS 140-3 approves. Both are opened. Default 1, as releases before open it alone; in FIPS
 	// 140-3 mode always 2.
-	SealFormat int `koanf:"seal_format"`
+	SealFormat int `config:"seal_format"`
 	// WorkersFile names a YAML file of workers: peer address to user name.
-	WorkersFile string `koanf:"workers_file"`
+	WorkersFile string `config:"workers_file"`
 	// RideThroughMax is how long the caches go on while nothing is heard of changes. Default 15 min.
-	RideThroughMax time.Duration `koanf:"ride_through_max"`
+	RideThroughMax time.Duration `config:"ride_through_max"`
 	// DrainDelay is how long the service goes on after it was told to stop, while /readyz answers 503, so
 	// that whatever balances the load sends nothing more. Default 5 s in Kubernetes, else 0.
-	DrainDelay time.Duration `koanf:"drain_delay"`
+	DrainDelay time.Duration `config:"drain_delay"`
 	// StopTimeout is how long refreshes under way are waited for after it was told to stop, DrainDelay
 	// included. It should be longer than DrainDelay and the longest refresh_timeout together, and shorter
 	// than the time after which the process is killed. Default 70 s.
-	StopTimeout time.Duration `koanf:"stop_timeout"`
+	StopTimeout time.Duration `config:"stop_timeout"`
 
 	// Aggregate says what /aggregate may ask of the commons that a user has connected.
-	Aggregate aggregate.Config `koanf:"aggregate"`
+	Aggregate aggregate.Config `config:"aggregate"`
 	// Gen3 is the table of Gen3's Python service, where its database was taken over.
-	Gen3 store.Gen3Config `koanf:"gen3"`
+	Gen3 store.Gen3Config `config:"gen3"`
 
 	// Keys is what KeyringFile holds; without one, what follows from Gen3's encryption key.
-	Keys *keyring.Keyring `koanf:"-"`
+	Keys *keyring.Keyring `config:"-"`
 	// Sources says what was read from where, in a deployment of the Python service.
-	Sources []string `koanf:"-"`
+	Sources []string `config:"-"`
 	// Warnings are what an operator should hear of, and what does not keep the service from starting.
-	Warnings []string `koanf:"-"`
+	Warnings []string `config:"-"`
 }
 
 // EnvPrefix begins the variables that override the file: WTS_DATABASE__URL is database.url.
@@ -184,7 +184,7 @@ func match(tree map[string]any, word string) string {
 // settings are the names at the top of the file.
 func settings(of reflect.Type) (names []string) {
 	for field := range of.Fields() {
-		tag := field.Tag.Get("koanf")
+		tag := field.Tag.Get("config")
 		switch {
 		case tag == ",squash":
 			names = append(names, settings(field.Type)...)
@@ -197,7 +197,7 @@ func settings(of reflect.Type) (names []string) {
 
 func decode(tree map[string]any) (config Config, err error) {
 	decoder, err := mapstructure.NewDecoder(&mapstructure.DecoderConfig{
-		Result: &config, TagName: "koanf", ErrorUnused: true, WeaklyTypedInput: true,
+		Result: &config, TagName: "config", ErrorUnused: true, WeaklyTypedInput: true,
 		DecodeHook: mapstructure.ComposeDecodeHookFunc(durationsHaveUnits, mapstructure.StringToTimeDurationHookFunc(), mapstructure.StringToSliceHookFunc(",")),
 		MatchName:  func(key, field string) bool { return key == field },
 	})

@@ -33,16 +33,16 @@ var (
 // Config says what may be asked, as the operator writes it.
 type Config struct {
 	// Endpoints are the paths that may be asked, like /authz/mapping. None unless told otherwise.
-	Endpoints []string `koanf:"endpoints"`
+	Endpoints []string `config:"endpoints"`
 	// Timeout bounds what one commons may take, its token included. Default 5 s.
-	Timeout time.Duration `koanf:"timeout"`
+	Timeout time.Duration `config:"timeout"`
 	// MaxBytes bounds what one commons may answer. Default 4 MiB.
-	MaxBytes int64 `koanf:"max_bytes"`
+	MaxBytes int64 `config:"max_bytes"`
 	// PerSecond and Burst bound the requests of one caller, each of which becomes one to every commons.
 	// Default 20 a second, 50 at once. Callers who are nobody share a bound with whoever else comes from
 	// their address.
-	PerSecond float64 `koanf:"per_second"`
-	Burst     int     `koanf:"burst"`
+	PerSecond float64 `config:"per_second"`
+	Burst     int     `config:"burst"`
 }
 
 // Validate reports every fault at once.

@@ -64,28 +64,28 @@ type Accepts struct {
 // Config is the authenticator, as the operator writes it.
 type Config struct {
 	// Bearer says which access tokens of the default provider are accepted.
-	Bearer BearerConfig `koanf:"bearer"`
+	Bearer BearerConfig `config:"bearer"`
 	// TrustedProxies are the networks whose X-Forwarded-For is believed. A request that comes
 	// through one is never taken for a worker's. None unless told otherwise.
-	TrustedProxies []string `koanf:"trusted_proxies"`
+	TrustedProxies []string `config:"trusted_proxies"`
 	// Session bounds a browser's session: by its idle time (default 12 hours) and altogether
 	// (default 7 days).
-	Session SessionConfig `koanf:"session"`
+	Session SessionConfig `config:"session"`
 	// Workers maps peer addresses to user names.
-	Workers map[string]string `koanf:"-"`
+	Workers map[string]string `config:"-"`
 }
 
 // BearerConfig is off while Audiences is empty: without an audience to check, any client of the
 // same provider could pose as its users. Gen3's Fence is the exception, whose tokens are always taken
 // as its own services take them (Gen3 contract 1.3).
 type BearerConfig struct {
-	Audiences []string `koanf:"audiences"`
+	Audiences []string `config:"audiences"`
 }
 
 // SessionConfig bounds sessions in time.
 type SessionConfig struct {
-	Idle     time.Duration `koanf:"idle"`
-	Absolute time.Duration `koanf:"absolute"`
+	Idle     time.Duration `config:"idle"`
+	Absolute time.Duration `config:"absolute"`
 }
 
 // WithDefaults fills in what the operator left out.

@@ -107,20 +107,20 @@ type Observer interface {
 // Config is the broker, as the operator writes it.
 type Config struct {
 	// DefaultProvider establishes who a user is.
-	DefaultProvider string `koanf:"default_provider"`
+	DefaultProvider string `config:"default_provider"`
 	// Wait is how long a caller waits for a refresh in all. Default 15 s.
-	Wait time.Duration `koanf:"-"`
+	Wait time.Duration `config:"-"`
 	// SpoolWait is how long a replica that fell silent with a token in flight is waited for, where
 	// presenting the token again could end the grant. Default 2 min.
-	SpoolWait time.Duration `koanf:"spool_wait"`
+	SpoolWait time.Duration `config:"spool_wait"`
 	// SpoolDir is a folder for successors that the database did not take, which should outlive the process.
 	// Default a folder in the temporary one.
-	SpoolDir string `koanf:"spool_dir"`
+	SpoolDir string `config:"spool_dir"`
 	// SpoolTag names the database in the spool's file names.
-	SpoolTag string `koanf:"-"`
+	SpoolTag string `config:"-"`
 	// FailoverWindow is how long a change that was stored is kept, to be offered again when the database
 	// fails over to a standby that lacks it. Default 1 min.
-	FailoverWindow time.Duration `koanf:"failover_window"`
+	FailoverWindow time.Duration `config:"failover_window"`
 }
 
 // Broker trades connections for access tokens. It is safe for concurrent use.

@@ -27,25 +27,25 @@ var (
 // Config is the issuer, as the operator writes it.
 type Config struct {
 	// URL is the issuer identifier, the service's public base URL without a slash at its end.
-	URL string `koanf:"-"`
+	URL string `config:"-"`
 	// JWKSMaxAge is how long verifiers may keep the key set. A new key is published for at least
 	// as long before it signs. Default 5 minutes.
-	JWKSMaxAge time.Duration `koanf:"jwks_max_age"`
+	JWKSMaxAge time.Duration `config:"jwks_max_age"`
 	// RotateEvery is the age at which the signing key is replaced. Default 30 days.
-	RotateEvery time.Duration       `koanf:"rotate_every"`
-	Audiences   map[string]Audience `koanf:"-"`
+	RotateEvery time.Duration       `config:"rotate_every"`
+	Audiences   map[string]Audience `config:"-"`
 }
 
 // Audience is a resource service that is registered to receive our tokens.
 type Audience struct {
 	// Algorithm signs its tokens. Default ES256.
-	Algorithm string `koanf:"algorithm"`
+	Algorithm string `config:"algorithm"`
 	// MaxLifetime bounds a token's life; DefaultLifetime holds where the caller asks for none.
 	// Defaults: 1 hour, and 10 minutes.
-	MaxLifetime     time.Duration `koanf:"max_lifetime"`
-	DefaultLifetime time.Duration `koanf:"default_lifetime"`
+	MaxLifetime     time.Duration `config:"max_lifetime"`
+	DefaultLifetime time.Duration `config:"default_lifetime"`
 	// Scopes are those that may be asked for. A token holds none that was not asked for.
-	Scopes []string `koanf:"scopes"`
+	Scopes []string `config:"scopes"`
 }
 
 // WithDefaults fills in what the operator left out.

@@ -32,20 +32,20 @@ import (
 // Config is the cluster, as the operator writes it.
 type Config struct {
 	// Enabled takes callers for the pods that they are.
-	Enabled bool `koanf:"enabled"`
+	Enabled bool `config:"enabled"`
 	// Kubeconfig names a file; without it the pod's own service account is used.
-	Kubeconfig string `koanf:"kubeconfig"`
+	Kubeconfig string `config:"kubeconfig"`
 	// Namespaces are those whose pods count; all, where none is named. Name them.
-	Namespaces []string `koanf:"namespaces"`
+	Namespaces []string `config:"namespaces"`
 	// Annotations name a pod's user; the first that is there counts, even if it is empty. Default
 	// gen3username and hub.jupyter.org/username.
-	Annotations []string `koanf:"annotations"`
+	Annotations []string `config:"annotations"`
 	// MaxStale is how long known pods go on after the last contact with the API server. Default 2 min;
 	// at least 90 s, since a server where nothing happens says so once a minute.
-	MaxStale time.Duration `koanf:"max_stale"`
+	MaxStale time.Duration `config:"max_stale"`
 	// DisablePeerAddress leaves service-account tokens as the only proof of a pod.
-	DisablePeerAddress bool                 `koanf:"disable_peer_address"`
-	ServiceAccount     ServiceAccountConfig `koanf:"service_account"`
+	DisablePeerAddress bool                 `config:"disable_peer_address"`
+	ServiceAccount     ServiceAccountConfig `config:"service_account"`
 }
 
 // How service-account tokens are verified.
@@ -57,9 +57,9 @@ const (
 // ServiceAccountConfig is off while Audience is empty.
 type ServiceAccountConfig struct {
 	// Audience is that of the projected tokens which pods present.
-	Audience string `koanf:"audience"`
+	Audience string `config:"audience"`
 	// Verify is VerifyLocal (the default) or VerifyReview.
-	Verify string `koanf:"verify"`
+	Verify string `config:"verify"`
 }
 
 // WithDefaults fills in what the operator left out.

@@ -37,65 +37,65 @@ const (
 type Config struct {
 	// Type is TypeOIDC (the default) or TypeFence, which says what its endpoints, scopes and claims are
 	// where nothing else is said.
-	Type string `koanf:"type"`
+	Type string `config:"type"`
 	// Name is what a person reads; the provider's id where it is empty.
-	Name string `koanf:"name"`
+	Name string `config:"name"`
 	// Issuer is the provider's issuer identifier, byte for byte as its discovery document states it.
-	Issuer string `koanf:"issuer"`
+	Issuer string `config:"issuer"`
 	// AuthURL and TokenURL, together, are for a provider without a discovery document. One is looked for
 	// all the same; without its keys an id_token is taken on the word of TLS (OIDC Core 3.1.3.7, 6).
-	AuthURL  string `koanf:"auth_url"`
-	TokenURL string `koanf:"token_url"`
+	AuthURL  string `config:"auth_url"`
+	TokenURL string `config:"token_url"`
 	// BaseURL is the commons that the provider belongs to: what /external_oidc calls it, whom /aggregate
 	// asks, where a discovery document is looked for without an issuer.
-	BaseURL string `koanf:"base_url"`
+	BaseURL string `config:"base_url"`
 	// RedirectURI is the one registered there, where it is not ours: whoever is behind it sends the
 	// browser on to us, by the first label of our host name, which the state then begins with.
-	RedirectURI string `koanf:"redirect_uri"`
+	RedirectURI string `config:"redirect_uri"`
 	// Callback is where the provider sends browsers back to: CallbackOwn (the default), which is
 	// <url>/oauth2/authorize/<id>, or CallbackShared, which is <url>/oauth2/authorize, for a provider whose
 	// registration cannot be changed yet. The default provider's is <url>/oauth2/authorize in either case.
-	Callback string `koanf:"callback"`
+	Callback string `config:"callback"`
 	// ReuseGrace is how long the provider accepts a spent refresh token once more (Okta, Auth0, Cognito,
 	// Hydra and Dex have such a time, Dex 3 s by default): a refresh whose outcome is not known is then
 	// tried again at once. It shortens no timeout.
-	ReuseGrace time.Duration `koanf:"reuse_grace"`
+	ReuseGrace time.Duration `config:"reuse_grace"`
 	// RevokesAccess says that a refresh ends the access token before: nothing is refreshed ahead of need.
-	RevokesAccess bool `koanf:"revokes_access"`
+	RevokesAccess bool `config:"revokes_access"`
 	// RefreshRate bounds the refreshes of all replicas together in any second; four fifths of it can be
 	// kept up. A replica whose part is less than two sends one at a time. Default 50.
-	RefreshRate float64 `koanf:"refresh_rate"`
+	RefreshRate float64 `config:"refresh_rate"`
 	// Quirks names one of the known ways in which providers differ (quirks.go): github, gitea, hydra, entra.
-	Quirks string `koanf:"quirks"`
+	Quirks string `config:"quirks"`
 	// NextClientSecret is tried where the provider does not take ClientSecret: for a change-over.
-	NextClientSecret secret.Text `koanf:"next_client_secret"`
+	NextClientSecret secret.Text `config:"next_client_secret"`
 	// Rotates says whether a refresh gives a new refresh token; nil where that is not known.
-	Rotates *bool `koanf:"rotates"`
+	Rotates *bool `config:"rotates"`
 	// Position orders the providers where a person sees them; those of the same by name.
-	Position int `koanf:"position"`
+	Position int `config:"position"`
 
-	ClientID     string      `koanf:"client_id"`
-	ClientSecret secret.Text `koanf:"client_secret"`
+	ClientID     string      `config:"client_id"`
+	ClientSecret secret.Text `config:"client_secret"`
 	// ClientSecretFile names a file that holds the secret; it wins over ClientSecret.
-	ClientSecretFile string `koanf:"client_secret_file"`
+	ClientSecretFile string `config:"client_secret_file"`
 	// ClientAuth is AuthBasic (the default) or AuthPost.
-	ClientAuth string `koanf:"client_auth"`
+	ClientAuth string `config:"client_auth"`
 	// Scopes are the ones asked for, and no others.
-	Scopes []string `koanf:"scopes"`
+	Scopes []string `config:"scopes"`
 	// UsernameClaim is the path, with dots, of the id_token's claim that names the person.
-	UsernameClaim string `koanf:"username_claim"`
+	UsernameClaim string `config:"username_claim"`
 	// TrustUnverifiedEmail lets an e-mail address name a person though the provider does not say that
 	// it has verified it: only for providers whose people cannot choose their address.
-	TrustUnverifiedEmail bool `koanf:"trust_unverified_email"`
+	TrustUnverifiedEmail bool `config:"trust_unverified_email"`
 	// Prompt is sent at login; "consent" is what Google and node oidc-provider want before they
 	// give a refresh token.
-	Prompt string `koanf:"prompt"`
+	Prompt string `config:"prompt"`
 	// LoginParams are further parameters of the authorization request.
-	LoginParams map[string]string `koanf:"login_params"`
+	LoginParams map[string]string `config:"login_params"`
 	// Timeout bounds one call to the provider. Default 10 s. A refresh may take longer, since giving up
 	// on one that the provider is only slow with can end the grant: RefreshTimeout, default 60 s.
-	Timeout        time.Duration `koanf:"timeout"`
-	RefreshTimeout time.Duration `koanf:"refresh_timeout"`
+	Timeout        time.Duration `config:"timeout"`
+	RefreshTimeout time.Duration `config:"refresh_timeout"`
 }
 
 // WithDefaults fills in what the operator left out.

@@ -25,29 +25,29 @@ import (
 // Config is the server, as the operator writes it.
 type Config struct {
 	// URL is the public base URL, as browsers and verifiers reach the service.
-	URL string `koanf:"url"`
+	URL string `config:"url"`
 	// Listen are the addresses to listen on. Default :8080.
-	Listen []string `koanf:"listen"`
+	Listen []string `config:"listen"`
 	// TLS is served on them where a certificate is named; else something before the service does that.
-	TLS TLSConfig `koanf:"tls"`
+	TLS TLSConfig `config:"tls"`
 	// MetricsListen is the address of /metrics, apart from everything else. Default 127.0.0.1:9090;
 	// "off" has none.
-	MetricsListen string `koanf:"metrics_listen"`
+	MetricsListen string `config:"metrics_listen"`
 	// DefaultAudience is whom /token mints for where the request names neither audience nor idp.
 	// Without one it hands on the default provider's own access token, as Gen3 expects.
-	DefaultAudience string `koanf:"default_audience"`
+	DefaultAudience string `config:"default_audience"`
 	// Portal says that the service stands behind Gen3's portal, which has sessions of its own and does not
 	// end ours: ours count for logins and pages alone, so that the portal's logout ends access (Gen3
 	// contract 1.4).
-	Portal bool `koanf:"-"`
+	Portal bool `config:"-"`
 	// Version and Commit are what /_version says.
-	Version, Commit string `koanf:"-"`
+	Version, Commit string `config:"-"`
 }
 
 // TLSConfig names a certificate and its key, PEM files that are read again when they change.
 type TLSConfig struct {
-	CertFile string `koanf:"cert_file"`
-	KeyFile  string `koanf:"key_file"`
+	CertFile string `config:"cert_file"`
+	KeyFile  string `config:"key_file"`
 }
 
 // WithDefaults fills in what the operator left out.

@@ -19,16 +19,16 @@ import (
 // pods run side by side and the way back loses nobody (Gen3 contract 1.4 and 4).
 type Gen3Config struct {
 	// EncryptionKey is the Fernet key of the table. The table is left alone without it.
-	EncryptionKey     secret.Text `koanf:"encryption_key"`
-	EncryptionKeyFile string      `koanf:"encryption_key_file"`
+	EncryptionKey     secret.Text `config:"encryption_key"`
+	EncryptionKeyFile string      `config:"encryption_key_file"`
 	// Mirror writes the refresh tokens of providers known not to rotate into the table. On unless told
 	// otherwise.
-	Mirror *bool `koanf:"mirror"`
+	Mirror *bool `config:"mirror"`
 
 	// DefaultProvider is the provider that the table calls "default".
-	DefaultProvider string `koanf:"-"`
+	DefaultProvider string `config:"-"`
 	// Providers are those configured; true where one is known not to rotate.
-	Providers map[string]bool `koanf:"-"`
+	Providers map[string]bool `config:"-"`
 }
 
 // Validate judges the key.

@@ -32,18 +32,18 @@ import (
 // Config is the database, as the operator writes it.
 type Config struct {
 	// URL is postgres://user:password@host:5432/name, or sqlite:path/to/file.
-	URL secret.Text `koanf:"url"`
+	URL secret.Text `config:"url"`
 	// URLFile names a file that holds the URL; it wins over URL.
-	URLFile string `koanf:"url_file"`
+	URLFile string `config:"url_file"`
 	// DirectURL reaches the same database past a pooler in transaction mode (pgbouncer): for migrations,
 	// which hold a lock of a session, and for notifications. URL where it is empty.
-	DirectURL secret.Text `koanf:"direct_url"`
+	DirectURL secret.Text `config:"direct_url"`
 	// DirectURLFile names a file that holds it; it wins over DirectURL.
-	DirectURLFile string `koanf:"direct_url_file"`
+	DirectURLFile string `config:"direct_url_file"`
 	// MaxConnections bounds the pool. Default 16; SQLite has 4.
-	MaxConnections int `koanf:"max_connections"`
+	MaxConnections int `config:"max_connections"`
 	// Gen3 is the table of Gen3's Python service in the same database.
-	Gen3 Gen3Config `koanf:"-"`
+	Gen3 Gen3Config `config:"-"`
 }
 
 const sqlitePrefix = "sqlite:"

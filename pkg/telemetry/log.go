@@ -15,9 +15,9 @@ import (
 // LogConfig is the log, as the operator writes it.
 type LogConfig struct {
 	// Level is debug, info, warn or error. Default info.
-	Level string `koanf:"level"`
+	Level string `config:"level"`
 	// Format is json or text. Default json.
-	Format string `koanf:"format"`
+	Format string `config:"format"`
 }
 
 // Validate reports every fault at once.

@@ -17,7 +17,7 @@ import (
 	"github.com/workspace-token-service/wts/test/pgtest"
 )
 
-// Rule D8, as an operator goes into FIPS 140-3 mode and out of it again (docs/operations.md): two replicas serve all
+// Rule D8, as an operator goes into FIPS 140-3 mode and out of it again (docs/sealing-keys.md): two replicas serve all
 // the while, at most one of them stopped at a time, over a database that wants SCRAM and TLS, and alice logs in once.
 func TestIntoFIPSModeAndBack(t *testing.T) {
 	t.Setenv("GODEBUG", "fips140=off") // such a binary is in the mode otherwise

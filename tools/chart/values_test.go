@@ -234,7 +234,7 @@ func settings(t *testing.T, folder, name string) (names []string) {
 					continue
 				}
 				tag, _ := strconv.Unquote(field.Tag.Value)
-				setting, options, _ := strings.Cut(reflect.StructTag(tag).Get("koanf"), ",")
+				setting, options, _ := strings.Cut(reflect.StructTag(tag).Get("config"), ",")
 				if selector, squashed := field.Type.(*ast.SelectorExpr); squashed && options == "squash" {
 					names = append(names, settings(t, "pkg/"+selector.X.(*ast.Ident).Name, selector.Sel.Name)...)
 				} else if setting != "-" && setting != "" {

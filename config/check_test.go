@@ -42,7 +42,7 @@ func certificate(t *testing.T, dir, name string, ends time.Time) (cert, key stri
 	return cert, key
 }
 
-// The offline mistakes that check-config called good (OP-M1), and how each is said now.
+// The offline mistakes that check-config called good, and how each is said now.
 func TestMistakesThatWereCalledGood(t *testing.T) {
 	dir := t.TempDir()
 	good, goodKey := certificate(t, dir, "good", time.Now().Add(90*24*time.Hour))
@@ -109,7 +109,7 @@ func encrypted(cert, key string) func(string) string {
 	return with("tls: {cert_file: " + cert + ", key_file: " + key + "}")
 }
 
-// PR4, EN8: the spool lies where the configuration's folder says, and its name follows the database's place
+// The spool lies where the configuration's folder says, and its name follows the database's place
 // alone.
 func TestWhereTheSpoolIs(t *testing.T) {
 	folder := t.TempDir()

@@ -207,7 +207,7 @@ func TestTheDatabasesPartAlone(t *testing.T) {
 	}
 }
 
-// G3-7: what the Python service starts with, wts starts with.
+// What the Python service starts with, wts starts with.
 func TestADeploymentThatPythonStartsWith(t *testing.T) {
 	loaded, err := config.Load(config.DefaultFile, deployed(t, map[string]any{
 		"aggregate_endpoint_allowlist": []any{"authz/mapping", "/user/user/", "", "/a b"},

@@ -55,7 +55,7 @@ func (r *replica) refusal(t *testing.T, got answer, reason string) bool {
 	return false
 }
 
-// The attack suite: kubernetes.md's rules and security.md E1 to E18, through the whole service. Each
+// The attack suite: kubernetes.md's rules and those of docs/security.md under E, through the whole service. Each
 // attack ends in 401 or 403 and an audit event that says why.
 func TestAttacksOnPodIdentity(t *testing.T) {
 	r, cluster := inCluster(t)
@@ -184,7 +184,7 @@ func TestNobodyIsAPodThroughATrustedProxy(t *testing.T) {
 	}
 }
 
-// Finding SE10: where the API server reviews tokens, its published keys keep made-up ones from it.
+// Where the API server reviews tokens, its published keys keep made-up ones from it.
 func TestMadeUpTokensAreNotReviewed(t *testing.T) {
 	r, cluster := inCluster(t, func(c *config.Config) { c.Kube.ServiceAccount.Verify = kube.VerifyReview })
 	alice := kubetest.Pod("work", "alice", "127.0.0.2", "alice")
@@ -206,7 +206,7 @@ func TestMadeUpTokensAreNotReviewed(t *testing.T) {
 	}
 }
 
-// Security.md E7, E18, F4; kubernetes.md rules 7 and 9.
+// Security.md E7, F4; kubernetes.md rules 7 and 9.
 func TestAnAPIServerThatIsAway(t *testing.T) {
 	r, cluster := inCluster(t, func(c *config.Config) { c.Kube.MaxStale = 5 * time.Second })
 	alice := kubetest.Pod("work", "alice", "127.0.0.2", "alice")

@@ -17,7 +17,7 @@ import (
 	"github.com/workspace-token-service/wts/pkg/secret"
 )
 
-// OP-M7: not a byte of a token leaves before its line is in the audit, however large the token is.
+// Not a byte of a token leaves before its line is in the audit, however large the token is.
 func TestNoByteOfATokenLeavesBeforeTheAuditHasIt(t *testing.T) {
 	r := startReplica(t)
 	now := time.Now()
@@ -51,7 +51,7 @@ func TestNoByteOfATokenLeavesBeforeTheAuditHasIt(t *testing.T) {
 	}
 }
 
-// SE16: where bearers are accepted, the service knows which audience is that of id_tokens.
+// Where bearers are accepted, the service knows which audience is that of id_tokens.
 func TestBearersKnowTheClient(t *testing.T) {
 	r := startReplica(t, func(c *config.Config) { c.Authn.Bearer.Audiences = []string{"wts"} })
 	bearers, err := newBearers(t.Context(), r.config)
@@ -60,7 +60,7 @@ func TestBearersKnowTheClient(t *testing.T) {
 	}
 }
 
-// SE3: the collector keeps to a part of the container's memory.
+// The collector keeps to a part of the container's memory.
 func TestTheCollectorKeepsToTheContainersMemory(t *testing.T) {
 	before := debug.SetMemoryLimit(-1)
 	defer debug.SetMemoryLimit(before)

@@ -127,7 +127,7 @@ func TestTheFormsOfAToken(t *testing.T) {
 	}
 }
 
-// G3-8: a build outside a git repository says which version it is, as it was told.
+// A build outside a git repository says which version it is, as it was told.
 func TestVersionOfABuildWithoutARepository(t *testing.T) {
 	program := filepath.Join(t.TempDir(), "wts")
 	flags := exec.Command("make", "-s", "-n", "-C", "../..", "build", "VERSION=v1.2.3", "COMMIT=c0ffee")

@@ -14,7 +14,7 @@ import (
 	"github.com/workspace-token-service/wts/pkg/provider/providertest"
 )
 
-// SE4, rule F1: logins that fail, from many addresses, take up neither the provider nor the database, and 200
+// Rule F1: logins that fail, from many addresses, take up neither the provider nor the database, and 200
 // people behind one address log in meanwhile.
 func TestAnonymousLogins(t *testing.T) {
 	const attackers, people = 4, 200
@@ -106,7 +106,7 @@ func get(ctx context.Context, client *http.Client, address string, cookies []*ht
 	return response, response.Body.Close()
 }
 
-// OP-M8: a login that is refused says in the audit whose it was.
+// A login that is refused says in the audit whose it was.
 func TestARefusedLoginNamesTheUser(t *testing.T) {
 	r := startReplica(t)
 	r.logIn(t, providertest.Browser(), "/oauth2/authorization_url", "alice")

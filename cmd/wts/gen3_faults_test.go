@@ -84,7 +84,7 @@ func TestGen3SecurityFaults(t *testing.T) {
 	t.Run("S7 the login says whose grant it is", func(t *testing.T) {
 		browser := c.portalUser(t, "dave")
 		page, err := providertest.LogIn(t.Context(), browser, c.portal+"/wts/oauth2/authorization_url", "alice", "canary-password")
-		if err != nil || page.Status != 403 || page.URL.Query().Get("reason") != "person" { // else the portal starts again and again (G3-10)
+		if err != nil || page.Status != 403 || page.URL.Query().Get("reason") != "person" { // else the portal starts again and again
 			t.Errorf("dave logs in as alice: %d %s, %v", page.Status, page.URL, err)
 		}
 		if got := c.call(t, nil, http.MethodGet, "/oauth2/connected", c.bearer("dave")...); got.status != 403 {
@@ -244,7 +244,7 @@ func TestGen3FunctionalFaults(t *testing.T) {
 }
 
 // Gen3 contract 1.4: the session of wts counts for logins and pages alone, so that the portal's logout ends
-// access (G3-4), and another user's bearer ends it.
+// access, and another user's bearer ends it.
 func TestGen3SessionsAfterThePortalsLogout(t *testing.T) {
 	c := startCommons(t, nil)
 	browser := c.link(t, "alice", "")
@@ -301,7 +301,7 @@ func TestGen3SessionsAfterThePortalsLogout(t *testing.T) {
 	}
 }
 
-// G3-5: a refused bearer at authorization_url is 401 for a provider that a user connects, and no loop; a login
+// A refused bearer at authorization_url is 401 for a provider that a user connects, and no loop; a login
 // at the default provider, which brings a new bearer, goes on.
 func TestGen3RefusedBearerAtAuthorizationURL(t *testing.T) {
 	c := startCommons(t, nil)

@@ -14,7 +14,7 @@ import (
 	"github.com/workspace-token-service/wts/test/pgtest"
 )
 
-// OP-H3: a database that goes away shows in the gauge and in one line of the log, though no request fails, and
+// A database that goes away shows in the gauge and in one line of the log, though no request fails, and
 // so does its return.
 func TestADeadDatabaseIsVisible(t *testing.T) {
 	database, err := pgtest.Start()
@@ -77,7 +77,7 @@ func TestTheCertificatesEndIsAGauge(t *testing.T) {
 	}
 }
 
-// OP-H2: while it drains, a replica tells clients to go elsewhere; a connection that says nothing does not delay
+// While it drains, a replica tells clients to go elsewhere; a connection that says nothing does not delay
 // its end.
 func TestASilentConnectionDoesNotDelayTheEnd(t *testing.T) {
 	r := startReplica(t, func(c *config.Config) { c.DrainDelay = 500 * time.Millisecond })

@@ -11,7 +11,7 @@ import (
 	"github.com/workspace-token-service/wts/pkg/provider/providertest"
 )
 
-// PR7: a login without a refresh token ends with its first access token. The person, a program and the log
+// A login without a refresh token ends with its first access token. The person, a program and the log
 // are told at once, with what to change.
 func TestALoginWithoutARefreshTokenSaysSo(t *testing.T) {
 	r := startReplica(t, func(c *config.Config) {
@@ -35,7 +35,7 @@ func TestALoginWithoutARefreshTokenSaysSo(t *testing.T) {
 	}
 }
 
-// PR8: wrong client credentials are an operator's to fix, and nobody is told that a token cannot be had.
+// Wrong client credentials are an operator's to fix, and nobody is told that a token cannot be had.
 func TestALoginWithWrongClientCredentials(t *testing.T) {
 	r := startReplica(t, func(c *config.Config) {
 		first := c.Providers["first"]
@@ -73,7 +73,7 @@ func TestADisconnectThatTheProviderCannotBeTold(t *testing.T) {
 	}
 }
 
-// SE14, rule C5: a link from another site connects nothing by itself. The person is asked, and the link of
+// Rule C5: a link from another site connects nothing by itself. The person is asked, and the link of
 // that page is good in this browser alone.
 func TestALinkFromAnotherSiteConnectsNothing(t *testing.T) {
 	r := startReplica(t)

@@ -223,7 +223,7 @@ func (r *replica) callback(t *testing.T, browser *http.Client, path string) *url
 	return back
 }
 
-// Gen3-contract.md 5.1 S1 and S2, security.md A1, A3, A6, A9.
+// Security.md A1, A3, A6, A9.
 func TestHostileCallbacks(t *testing.T) {
 	r := startReplica(t)
 	signedIn := providertest.Browser()
@@ -357,7 +357,7 @@ func (r *replica) worker(t *testing.T, path string, headers ...string) answer {
 	return r.call(t, client, http.MethodGet, path, headers...)
 }
 
-// Gen3-contract.md 1.2 and 1.4, as far as this issue goes; kubernetes.md rule 1.
+// Gen3-contract.md 1.2 and 1.4; kubernetes.md rule 1.
 func TestAnswersOfToken(t *testing.T) {
 	r := startReplica(t, func(c *config.Config) { c.Authn.Bearer.Audiences = []string{"wts"} })
 	const denied = "You don't have access to this resource: "
@@ -423,7 +423,7 @@ func TestAnswersOfToken(t *testing.T) {
 	check("our own token is no proof here", stranger("/token/?audience=storage", "Authorization", "Bearer "+minted.member("token")), 401, "message", "Authentication Error: ")
 
 	// A proxy's stale bearer keeps no user from logging in. Connecting a provider with it is refused: the login
-	// would not replace the bearer, and lead back here (G3-5).
+	// would not replace the bearer, and lead back here.
 	for path, status := range map[string]int{"/oauth2/authorization_url": 302, "/oauth2/authorization_url?idp=second": 401} {
 		got := r.call(t, browser, http.MethodGet, path, "Authorization", "bearer stale", "Accept", "text/html")
 		if got.status != status || strings.HasPrefix(got.header.Get("Location"), "/oauth2/authorization_url?") {
@@ -461,7 +461,7 @@ func forgeries(t *testing.T, r *replica, good string) map[string]string {
 	}
 }
 
-// What must be shown 4 and 5, security.md A12: whatever happened, no secret is in a log.
+// Security.md A12: whatever happened, no secret is in a log.
 func TestTheLogHoldsNoSecret(t *testing.T) {
 	r := startReplica(t)
 	browser := providertest.Browser()
@@ -521,7 +521,7 @@ func TestRoutes(t *testing.T) {
 	for path, status := range map[string]int{
 		"/": 200, "/_status": 200, "/_version": 200, "/healthz": 200, "/readyz": 200, "/readyz?verbose": 200, "/static/wts.css": 200,
 		"/.well-known/jwks.json": 200, "/.well-known/openid-configuration": 200, "/.well-known/oauth-authorization-server": 200,
-		"/static/..%2ftoken": 404, "/static/../token": 404, "/static/%2e%2e/token": 404, "/./token": 404, "/static%5c..%5ctoken": 404, "//token//": 403, // SE19
+		"/static/..%2ftoken": 404, "/static/../token": 404, "/static/%2e%2e/token": 404, "/./token": 404, "/static%5c..%5ctoken": 404, "//token//": 403,
 		"/oauth2/logout": 204, "/metrics": 404, "/nothing": 404, "/oauth2": 404, "/oauth2/authorization_url?idp=bogus": 400,
 		"/oauth2/authorization_url": 302, "//oauth2//authorization_url": 302, "/oauth2/authorization_url?idp=second": 401,
 	} {
@@ -558,7 +558,7 @@ func TestRoutes(t *testing.T) {
 	}
 }
 
-// Security.md C1; architecture.md 5: what a person does on the page.
+// Security.md C1: what a person does on the page.
 func TestAPersonConnectsAndDisconnects(t *testing.T) {
 	r := startReplica(t)
 	browser := providertest.Browser()
@@ -668,7 +668,7 @@ func TestARequestUnderWayIsFinishedAndMetricsAreApart(t *testing.T) {
 	}
 }
 
-// SE12, rule F2: what an answer or a log repeats of a request is cut.
+// Rule F2: what an answer or a log repeats of a request is cut.
 func TestInputThatIsRepeatedIsCut(t *testing.T) {
 	r := startReplica(t)
 	long := strings.Repeat("%80", 20_000)

@@ -27,7 +27,7 @@ var siege = flag.Duration("siege", 6*time.Second, "how long anonymous callers at
 // attack is what one anonymous caller does again and again.
 type attack func(ctx context.Context, client *http.Client, number int)
 
-// SE4, SE10, SE11, SE21, rule F1: anonymous logins, made-up service-account tokens, aggregate calls at a commons
+// Rule F1: anonymous logins, made-up service-account tokens, aggregate calls at a commons
 // that hangs and calls from unknown addresses, all together: each good call succeeds, the database grows by a
 // bounded number of rows, and 200 people behind one address log in meanwhile.
 func TestGoodCallersBesideAttackers(t *testing.T) {

@@ -12,7 +12,7 @@ import (
 	"github.com/workspace-token-service/wts/api"
 )
 
-// OP-H1: git asks its helpers about every server that wants a password; the token goes to those that were
+// Git asks its helpers about every server that wants a password; the token goes to those that were
 // named, over https. The git is a real one.
 func TestTheTokenGoesToNamedGitServersAlone(t *testing.T) {
 	dir := t.TempDir()
@@ -65,7 +65,7 @@ func TestGitIsToldWhenTheTokenExpires(t *testing.T) {
 	}
 }
 
-// SE18: a token with a line break is no line of a protocol that is read line by line.
+// A token with a line break is no line of a protocol that is read line by line.
 func TestATokenWithALineBreakIsNotPrinted(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "token")
 	if err := os.WriteFile(file, []byte("x\nhost=evil.example\nquit=1"), 0o600); err != nil {

@@ -92,7 +92,7 @@ func checkDocument(t *testing.T, words *regexp.Regexp, name, text string) {
 		if word := words.FindString(line); word != "" {
 			t.Errorf("%s:%d says %q", name, number, word)
 		}
-		// A span of code or a link may be longer than a line, and cannot be broken; a line of survivors.md is parsed.
+		// A span of code or a link may be longer than a line, and cannot be broken; a line of test/mutants/survivors.md is parsed.
 		if path.Ext(name) == ".md" && name != "test/mutants/survivors.md" && utf8.RuneCountInString(line) > maxColumns && !strings.HasPrefix(strings.TrimSpace(line), "|") && strings.Count(line, " ") > strings.Count(line, "`") && !longSpan.MatchString(line) {
 			t.Errorf("%s:%d has %d columns, want at most %d", name, number, utf8.RuneCountInString(line), maxColumns)
 		}

@@ -52,7 +52,7 @@ func TestRequestsUnderWayAreBounded(t *testing.T) {
 	}
 }
 
-// SE11: a commons that hangs takes no place of another's, and anonymous callers take no place of users.
+// A commons that hangs takes no place of another's, and anonymous callers take no place of users.
 func TestAnonymousCallersAndAHangingCommonsTakeNoPlaceOfUsers(t *testing.T) {
 	release := make(chan struct{})
 	hanging := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { <-release }))

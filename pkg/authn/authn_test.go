@@ -135,7 +135,7 @@ func (f *fixture) who(r *http.Request, accepts authn.Accepts) (authn.Caller, err
 	return f.Authenticate(r, f.Peer(r), accepts)
 }
 
-// Kubernetes.md rule 1 and the order of proofs; security.md E1, E2; gen3-contract.md 5.1 S3.
+// Kubernetes.md rule 1 and the order of proofs; security.md E1, E2.
 func TestWhoIsAtTheAddress(t *testing.T) {
 	f := newFixture(t)
 	for name, row := range map[string]struct {

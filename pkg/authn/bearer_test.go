@@ -17,7 +17,7 @@ import (
 	"github.com/workspace-token-service/wts/pkg/verifier"
 )
 
-// SE16, security.md D1: where the accepted audience is that of id_tokens, a token has to show that it is an
+// Security.md D1: where the accepted audience is that of id_tokens, a token has to show that it is an
 // access token.
 func TestIDTokensAreNoBearers(t *testing.T) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)

@@ -202,7 +202,7 @@ func (h *house) row(t *testing.T, userID string) broker.Row {
 	return row
 }
 
-// Performance.md 6: a cached answer touches neither the database nor the provider.
+// A cached answer touches neither the database nor the provider.
 func TestACachedTokenCostsNothing(t *testing.T) {
 	h := newHouse(t)
 	alice := h.connect(t, "main", "", "alice", "a").UserID
@@ -585,7 +585,6 @@ func TestCallbacksThatAreRefused(t *testing.T) {
 	}
 }
 
-// Gen3-contract.md 5.1 S7, S8.
 func TestNobodysLoginFillsAnothersRow(t *testing.T) {
 	h := newHouse(t)
 	alice := h.connect(t, "main", "", "alice", "a")

@@ -69,7 +69,7 @@ func TestRenderedTokensAreJSON(t *testing.T) {
 	}
 }
 
-// SE21, security.md F8: what memory holds is bounded in bytes, however large the tokens are.
+// Security.md F8: what memory holds is bounded in bytes, however large the tokens are.
 func TestTheCacheIsBoundedInBytes(t *testing.T) {
 	c := newCache()
 	large := strings.Repeat("t", 64<<10)

@@ -228,7 +228,7 @@ func (e *engine) running() (stop func()) {
 	return func() { cancel(); <-done }
 }
 
-// A replica claims while its lease holds, and sends while the lease under which it claimed lasts (EN2, P2, P6).
+// A replica claims while its lease holds, and sends while the lease under which it claimed lasts.
 func TestTheLeaseOfAFlight(t *testing.T) {
 	gap := func(e *engine) {
 		time.Sleep(leaseLife)
@@ -280,7 +280,7 @@ func TestTheLeaseOfAFlight(t *testing.T) {
 	}
 }
 
-// A heartbeat that the database did not acknowledge renews nothing (P2).
+// A heartbeat that the database did not acknowledge renews nothing.
 func TestALeaseIsRenewedByTheDatabaseAlone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b, d, _ := newDesk(provider.Config{})
@@ -301,7 +301,7 @@ func TestALeaseIsRenewedByTheDatabaseAlone(t *testing.T) {
 }
 
 // A flight whose result the database has not taken is still under way: a sweeper of its own replica would
-// else release its token as never sent (R6, R7). The result is offered until it is stored.
+// else release its token as never sent. The result is offered until it is stored.
 func TestAResultThatTheDatabaseDoesNotTake(t *testing.T) {
 	for name, line := range map[string]struct {
 		answer func(provider.Gate) (provider.Tokens, error)
@@ -424,7 +424,7 @@ func TestWhatIsForgottenDuringARefresh(t *testing.T) {
 }
 
 // A flight that was taken over within the grace is not sent once that is over: its former owner may come
-// back (R5).
+// back.
 func TestATakeoverThatIsTooLate(t *testing.T) {
 	const grace = 10 * time.Second
 	for name, line := range map[string]struct {
@@ -457,7 +457,7 @@ func TestATakeoverThatIsTooLate(t *testing.T) {
 }
 
 // What each failure does to a row that was in doubt before, and to one that was not (refresh-engine.md
-// step 8; R3, R4).
+// step 8).
 func TestWhatAFailureDoesToARow(t *testing.T) {
 	const rest = 4 * time.Second
 	const wait = 12 * time.Second // newDesk's spool_wait
@@ -508,7 +508,7 @@ func TestWhatAFailureDoesToARow(t *testing.T) {
 }
 
 // What a sweeper knows of a flight's owner. One whose spool lock was found free is dead, unless its heartbeat
-// was heard since: a spool folder may be lost under a process that lives (W6).
+// was heard since: a spool folder may be lost under a process that lives.
 func TestWhatIsKnownOfAnOwner(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b, _, _ := newDesk(provider.Config{})
@@ -560,7 +560,7 @@ func (f *found) replay(ctx context.Context, _ *keyring.Keyring, offer func(conte
 }
 
 // When a sweeper presents a token whose flight has lost its replica, or whose last presentation has no known
-// outcome (refresh-engine.md steps 8 and 9; W1, W3, W6). The times count from the sweeper's start, at which
+// outcome (refresh-engine.md steps 8 and 9). The times count from the sweeper's start, at which
 // the flight was a second and a half old.
 func TestWhenASweeperPresentsAToken(t *testing.T) {
 	const (

@@ -7,7 +7,7 @@ import (
 	"unsafe"
 )
 
-// EN7: who is silent is told by this process's own clock alone, and by looks that it made.
+// Who is silent is told by this process's own clock alone, and by looks that it made.
 func TestWhoIsSilent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := &peers{seen: map[string]heard{}}
@@ -82,7 +82,7 @@ func TestALeaseLapsesByEitherClock(t *testing.T) {
 }
 
 // A gap between heartbeats begins when the first is sent and ends when the second is acknowledged: between these
-// two moments no other replica need have seen either (R2).
+// two moments no other replica need have seen either.
 func TestHowLongAGapIs(t *testing.T) {
 	now := time.Now()
 	for name, row := range map[string]struct {

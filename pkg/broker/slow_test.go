@@ -11,7 +11,7 @@ import (
 	"github.com/workspace-token-service/wts/pkg/provider/providertest"
 )
 
-// A provider that answers later than its grace lasts loses nobody (EN1, PR2): one POST, and its answer is
+// A provider that answers later than its grace lasts loses nobody: one POST, and its answer is
 // waited for. The code before cut each POST at the grace less 5 s, and presented the token again after it.
 func TestAProviderThatIsSlowerThanItsGraceLosesNobody(t *testing.T) {
 	for name, fault := range map[string]providertest.Fault{
@@ -69,7 +69,7 @@ func TestAfterATimeoutTheTokenRestsForSpoolWait(t *testing.T) {
 	}
 }
 
-// A refresh whose id_token names another person is stored, and not handed out (SE17).
+// A refresh whose id_token names another person is stored, and not handed out.
 func TestARefreshThatNamesAnotherPersonEndsTheGrant(t *testing.T) {
 	h := newHouse(t)
 	alice := h.connect(t, "main", "", "alice", "a").UserID
@@ -89,7 +89,7 @@ func TestARefreshThatNamesAnotherPersonEndsTheGrant(t *testing.T) {
 }
 
 // An access token that may not be handed out: its refresh token is stored anyway, and another
-// attempt is made after a rest, not at every call (SE7).
+// attempt is made after a rest, not at every call.
 func TestAnAccessTokenThatMayNotBeHandedOut(t *testing.T) {
 	h := newHouse(t)
 	alice := h.connect(t, "main", "", "alice", "a").UserID
@@ -110,7 +110,7 @@ func TestAnAccessTokenThatMayNotBeHandedOut(t *testing.T) {
 }
 
 // A connection that was read a while ago is read again before more is minted or handed out by it, so that
-// a change that was never heard of is seen anyway (EN3).
+// a change that was never heard of is seen anyway.
 func TestWhatIsRememberedHasAnAgeLimit(t *testing.T) {
 	h := newHouse(t)
 	alice := h.connect(t, "main", "", "alice", "a").UserID

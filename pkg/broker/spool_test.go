@@ -121,7 +121,7 @@ func TestWithoutAFolderThereIsNoSpool(t *testing.T) {
 	s.close(false)
 }
 
-// SE13: other users can put what they like into a shared folder. Nothing of it is followed, waited for or
+// Other users can put what they like into a shared folder. Nothing of it is followed, waited for or
 // made, and the spool lies in a folder that is ours alone.
 func TestASpoolInAFolderOfEverybodys(t *testing.T) {
 	dir, keys := t.TempDir(), spoolKeys(t)
@@ -189,7 +189,7 @@ func TestASpoolFolderThatIsNotOurs(t *testing.T) {
 	}
 }
 
-// PR4: deployments that share a folder leave each other's files alone, those of the dead too.
+// Deployments that share a folder leave each other's files alone, those of the dead too.
 func TestDeploymentsThatShareAFolder(t *testing.T) {
 	dir, keys := t.TempDir(), spoolKeys(t)
 	theirs, err := newSpool(dir, "theirs", "their-replica")
@@ -212,7 +212,7 @@ func TestDeploymentsThatShareAFolder(t *testing.T) {
 	}
 }
 
-// EN3b: a process that ends with refreshes under way leaves a notice of death, which the next one finds.
+// A process that ends with refreshes under way leaves a notice of death, which the next one finds.
 func TestAProcessThatEndsWithFlightsOpen(t *testing.T) {
 	for open, want := range map[bool]int{true: 1, false: 0} {
 		dir, keys := t.TempDir(), spoolKeys(t)

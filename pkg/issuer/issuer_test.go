@@ -265,7 +265,7 @@ func TestKeysAreMadeOutsideTheTransaction(t *testing.T) {
 	}
 }
 
-// Security.md D4, and what must be shown 3: two replicas over one store.
+// Security.md D4: two replicas over one store.
 func TestARotationRefusesNoToken(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		store := &memory{}
@@ -343,7 +343,7 @@ func TestKeysRotateByThemselves(t *testing.T) {
 	})
 }
 
-// SE21, security.md D4: a key of an algorithm that was configured later is published for the JWKS max-age
+// Security.md D4: a key of an algorithm that was configured later is published for the JWKS max-age
 // before it signs; only the very first keys sign at once.
 func TestAnAlgorithmThatIsConfiguredLaterWaits(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -364,7 +364,7 @@ func TestAnAlgorithmThatIsConfiguredLaterWaits(t *testing.T) {
 	})
 }
 
-// Architecture.md 5: a lost keyring costs the private halves, not the verification.
+// A lost keyring costs the private halves, not the verification.
 func TestAKeyWhosePrivateHalfDoesNotOpen(t *testing.T) {
 	store := &memory{}
 	first := kid(t, started(t, store))
@@ -400,7 +400,7 @@ func TestConfigFaults(t *testing.T) {
 	}
 }
 
-// Performance.md 3: a token minted, beside a bare ES256 signature.
+// A token minted, beside a bare ES256 signature.
 func BenchmarkMint(b *testing.B) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {

@@ -407,7 +407,7 @@ func TestAPodThatAppearsAMomentLater(t *testing.T) {
 	}
 }
 
-// What must be shown 3: with the index, nobody is asked.
+// With the index, nobody is asked.
 func TestNothingIsAskedAtSteadyState(t *testing.T) {
 	t.Parallel()
 	w := newTown(t, kube.Config{})
@@ -505,7 +505,7 @@ func TestConfigFaults(t *testing.T) {
 	}
 }
 
-// Performance.md 12: a pod found among 20,000, beside one found among 100.
+// A pod found among 20,000, beside one found among 100.
 func BenchmarkPodAt(b *testing.B) {
 	among := func(pods int) func() {
 		w := newTown(b, kube.Config{})
@@ -526,7 +526,7 @@ func BenchmarkPodAt(b *testing.B) {
 	}
 }
 
-// BenchmarkTwentyThousandPods prints what must be shown 4: how long the index takes to hold 20,000
+// BenchmarkTwentyThousandPods prints how long the index takes to hold 20,000
 // pods, and how much memory it keeps for them.
 func BenchmarkTwentyThousandPods(b *testing.B) {
 	const pods = 20_000

@@ -94,7 +94,7 @@ func madeUp(pod *corev1.Pod, number int64) string {
 		kubetest.Issuer, number, pod.Name, pod.UID)) + "." + encode(make([]byte, 64))
 }
 
-// Finding SE10, where the issuer's keys cannot be had: the token that was good, a new one of its pod, and
+// Where the issuer's keys cannot be had: the token that was good, a new one of its pod, and
 // those of other pods are good beside a flood from many addresses, and from many of one IPv6 network.
 func TestMadeUpTokensKeepNoGoodOneWaiting(t *testing.T) {
 	t.Parallel()

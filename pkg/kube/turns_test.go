@@ -192,7 +192,7 @@ func TestACallerWhoGoesAway(t *testing.T) {
 	both.Wait()
 }
 
-// Finding SE21: strangers do not keep new pods, which the watch has not shown yet, from being found.
+// Strangers do not keep new pods, which the watch has not shown yet, from being found.
 func TestStrangersKeepNoNewPodWaiting(t *testing.T) {
 	t.Parallel()
 	w := newTown(t, kube.Config{})

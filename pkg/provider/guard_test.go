@@ -15,7 +15,7 @@ import (
 	"time"
 )
 
-// SE8, rule A4: a provider's document sends us to no address of an inner network, unless the provider is in
+// Rule A4: a provider's document sends us to no address of an inner network, unless the provider is in
 // one itself or the operator configured the host.
 func TestInnerAddressesAreNotCalled(t *testing.T) {
 	var called atomic.Int32
@@ -96,7 +96,7 @@ func keyText(bytes int) string {
 	return base64.RawURLEncoding.EncodeToString([]byte("\xff" + strings.Repeat("k", bytes-1)))
 }
 
-// SE9, rule A4: of a provider's key set only keys of a size and form that can verify are used.
+// Rule A4: of a provider's key set only keys of a size and form that can verify are used.
 func TestKeySetsAreBounded(t *testing.T) {
 	rsa := func(bits int, exponent string) string {
 		return fmt.Sprintf(`{"kty":"RSA","kid":"k","n":"%s","e":"%s"}`, keyText(bits/8), exponent)

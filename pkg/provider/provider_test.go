@@ -210,7 +210,7 @@ func TestACodeBecomesAGrant(t *testing.T) {
 	}
 }
 
-// Security.md A5; gen3-contract.md 5.1 S6.
+// Security.md A5.
 func TestIDTokensThatAreRefused(t *testing.T) {
 	r := newRogue(t)
 	stranger, err := rsa.GenerateKey(rand.Reader, 2048)

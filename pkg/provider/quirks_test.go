@@ -124,7 +124,7 @@ func TestASecondClientSecret(t *testing.T) {
 func TestTheGate(t *testing.T) {
 	var posts atomic.Int32
 	p := tokenEndpoint(t, nil, func(w http.ResponseWriter, _ *http.Request) {
-		posts.Add(1) // a head without its body counts: it holds the client's secret (EN10)
+		posts.Add(1) // a head without its body counts: it holds the client's secret
 		w.Header().Set("Content-Type", "application/json")
 		_, _ = io.WriteString(w, `{"access_token":"a","expires_in":60}`)
 	})

@@ -32,7 +32,7 @@ func says(status int, body string) http.HandlerFunc {
 }
 
 // The provider has rotated once it answers 2xx: whatever else is odd about the answer, the tokens in it are
-// read (SE7). With x/oauth2 in between each of the first eight was a failure, after which the spent token
+// read. With x/oauth2 in between each of the first eight was a failure, after which the spent token
 // was presented again.
 func TestTokensAreReadFromOddAnswers(t *testing.T) {
 	const unknown = 5 * time.Minute
@@ -75,7 +75,7 @@ func TestTokensAreReadFromOddAnswers(t *testing.T) {
 	}
 }
 
-// The token's life began before the answer came, at the latest when the request was sent (EN4).
+// The token's life began before the answer came, at the latest when the request was sent.
 func TestATokensEndCountsFromBeforeTheRequest(t *testing.T) {
 	p := tokenEndpoint(t, nil, func(w http.ResponseWriter, r *http.Request) {
 		time.Sleep(500 * time.Millisecond)
@@ -91,7 +91,7 @@ func TestATokensEndCountsFromBeforeTheRequest(t *testing.T) {
 	}
 }
 
-// Providers' own words for a dead grant, as they answer (PR1: Dex; G3-10: Fence).
+// Providers' own words for a dead grant, as they answer (Dex, Fence).
 func TestADeadGrantInTheProvidersOwnWords(t *testing.T) {
 	for name, row := range map[string]struct {
 		status int
@@ -125,7 +125,7 @@ func idToken(claims string) string {
 	return encode([]byte(`{"alg":"none"}`)) + "." + encode([]byte(claims)) + "."
 }
 
-// An id_token that comes with a refresh has to name the person whose grant it is (OIDC Core 12.2; SE17).
+// An id_token that comes with a refresh has to name the person whose grant it is (OIDC Core 12.2).
 // What came is returned anyway: it has to be stored.
 func TestTheIDTokenOfARefresh(t *testing.T) {
 	for name, row := range map[string]struct {
@@ -155,7 +155,7 @@ func TestTheIDTokenOfARefresh(t *testing.T) {
 	}
 }
 
-// Many providers leave names out of the id_token when they give an access token (OIDC Core 5.4; PR9).
+// Many providers leave names out of the id_token when they give an access token (OIDC Core 5.4).
 func TestTheNameFromUserInfo(t *testing.T) {
 	for name, row := range map[string]struct {
 		idToken claims // beside what every one has
@@ -257,7 +257,7 @@ func trust(t *testing.T, roots *x509.CertPool) {
 }
 
 // A request that was given up must not reach the provider later: its connection is aborted, so that neither
-// kernel goes on sending it (EN2). A connection that is merely closed delivers all of it.
+// kernel goes on sending it. A connection that is merely closed delivers all of it.
 func TestAnAbandonedRequestIsAborted(t *testing.T) {
 	for _, encrypted := range []bool{false, true} {
 		t.Run(fmt.Sprintf("encrypted %t", encrypted), func(t *testing.T) {
@@ -311,7 +311,7 @@ func TestTokensGoByHTTP1(t *testing.T) {
 	}
 }
 
-// PR8: what is wrong with a discovery document is said with its address and status, and what to change.
+// What is wrong with a discovery document is said with its address and status, and what to change.
 func TestDiscoveryErrorsNameTheDocument(t *testing.T) {
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch {
@@ -344,7 +344,7 @@ func TestDiscoveryErrorsNameTheDocument(t *testing.T) {
 	}
 }
 
-// PR3: a grace of any length is accepted, Dex's default of 3 s too, and shortens no timeout (EN1, PR2).
+// A grace of any length is accepted, Dex's default of 3 s too, and shortens no timeout.
 func TestAGraceShortensNothing(t *testing.T) {
 	for _, grace := range []time.Duration{time.Second, 3 * time.Second, 5 * time.Second, 10 * time.Second} {
 		t.Run(grace.String(), func(t *testing.T) {

@@ -119,7 +119,7 @@ func workersRequest() *http.Request {
 	return r
 }
 
-// Performance.md 2 and 6: a cached answer, with request id, caller, audit and log line, allocates at
+// A cached answer, with request id, caller, audit and log line, allocates at
 // most 8 times, and asks nobody anything.
 func TestExactCostOfACachedToken(t *testing.T) {
 	for name, log := range map[string]*slog.Logger{
@@ -144,7 +144,7 @@ func TestExactCostOfACachedToken(t *testing.T) {
 	}
 }
 
-// Performance.md 2: the handler itself, without what surrounds it, allocates at most 3 times.
+// The handler itself, without what surrounds it, allocates at most 3 times.
 func TestExactCostOfTheHandler(t *testing.T) {
 	parts, _ := newParts(slog.New(slog.DiscardHandler))
 	tokens := &tokens{broker: parts.Broker, issuer: parts.Issuer}
@@ -193,7 +193,7 @@ func bareGin() http.Handler {
 	return engine
 }
 
-// Performance.md 2: a cached token within the process, beside a bare gin handler with the same body.
+// A cached token within the process, beside a bare gin handler with the same body.
 func BenchmarkCachedToken(b *testing.B) {
 	b.Run("handler", func(b *testing.B) {
 		parts, _ := newParts(slog.New(slog.DiscardHandler))

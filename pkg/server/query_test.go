@@ -6,7 +6,7 @@ import (
 	"testing"
 )
 
-// Security.md A7; gen3-contract.md 5.1 S4.
+// Security.md A7.
 func TestWhereABrowserMayBeSent(t *testing.T) {
 	for text, want := range map[string]bool{
 		"/":                                true,

@@ -82,7 +82,7 @@ func (w *holdsCommits) carry(client net.Conn) {
 	}
 }
 
-// A COMMIT that arrives 40 s late (EN3). With the server's limit it has no effect; without, every replica
+// A COMMIT that arrives 40 s late. With the server's limit it has no effect; without, every replica
 // hears of it when it takes effect, though the line of the feed is 40 s old by then.
 func TestACommitThatArrivesLate(t *testing.T) {
 	for name, unlimited := range map[string]bool{"with the server's limit": false, "without": true} {
@@ -138,7 +138,7 @@ func withHost(t *testing.T, address, host string) string {
 	return parsed.String()
 }
 
-// A disconnect that finds a tombstone has every replica told again: one of them may not have heard (EN3).
+// A disconnect that finds a tombstone has every replica told again: one of them may not have heard.
 func TestADisconnectIsToldAgain(t *testing.T) {
 	onEach(t, func(t *testing.T, address string) {
 		keys := newKeys(t)
@@ -162,7 +162,7 @@ func TestADisconnectIsToldAgain(t *testing.T) {
 	})
 }
 
-// Lines are known by incarnation, transaction and number (EN9), however late they commit beside others
+// Lines are known by incarnation, transaction and number, however late they commit beside others
 // that are later and committed before.
 func TestLinesThatCommitOutOfOrder(t *testing.T) {
 	address, keys := pgtest.Database(t), newKeys(t)

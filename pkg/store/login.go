@@ -79,7 +79,7 @@ func (s *Logins) Connect(ctx context.Context, grant broker.Grant) (stored broker
 
 // identify finds the user of an identity, or makes one, and lets the username mean them. Issuer and
 // subject are the person; a name that comes back with another subject is another person, who
-// inherits nothing (architecture.md 5).
+// inherits nothing (docs/architecture.md, "Users").
 func (s *core) identify(tx *gorm.DB, identity provider.Identity, now int64) (*user, error) {
 	var who user
 	err := s.locked(tx).Take(&who, "issuer = ? AND subject = ?", identity.Issuer, identity.Subject).Error

@@ -475,7 +475,7 @@ func TestWhoIsAiling(t *testing.T) {
 	})
 }
 
-// SE21: the file of the embedded database is for its owner alone, and so are those beside it.
+// The file of the embedded database is for its owner alone, and so are those beside it.
 func TestSQLiteFilesAreTheOwnersAlone(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, "wts.db")
@@ -494,7 +494,7 @@ func TestSQLiteFilesAreTheOwnersAlone(t *testing.T) {
 	}
 }
 
-// SE5: after a flood of anonymous logins the janitor gets done, writers get their turn meanwhile, and a table
+// After a flood of anonymous logins the janitor gets done, writers get their turn meanwhile, and a table
 // that fails keeps no other from being tidied.
 func TestTidyingAfterAFlood(t *testing.T) {
 	for name, database := range databases {

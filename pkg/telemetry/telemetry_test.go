@@ -93,7 +93,7 @@ func TestWhatIsCountedIsServed(t *testing.T) {
 	}
 }
 
-// OP-M7: a line of the audit is written before the call returns, and calls that wait at once share a write.
+// A line of the audit is written before the call returns, and calls that wait at once share a write.
 func TestTheAuditIsWrittenBeforeItsCallerGoesOn(t *testing.T) {
 	out := &slowPaper{}
 	log, _ := telemetry.NewLog(telemetry.LogConfig{}, out)

@@ -7,7 +7,7 @@ import (
 	"testing"
 )
 
-// SE9, SE15: keys that could not verify, or only at the cost of seconds, are left out.
+// Keys that could not verify, or only at the cost of seconds, are left out.
 func TestParseKeys(t *testing.T) {
 	text := func(bytes int) string {
 		return base64.RawURLEncoding.EncodeToString([]byte("\xff" + strings.Repeat("k", bytes-1)))

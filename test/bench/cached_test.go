@@ -18,7 +18,7 @@ func newCached(b *testing.B, level string, connections int) *target {
 	return one
 }
 
-// Performance.md 1: a cached token, beside a bare gin handler with the same body, both in processes of
+// A cached token, beside a bare gin handler with the same body, both in processes of
 // their own, at eight connections.
 func BenchmarkCachedTokenServed(b *testing.B) {
 	gin := newBareGin(b)
@@ -36,7 +36,7 @@ func BenchmarkCachedTokenServed(b *testing.B) {
 	}
 }
 
-// Performance.md 13: the slowest of a hundred at 64 connections; and the probe while as many ask as
+// The slowest of a hundred at 64 connections; and the probe while as many ask as
 // saturate the machine twice over. (Each of them waits for all others: what waits is the queue.)
 func BenchmarkCrowd(b *testing.B) {
 	gin, wts := newBareGin(b), newCached(b, "info", 64)

@@ -87,7 +87,7 @@ func resident(pid, which string) float64 {
 	return kilobytes * 1024 / 1e6
 }
 
-// Performance.md 10: 100,000 users' tokens in memory, and an idle service that knows 5,000 pods.
+// 100,000 users' tokens in memory, and an idle service that knows 5,000 pods.
 func BenchmarkMemory(b *testing.B) {
 	for b.Loop() {
 		output, err := child(b, envMemory+"=100000").Output()

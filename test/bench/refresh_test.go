@@ -69,7 +69,7 @@ func connectionWrites(b *testing.B, r *rack.Rack) (writes int) {
 	return writes
 }
 
-// Performance.md 6: a cold token costs one claim, one commit and one post, and hardly more time than the
+// A cold token costs one claim, one commit and one post, and hardly more time than the
 // provider takes by itself.
 func BenchmarkColdToken(b *testing.B) {
 	const people = 60
@@ -105,7 +105,7 @@ func BenchmarkColdToken(b *testing.B) {
 	}
 }
 
-// Performance.md 7 and 8: many callers of one person, and many cold people, over three replicas at a
+// Many callers of one person, and many cold people, over three replicas at a
 // provider that takes a second.
 func BenchmarkCallersAtOnce(b *testing.B) {
 	const people, callers = 600, 300
@@ -127,7 +127,7 @@ func BenchmarkCallersAtOnce(b *testing.B) {
 	}
 }
 
-// Performance.md 9, and a provider that takes half a minute: the users of another provider beside both.
+// A provider that takes half a minute: the users of another provider beside both.
 func BenchmarkAnotherProvidersTrouble(b *testing.B) {
 	const people = 40
 	for b.Loop() {

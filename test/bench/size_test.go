@@ -12,7 +12,7 @@ import (
 	"github.com/workspace-token-service/wts/test/rack"
 )
 
-// Performance.md 12: the program, static, as it is released.
+// The program, static, as it is released.
 func BenchmarkBinary(b *testing.B) {
 	path := filepath.Join(b.TempDir(), "wts")
 	build := exec.Command("go", "build", "-trimpath", "-tags", "nomsgpack", "-ldflags", "-s -w", "-o", path, "github.com/workspace-token-service/wts/cmd/wts")
@@ -29,7 +29,7 @@ func BenchmarkBinary(b *testing.B) {
 	paired.Report(b, float64(built.Size())/1e6, "MB", "≤45")
 }
 
-// Performance.md 12: a token that is read from a table of a million connections, beside one of a
+// A token that is read from a table of a million connections, beside one of a
 // thousand.
 func BenchmarkAMillionConnections(b *testing.B) {
 	const people = 1000

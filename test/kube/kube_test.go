@@ -349,7 +349,6 @@ roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: "system:
 subjects: [{apiGroup: rbac.authorization.k8s.io, kind: User, name: wts}]}`))
 }
 
-// What must be shown 2.
 func TestAgainstTheRealAPIServer(t *testing.T) {
 	running.namespace(t, "work")
 	grantRights(t)

@@ -9,7 +9,7 @@ import (
 	"github.com/workspace-token-service/wts/test/rack"
 )
 
-// OP-M7: each token that a caller has is in the audit, though the process is killed in the next moment; and a
+// Each token that a caller has is in the audit, though the process is killed in the next moment; and a
 // command says who ran it.
 func TestTheAuditSurvivesAKill(t *testing.T) {
 	r := rack.New(t, rack.Setup{People: 1, Replicas: 1, Life: time.Hour, Rate: 10, Log: "info"})

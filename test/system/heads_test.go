@@ -16,7 +16,7 @@ import (
 	"github.com/workspace-token-service/wts/test/rack"
 )
 
-// SE3, rule F2: 2,000 peers with unfinished heads of 1 byte to 64 KiB stay within the memory that the chart
+// Rule F2: 2,000 peers with unfinished heads of 1 byte to 64 KiB stay within the memory that the chart
 // allows, and a worker is answered meanwhile. A head of 60 KiB is answered as well.
 func TestExactUnfinishedHeadsAreBounded(t *testing.T) {
 	const peers, most = 2000, 384 // MiB

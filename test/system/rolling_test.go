@@ -73,7 +73,7 @@ func (b *balancer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	_, _ = io.Copy(w, response.Body)
 }
 
-// OP-H2: a rolling update of three replicas, one after the other, with 200 requests a second for 20 s, of people
+// A rolling update of three replicas, one after the other, with 200 requests a second for 20 s, of people
 // whose tokens are at hand and people whose tokens have expired: each is answered, and with 200.
 func TestARollingUpdateRefusesNoRequest(t *testing.T) {
 	const people, each = 50, 200

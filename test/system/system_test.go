@@ -118,7 +118,6 @@ func (c *cluster) verifies(t *testing.T, keysOf *instance.Instance) *verifier.Ve
 	return v
 }
 
-// What must be shown 3.
 func TestTwoReplicasOnOnePostgreSQL(t *testing.T) {
 	c := startCluster(t, pgtest.Database(t))
 	c.ready(t)
@@ -210,7 +209,6 @@ func TestTwoReplicasOnOnePostgreSQL(t *testing.T) {
 	})
 }
 
-// What must be shown 6.
 func TestADatabaseThatComesAndGoes(t *testing.T) {
 	database, err := pgtest.Start()
 	if err != nil {

@@ -18,7 +18,7 @@ import (
 	"github.com/workspace-token-service/wts/test/pgtest"
 )
 
-// Issue of Kubernetes, what must be shown 5: through a restart of the service and an outage of the
+// Through a restart of the service and an outage of the
 // provider the file always holds a token that lives, and a reader never sees half of one.
 func TestAFileThatAlwaysHoldsALivingToken(t *testing.T) {
 	c := startCluster(t, pgtest.Database(t))

@@ -66,7 +66,7 @@ func revocationsCancelled(t *testing.T, s Store) {
 	equal(t, "another subject's login cancels nothing", map[secret.Text]bool{"rt-a": true}, revocations(t, s, "second"))
 }
 
-// A revocation that is on its way may end the grant that a login has just given (EN6).
+// A revocation that is on its way may end the grant that a login has just given.
 func revocationUnderWay(t *testing.T, s Store) {
 	login := func(began time.Time, separate bool) error {
 		grant := grantOf("alice", tokensOf("rt-9", "at-9"))
@@ -106,7 +106,7 @@ func revocationUnderWay(t *testing.T, s Store) {
 	want(t, "its lease is over, and nothing of it is sent any more", login(time.Now(), false), nil)
 }
 
-// At some providers each login is a grant of its own (PR6).
+// At some providers each login is a grant of its own.
 func separateGrants(t *testing.T, s Store) {
 	first := grantOf("alice", tokensOf("rt-1", "at-1"))
 	first.Separate = true

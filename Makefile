@@ -11,7 +11,7 @@ DEMO    ?=
 GRACES  ?= 10s 3s 0s
 
 .DEFAULT_GOAL := help
-.PHONY: help build rootfs run demo test test-exact test-chart e2e test-kube load-kube torture promote siege posts outages test-torture simulate mutants mutate bench lint lint-actions format fuzz check release ready-test ready-e2e ready-rootfs clean
+.PHONY: help build rootfs run demo test test-exact test-chart e2e test-kube load-kube torture promote siege posts outages test-torture simulate mutants mutate bench shape lint lint-actions format fuzz check release ready-test ready-e2e ready-rootfs clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -86,6 +86,9 @@ bench: ready-test ## Measure beside baselines in the same run, and print what is
 
 lint: ## Run the linters
 	$(TOOL) golangci-lint run ./...
+
+shape: ## Measure the house: functions, types, imports, comments, tests
+	cd tools && $(GO) test -count=1 -v ./shape
 
 lint-actions: ## Check the workflows of GitHub
 	$(GO) run github.com/rhysd/actionlint/cmd/actionlint@v1.7.12

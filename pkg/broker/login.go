@@ -205,17 +205,9 @@ func (b *Broker) Finish(ctx context.Context, back Callback) (Connected, error) {
 	}
 	if result.Default {
 		result.Username = identity.Username // for the audit, whatever becomes of the login
-	}
-	if result.Default && identity.NameOutage != nil {
-		return result, b.loginFailure(identity.NameOutage)
-	}
-	if result.Default && identity.NameFlaw != "" {
-		return result, fmt.Errorf("%w: %w", ErrLoginFailed, &provider.Error{
-			Provider: result.Provider, Doing: "username", Outcome: provider.Untrusted, Reason: identity.NameFlaw,
-		})
-	}
-	if result.Default && back.Username != "" && identity.Username != back.Username {
-		return result, ErrOtherPerson
+		if err := b.checkName(result.Provider, identity, back.Username); err != nil {
+			return result, err
+		}
 	}
 	// 7. Stored, for that user and nobody else.
 	stored, err := b.logins.Connect(ctx, Grant{
@@ -241,6 +233,22 @@ func (b *Broker) Finish(ctx context.Context, back Callback) (Connected, error) {
 	}
 	b.Forget(result.UserID, result.Provider)
 	return result, nil
+}
+
+// checkName wants of the default provider a name that a user can have, and the same one as the caller's where the
+// portal has said who is calling.
+func (b *Broker) checkName(providerID string, identity provider.Identity, caller string) error {
+	switch {
+	case identity.NameOutage != nil:
+		return b.loginFailure(identity.NameOutage)
+	case identity.NameFlaw != "":
+		return fmt.Errorf("%w: %w", ErrLoginFailed, &provider.Error{
+			Provider: providerID, Doing: "username", Outcome: provider.Untrusted, Reason: identity.NameFlaw,
+		})
+	case caller != "" && identity.Username != caller:
+		return ErrOtherPerson
+	}
+	return nil
 }
 
 func (b *Broker) openFlow(back Callback) (flow, error) {

@@ -56,7 +56,7 @@ func newService(ctx context.Context, config config.Config, log *slog.Logger) (*s
 	}
 	s.broker = broker.New(broker.Parts{
 		Config: config.Broker, Providers: providers, Store: s.store.Connections, Logins: s.store.Logins, Replicas: s.store.Replicas, Outbox: s.store.Outbox, Failovers: s.store.Failovers,
-		Alone: s.store.Alone(), Keys: config.Keys, Observer: refreshes{s.metrics, log}, Now: time.Now,
+		Alone: s.store.Alone(), Keys: config.Keys, Observer: refreshes(s.metrics, log), Now: time.Now,
 	})
 	s.issuer = issuer.New(config.Issuer, s.store.SigningKeys, time.Now)
 	s.issuer.OnAdded(keyAdded(log, audit.Event{Proof: "age"}))
@@ -92,34 +92,27 @@ func keyAdded(log *slog.Logger, by audit.Event) func(issuer.Key) {
 }
 
 // refreshes counts what the engine reports, and says what an operator should hear of at once.
-type refreshes struct {
-	*telemetry.Metrics
-	log *slog.Logger
-}
-
-// GrantLost implements broker.Observer.
-func (r refreshes) GrantLost(providerID, cause string) {
-	r.Metrics.GrantLost(providerID, cause)
-	r.log.Warn("a grant has ended, and its user has to log in again", slog.String("provider", providerID), slog.String("cause", cause))
-}
-
-// SpoolFailed implements broker.Observer.
-func (r refreshes) SpoolFailed(err error) {
-	r.Metrics.SpoolFailed(err)
-	r.log.Error("there is no spool: what the database does not take is kept in memory alone", slog.String("error", err.Error()))
-}
-
-// FailedOver implements broker.Observer.
-func (r refreshes) FailedOver() {
-	r.Metrics.FailedOver()
-	r.log.Warn("the database failed over; what the replicas had stored was offered to it again (wts_failover_restored_total), and it is used from now on")
-}
-
-// Refreshed implements broker.Observer.
-func (r refreshes) Refreshed(providerID, outcome string, took time.Duration) {
-	r.Metrics.Refreshed(providerID, outcome, took)
-	if outcome == string(provider.Misconfigured) {
-		r.log.Error("a provider does not take us for its client; no token can be refreshed there until the configuration is fixed", slog.String("provider", providerID))
+func refreshes(metrics *telemetry.Metrics, log *slog.Logger) broker.Observer {
+	return broker.Observer{
+		Doubted: metrics.Doubted, Resolved: metrics.Resolved, Revoked: metrics.Revoked, Serving: metrics.Serving, Restored: metrics.Restored,
+		Refreshed: func(providerID, outcome string, took time.Duration) {
+			metrics.Refreshed(providerID, outcome, took)
+			if outcome == string(provider.Misconfigured) {
+				log.Error("a provider does not take us for its client; no token can be refreshed there until the configuration is fixed", slog.String("provider", providerID))
+			}
+		},
+		GrantLost: func(providerID, cause string) {
+			metrics.GrantLost(providerID, cause)
+			log.Warn("a grant has ended, and its user has to log in again", slog.String("provider", providerID), slog.String("cause", cause))
+		},
+		SpoolFailed: func(err error) {
+			metrics.SpoolFailed(err)
+			log.Error("there is no spool: what the database does not take is kept in memory alone", slog.String("error", err.Error()))
+		},
+		FailedOver: func() {
+			metrics.FailedOver()
+			log.Warn("the database failed over; what the replicas had stored was offered to it again (wts_failover_restored_total), and it is used from now on")
+		},
 	}
 }
 

@@ -85,23 +85,50 @@ func (c *Connection) ends() time.Time {
 	return c.RefreshExpiresAt
 }
 
-// Observer hears what the broker does. Its methods are called often and must be quick.
-type Observer interface {
-	Refreshed(providerID, outcome string, took time.Duration)
-	GrantLost(providerID, cause string)
+// Observer hears what the broker does. Its functions are called often and must be quick; one that is nil is not
+// called.
+type Observer struct {
+	Refreshed func(providerID, outcome string, took time.Duration)
+	GrantLost func(providerID, cause string)
 	// Doubted: a presentation's outcome is not known. Resolved: what became of one that an earlier flight
 	// had left: kept, lost, superseded, or open still.
-	Doubted(providerID string)
-	Resolved(providerID, how string)
-	Revoked(providerID, how string)
+	Doubted  func(providerID string)
+	Resolved func(providerID, how string)
+	Revoked  func(providerID, how string)
 	// Serving is asked once for each provider; what it returns is told how much life a token had left that
 	// was handed out, negative where it does not expire.
-	Serving(providerID string) func(left time.Duration)
-	SpoolFailed(err error)
+	Serving     func(providerID string) func(left time.Duration)
+	SpoolFailed func(err error)
 	// Restored: a row was brought back that a failover of the database had set back, or could not be (failed);
 	// FailedOver: all that was lost was offered, and the database is used again.
-	Restored(providerID, how string)
-	FailedOver()
+	Restored   func(providerID, how string)
+	FailedOver func()
+}
+
+// withSilence has a function in every place.
+func (o Observer) withSilence() Observer {
+	silent := func(string, string) {}
+	for _, one := range []*func(string, string){&o.GrantLost, &o.Resolved, &o.Revoked, &o.Restored} {
+		if *one == nil {
+			*one = silent
+		}
+	}
+	if o.Refreshed == nil {
+		o.Refreshed = func(string, string, time.Duration) {}
+	}
+	if o.Doubted == nil {
+		o.Doubted = func(string) {}
+	}
+	if o.Serving == nil {
+		o.Serving = func(string) func(time.Duration) { return func(time.Duration) {} }
+	}
+	if o.SpoolFailed == nil {
+		o.SpoolFailed = func(error) {}
+	}
+	if o.FailedOver == nil {
+		o.FailedOver = func() {}
+	}
+	return o
 }
 
 // Config is the broker, as the operator writes it.
@@ -155,13 +182,13 @@ func New(parts Parts) *Broker {
 	parts.Config.Wait = cmp.Or(parts.Config.Wait, 15*time.Second)
 	parts.Config.SpoolWait = cmp.Or(parts.Config.SpoolWait, 2*time.Minute)
 	parts.Config.FailoverWindow = cmp.Or(parts.Config.FailoverWindow, time.Minute)
-	known := newCache()
+	known, observer := newCache(), parts.Observer.withSilence()
 	b := &Broker{
 		config: parts.Config, providers: map[string]*provider.Provider{}, store: parts.Store, logins: parts.Logins,
 		keys: parts.Keys, now: parts.Now, cache: known,
 		engine: &engine{
 			config: parts.Config, replica: rand.Text(), alone: parts.Alone, store: parts.Store, replicas: parts.Replicas, outbox: parts.Outbox,
-			keys: parts.Keys, digest: parts.Keys.Digest, cache: known, observer: parts.Observer, now: parts.Now, upstreams: map[string]*upstream{},
+			keys: parts.Keys, digest: parts.Keys.Digest, cache: known, observer: observer, now: parts.Now, upstreams: map[string]*upstream{},
 			landings: landings{awaited: map[cacheKey]chan struct{}{}}, aloft: aloft{ids: map[string]struct{}{}},
 			peers: peers{seen: map[string]heard{}}, lease: lease{begun: make(chan struct{})}, failovers: parts.Failovers, kept: kept{keys: parts.Keys, rows: map[cacheKey]*keptRow{}},
 		},
@@ -169,12 +196,12 @@ func New(parts Parts) *Broker {
 	for _, one := range parts.Providers {
 		b.providers[one.ID] = one
 		up := newUpstream(one.ID, one, one.Config)
-		up.served = parts.Observer.Serving(one.ID)
+		up.served = observer.Serving(one.ID)
 		b.engine.upstreams[one.ID] = up
 	}
 	var err error
 	if b.engine.spool, err = newSpool(parts.Config.SpoolDir, parts.Config.SpoolTag, b.engine.replica); err != nil {
-		parts.Observer.SpoolFailed(err)
+		observer.SpoolFailed(err)
 	}
 	return b
 }

@@ -72,16 +72,6 @@ func (f *faulty) Row(ctx context.Context, userID, providerID string) (broker.Row
 	return row, err
 }
 
-func (h *house) Refreshed(string, string, time.Duration) {}
-func (h *house) GrantLost(string, string)                { h.losses.Add(1) }
-func (h *house) Doubted(string)                          {}
-func (h *house) Resolved(string, string)                 {}
-func (h *house) Revoked(string, string)                  {}
-func (h *house) SpoolFailed(error)                       {}
-func (h *house) Restored(string, string)                 {}
-func (h *house) FailedOver()                             {}
-func (h *house) Serving(string) func(time.Duration)      { return func(time.Duration) {} }
-
 func newHouse(t *testing.T, change ...func(*provider.Config)) *house {
 	t.Helper()
 	keys, err := keyring.Parse(keyring.Generate(time.Now()))
@@ -118,7 +108,7 @@ func newHouse(t *testing.T, change ...func(*provider.Config)) *house {
 	h.Broker = broker.New(broker.Parts{
 		Config: broker.Config{DefaultProvider: "main", Wait: 3 * time.Second, SpoolDir: t.TempDir()}, Providers: providers, Store: h.store, Logins: db.Logins,
 		Replicas: db.Replicas, Outbox: db.Outbox, Failovers: db.Failovers, Alone: true,
-		Keys: keys, Observer: h, Now: func() time.Time { return time.Now().Add(time.Duration(h.clock.Load())) },
+		Keys: keys, Observer: broker.Observer{GrantLost: func(string, string) { h.losses.Add(1) }}, Now: func() time.Time { return time.Now().Add(time.Duration(h.clock.Load())) },
 	})
 	ctx, stop := context.WithCancel(context.Background())
 	stopped := make(chan struct{})

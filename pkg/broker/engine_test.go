@@ -209,7 +209,7 @@ func newDesk(config provider.Config) (*Broker, *desk, *upstream) {
 	}
 	b := New(Parts{
 		Config: Config{DefaultProvider: "main", Wait: 5 * time.Second, SpoolWait: 12 * time.Second},
-		Store:  d, Replicas: d, Outbox: d, Failovers: d, Observer: quiet{}, Now: time.Now,
+		Store:  d, Replicas: d, Outbox: d, Failovers: d, Now: time.Now,
 	})
 	b.engine.digest = func(token string) []byte { return []byte(token) }
 	up := newUpstream("main", d, config)
@@ -1103,7 +1103,6 @@ func TestADoubtIsResolved(t *testing.T) {
 
 // told is an observer that notes what it hears.
 type told struct {
-	quiet
 	mu    sync.Mutex
 	heard []string
 }
@@ -1120,13 +1119,15 @@ func (o *told) count() int {
 	return len(o.heard)
 }
 
-func (o *told) Refreshed(_, outcome string, took time.Duration) {
-	o.hear(fmt.Sprint("refreshed ", outcome, " ", took))
+func (o *told) observer() Observer {
+	return Observer{
+		Refreshed:   func(_, outcome string, took time.Duration) { o.hear(fmt.Sprint("refreshed ", outcome, " ", took)) },
+		GrantLost:   func(_, cause string) { o.hear("lost " + cause) },
+		Doubted:     func(string) { o.hear("doubted") },
+		Resolved:    func(_, how string) { o.hear("resolved " + how) },
+		SpoolFailed: func(error) { o.hear("spool failed") },
+	}.withSilence()
 }
-func (o *told) GrantLost(_, cause string) { o.hear("lost " + cause) }
-func (o *told) Doubted(string)            { o.hear("doubted") }
-func (o *told) Resolved(_, how string)    { o.hear("resolved " + how) }
-func (o *told) SpoolFailed(error)         { o.hear("spool failed") }
 
 // fullSpool has no room.
 type fullSpool struct{ spooler }
@@ -1164,7 +1165,7 @@ func TestWhatTheObserverHears(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				b, d, _ := newDesk(provider.Config{RefreshTimeout: time.Minute, Rotates: new(bool)})
 				observer := &told{}
-				b.engine.observer, d.answer = observer, line.answer
+				b.engine.observer, d.answer = observer.observer(), line.answer
 				if line.change != nil {
 					line.change(d, b.engine)
 				}

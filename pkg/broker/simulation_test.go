@@ -1016,7 +1016,7 @@ func person(i int) string { return fmt.Sprint("person", i) }
 func (s *simulation) begin(name string, pod int) *simReplica {
 	r := &simReplica{simulation: s, name: name, pod: pod}
 	config := provider.Config{RefreshTimeout: simTimeout, Timeout: 4 * time.Second, ReuseGrace: s.grace, RefreshRate: 1000}
-	r.broker = New(Parts{Config: Config{DefaultProvider: "main", Wait: 5 * time.Second, SpoolWait: simWait}, Store: r, Replicas: r, Outbox: r, Failovers: r, Keys: simKeys(), Observer: quiet{}, Now: time.Now})
+	r.broker = New(Parts{Config: Config{DefaultProvider: "main", Wait: 5 * time.Second, SpoolWait: simWait}, Store: r, Replicas: r, Outbox: r, Failovers: r, Keys: simKeys(), Now: time.Now})
 	r.broker.engine.replica = name
 	r.broker.engine.spool = simSpool{r}
 	r.broker.engine.digest = func(token string) []byte { return []byte(token) }

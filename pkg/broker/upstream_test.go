@@ -231,7 +231,7 @@ func TestAFullQueue(t *testing.T) {
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			engine := &busyEngine{}
-			b := New(Parts{Config: Config{DefaultProvider: "main"}, Store: engine, Observer: quiet{}, Now: time.Now})
+			b := New(Parts{Config: Config{DefaultProvider: "main"}, Store: engine, Now: time.Now})
 			up := newUpstream("main", engine, provider.Config{RefreshRate: 10, RefreshTimeout: 10 * time.Second, ReuseGrace: line.grace})
 			queue := 400
 			if line.atLeast > 0 {
@@ -254,7 +254,7 @@ func TestAFullQueue(t *testing.T) {
 
 func TestWhoIsTurnedAway(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		b := New(Parts{Config: Config{DefaultProvider: "main"}, Observer: quiet{}, Now: time.Now})
+		b := New(Parts{Config: Config{DefaultProvider: "main"}, Now: time.Now})
 		up := newUpstream("main", nil, provider.Config{RefreshRate: 10, RefreshTimeout: 10 * time.Second, ReuseGrace: 12 * time.Second})
 		now := time.Now()
 		living := Row{
@@ -313,16 +313,3 @@ func TestWhoIsTurnedAway(t *testing.T) {
 		}
 	})
 }
-
-// quiet observes nothing.
-type quiet struct{}
-
-func (quiet) Refreshed(string, string, time.Duration) {}
-func (quiet) GrantLost(string, string)                {}
-func (quiet) Doubted(string)                          {}
-func (quiet) Resolved(string, string)                 {}
-func (quiet) Revoked(string, string)                  {}
-func (quiet) SpoolFailed(error)                       {}
-func (quiet) Restored(string, string)                 {}
-func (quiet) FailedOver()                             {}
-func (quiet) Serving(string) func(time.Duration)      { return func(time.Duration) {} }

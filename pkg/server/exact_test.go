@@ -66,19 +66,10 @@ var (
 
 type silent struct{}
 
-func (silent) Route(string) func(int, time.Duration)   { return func(int, time.Duration) {} }
-func (silent) Proven(authn.Proof)                      {}
-func (silent) Refreshed(string, string, time.Duration) {}
-func (silent) GrantLost(string, string)                {}
-func (silent) Doubted(string)                          {}
-func (silent) Resolved(string, string)                 {}
-func (silent) Revoked(string, string)                  {}
-func (silent) SpoolFailed(error)                       {}
-func (silent) Restored(string, string)                 {}
-func (silent) FailedOver()                             {}
-func (silent) Serving(string) func(time.Duration)      { return func(time.Duration) {} }
-func (silent) Reached() bool                           { return true }
-func (silent) Ping(context.Context) error              { return nil }
+func (silent) Route(string) func(int, time.Duration) { return func(int, time.Duration) {} }
+func (silent) Proven(authn.Proof)                    {}
+func (silent) Reached() bool                         { return true }
+func (silent) Ping(context.Context) error            { return nil }
 
 func newServer(tb testing.TB, log *slog.Logger) (*Server, *row) {
 	tb.Helper()
@@ -96,7 +87,7 @@ func newParts(log *slog.Logger) (Parts, *row) {
 		Sessions: sessions,
 		Broker: broker.New(broker.Parts{
 			Config: broker.Config{DefaultProvider: "main"}, Providers: []*provider.Provider{provider.New("main", provider.Config{}, "")},
-			Store: one, Observer: silent{}, Now: time.Now,
+			Store: one, Now: time.Now,
 		}),
 		Issuer: issuer.New(issuer.Config{}, nil, time.Now), Database: silent{}, Observer: silent{}, Log: log,
 	}, one

@@ -11,7 +11,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 )
 
-// Metrics counts what happens. It implements the Observers of server, broker and kube.
+// Metrics counts what happens. It implements the Observers of server and kube; its methods are those of broker.
 type Metrics struct {
 	registry  *prometheus.Registry
 	requests  *prometheus.CounterVec
@@ -115,33 +115,33 @@ func (m *Metrics) Route(name string) func(status int, took time.Duration) {
 	}
 }
 
-// Refreshed implements broker.Observer.
+// Refreshed is of broker.Observer.
 func (m *Metrics) Refreshed(provider, outcome string, took time.Duration) {
 	m.refreshes.WithLabelValues(provider, outcome).Observe(took.Seconds())
 }
 
-// Doubted implements broker.Observer.
+// Doubted is of broker.Observer.
 func (m *Metrics) Doubted(provider string) { m.doubts.WithLabelValues(provider).Inc() }
 
-// Resolved implements broker.Observer.
+// Resolved is of broker.Observer.
 func (m *Metrics) Resolved(provider, how string) { m.resolved.WithLabelValues(provider, how).Inc() }
 
-// Revoked implements broker.Observer.
+// Revoked is of broker.Observer.
 func (m *Metrics) Revoked(provider, how string) { m.revoked.WithLabelValues(provider, how).Inc() }
 
-// Serving implements broker.Observer. What it returns costs no look-up by name.
+// Serving is of broker.Observer. What it returns costs no look-up by name.
 func (m *Metrics) Serving(provider string) func(left time.Duration) {
 	life := m.served.WithLabelValues(provider)
 	return func(left time.Duration) { life.Observe(left.Seconds()) }
 }
 
-// SpoolFailed implements broker.Observer.
+// SpoolFailed is of broker.Observer.
 func (m *Metrics) SpoolFailed(error) { m.spool.Inc() }
 
-// Restored implements broker.Observer.
+// Restored is of broker.Observer.
 func (m *Metrics) Restored(provider, how string) { m.restored.WithLabelValues(provider, how).Inc() }
 
-// FailedOver implements broker.Observer.
+// FailedOver is of broker.Observer.
 func (m *Metrics) FailedOver() { m.failovers.Inc() }
 
 // Caller counts a caller by the proof that they were known by.
@@ -153,7 +153,7 @@ func (m *Metrics) KubeCall(verb string) { m.kubeCalls.WithLabelValues(verb).Inc(
 // KubeAnnotationChanged implements kube.Observer.
 func (m *Metrics) KubeAnnotationChanged() { m.changed.Inc() }
 
-// GrantLost implements broker.Observer.
+// GrantLost is of broker.Observer.
 func (m *Metrics) GrantLost(provider, cause string) {
 	m.lost.WithLabelValues(provider, cause).Inc()
 }

@@ -35,14 +35,6 @@ func (everyone) Row(_ context.Context, userID, providerID string) (broker.Row, e
 	}}, nil
 }
 
-// quiet observes nothing.
-type quiet struct{ broker.Observer }
-
-func (quiet) Serving(string) func(time.Duration) { return func(time.Duration) {} }
-func (quiet) SpoolFailed(error)                  {}
-func (quiet) Restored(string, string)            {}
-func (quiet) FailedOver()                        {}
-
 // holdTokens hands out a token to each of that many users once, and says what it keeps for them.
 func holdTokens(users string) {
 	many, err := strconv.Atoi(users)
@@ -51,7 +43,7 @@ func holdTokens(users string) {
 	}
 	b := broker.New(broker.Parts{
 		Config: broker.Config{DefaultProvider: "main"}, Providers: []*provider.Provider{provider.New("main", provider.Config{}, "")},
-		Store: everyone{}, Observer: quiet{}, Now: time.Now,
+		Store: everyone{}, Now: time.Now,
 	})
 	debug.SetGCPercent(50) // as wts serve does, with its ballast
 	ballast := make([]byte, 16<<20)

@@ -31,6 +31,7 @@ type memory struct {
 	keys []issuer.Key
 	err  error
 	open time.Duration // how long updates took in all
+	full error         // what storing ends in
 }
 
 func (m *memory) SigningKeys(context.Context) ([]issuer.Key, time.Time, error) {
@@ -48,6 +49,9 @@ func (m *memory) UpdateSigningKeys(_ context.Context, update func([]issuer.Key, 
 	began := time.Now()
 	defer func() { m.open += time.Since(began) }()
 	keys, err := update(append([]issuer.Key(nil), m.keys...), time.Now())
+	if err == nil && m.full != nil {
+		return m.full
+	}
 	if err == nil {
 		m.keys = keys
 	}
@@ -260,7 +264,15 @@ func TestKeysAreMadeOutsideTheTransaction(t *testing.T) {
 	if diff := cmp.Diff([]string{issuer.ES256, issuer.EdDSA, issuer.RS256}, added); diff != "" {
 		t.Errorf("the keys that were added (-want +got)\n%s", diff)
 	}
-	if err := i.Maintain(t.Context()); err != nil || len(added) != 3 {
+	store.keys, store.full = nil, errors.New("no space left")
+	if err := i.Maintain(t.Context()); !errors.Is(err, store.full) || len(added) != 3 {
+		t.Errorf("keys that could not be stored: %v, %v; want none to be told of", err, added)
+	}
+	store.full = nil
+	if err := i.Maintain(t.Context()); err != nil || len(added) != 6 {
+		t.Errorf("keys that could be stored then: %v, %v", err, added)
+	}
+	if err := i.Maintain(t.Context()); err != nil || len(added) != 6 {
 		t.Errorf("maintained again: %v, %v", added, err)
 	}
 }

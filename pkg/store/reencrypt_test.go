@@ -226,6 +226,37 @@ func TestReencryptBesideRotations(t *testing.T) {
 	})
 }
 
+// A rotation of the signing keys that began before does not put old seals back: it writes whole rows.
+func TestReencryptBesideARotationOfSigningKeys(t *testing.T) {
+	onEach(t, func(t *testing.T, url string) {
+		keys := newKeys(t)
+		old, fresh := open(t, url, keys), open(t, url, inForm2(t, keys))
+		if err := issuer.New(issuer.Config{URL: "https://wts"}, old.SigningKeys, time.Now).Maintain(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		var all sync.WaitGroup
+		err := old.SigningKeys.UpdateSigningKeys(t.Context(), func(present []issuer.Key, _ time.Time) ([]issuer.Key, error) {
+			all.Go(func() {
+				if _, err := fresh.Reencrypt(t.Context()); err != nil {
+					t.Error(err)
+				}
+			})
+			time.Sleep(500 * time.Millisecond) // for it to come as far as it can
+			for at := range present {
+				present[at].TokenLife += time.Minute
+			}
+			return present, nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		all.Wait()
+		if forms := formsAtRest(t, raw(t, url)); forms[keyring.Form1] > 0 || forms[keyring.Form2] == 0 {
+			t.Errorf("so many secrets of each form: %v, want form 2 alone", forms)
+		}
+	})
+}
+
 // rotate refreshes a connection, as the engine does.
 func rotate(t *testing.T, s *store.Store, keys *keyring.Keyring, user, to string) {
 	t.Helper()

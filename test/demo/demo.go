@@ -37,7 +37,10 @@ const (
 	demoExpires  = 600 // seconds
 )
 
-var errNotDemo = errors.New("a step of the demo failed")
+var (
+	errNotDemo = errors.New("a step of the demo failed")
+	errEnded   = errors.New("the service ended")
+)
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -221,7 +224,7 @@ func (d *demo) startService(ctx context.Context, options options, port int) erro
 		select {
 		case err := <-d.stopped:
 			d.stopped <- nil
-			return fmt.Errorf("the service ended: %w (choose other ports with --port)\n%s", err, log.String())
+			return fmt.Errorf("%w (choose other ports with --port)\n%s", errors.Join(errEnded, err), log.String())
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-time.After(20 * time.Millisecond):

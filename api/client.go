@@ -7,7 +7,6 @@ package api
 
 import (
 	"context"
-	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -20,6 +19,8 @@ import (
 	"time"
 
 	"golang.org/x/oauth2"
+
+	"github.com/workspace-token-service/wts/pkg/unverified"
 )
 
 // Request is what a token is wanted for.
@@ -120,7 +121,7 @@ func (c *Client) Token(ctx context.Context, want Request) (Token, error) {
 	if answer.ExpiresIn > 0 {
 		token.ExpiresAt = asked.Add(time.Duration(answer.ExpiresIn) * time.Second)
 	} else {
-		token.ExpiresAt = expiryOf(answer.Token)
+		token.ExpiresAt = unverified.Expiry(answer.Token)
 	}
 	return token, nil
 }
@@ -161,25 +162,6 @@ func failure(response *http.Response, body []byte) *Error {
 		failed.RetryAfter = time.Duration(seconds) * time.Second
 	}
 	return failed
-}
-
-// expiryOf reads when a JWT ends, without trusting it with anything; zero where it is none.
-func expiryOf(token string) time.Time {
-	parts := strings.Split(token, ".")
-	if len(parts) != 3 {
-		return time.Time{}
-	}
-	payload, err := base64.RawURLEncoding.DecodeString(parts[1])
-	if err != nil {
-		return time.Time{}
-	}
-	var claims struct {
-		ExpiresAt float64 `json:"exp"`
-	}
-	if json.Unmarshal(payload, &claims) != nil || claims.ExpiresAt <= 0 {
-		return time.Time{}
-	}
-	return time.Unix(int64(claims.ExpiresAt), 0)
 }
 
 // unknownLife is how long a token that does not say when it ends is kept by TokenSource.

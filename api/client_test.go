@@ -92,13 +92,13 @@ func TestAProofIsReadEachTimeAndTokensAreKept(t *testing.T) {
 		t.Error("without a proof there is no error")
 	}
 	var last *oauth2.Token
-	for at, proof := range []string{"one\n", "two\n", "three\n"} {
+	for i, proof := range []string{"one\n", "two\n", "three\n"} {
 		if err := os.WriteFile(file, []byte(proof), 0o600); err != nil {
 			t.Fatal(err)
 		}
 		token, err := source.Token()
 		if err != nil {
-			t.Fatalf("%d: %v", at, err)
+			t.Fatalf("%d: %v", i, err)
 		}
 		last = token
 	}

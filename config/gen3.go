@@ -15,10 +15,10 @@ import (
 	"github.com/workspace-token-service/wts/pkg/provider"
 )
 
-// gen3 reads the configuration of Gen3's Python service as it is deployed (Gen3 contract 2 and 3):
+// deployment reads the configuration of Gen3's Python service as it is deployed (Gen3 contract 2 and 3):
 // SECRET_CONFIG names a JSON file, the environment stands behind it. What it finds becomes a tree in
 // our own settings, over which our own file and WTS_ variables are laid.
-type gen3 struct {
+type deployment struct {
 	env    map[string]string
 	path   string         // of the JSON file
 	values map[string]any // what it holds
@@ -37,8 +37,8 @@ func isGen3(env map[string]string) bool {
 	return env["SECRET_CONFIG"] != "" || env["FENCE_BASE_URL"] != ""
 }
 
-func readGen3(environ []string) *gen3 {
-	g := &gen3{env: map[string]string{}, tree: map[string]any{}, clientless: map[string]error{}}
+func readGen3(environ []string) *deployment {
+	g := &deployment{env: map[string]string{}, tree: map[string]any{}, clientless: map[string]error{}}
 	for _, variable := range environ {
 		name, value, _ := strings.Cut(variable, "=")
 		g.env[name] = value
@@ -73,7 +73,7 @@ func readGen3(environ []string) *gen3 {
 }
 
 // set puts a setting into the tree and notes where it is from.
-func (g *gen3) set(name string, value any, from string) {
+func (g *deployment) set(name string, value any, from string) {
 	g.tree[name] = value
 	shown := "(set)"
 	switch value := value.(type) {
@@ -85,13 +85,13 @@ func (g *gen3) set(name string, value any, from string) {
 	g.said = append(g.said, fmt.Sprintf("%s = %s, from %s", name, shown, from))
 }
 
-func (g *gen3) missing(name, looked string) {
+func (g *deployment) missing(name, looked string) {
 	g.faults = append(g.faults, fmt.Errorf("%s: is missing (%s)", name, looked))
 }
 
 // text looks a value up as the Python service does: the JSON file wins, and an empty or null value in
 // it is no reason to look at the environment. Where nothing is found, from says where it was sought.
-func (g *gen3) text(values map[string]any, name string) (value, from string) {
+func (g *deployment) text(values map[string]any, name string) (value, from string) {
 	key := strings.ToLower(name)
 	if found, there := values[key]; there {
 		text, _ := found.(string)
@@ -106,7 +106,7 @@ func (g *gen3) text(values map[string]any, name string) (value, from string) {
 	return "", "neither " + key + " in SECRET_CONFIG nor " + name + " in the environment"
 }
 
-func (g *gen3) readJSON(setting, path string) (values map[string]any) {
+func (g *deployment) readJSON(setting, path string) (values map[string]any) {
 	text, err := os.ReadFile(path)
 	if err == nil && len(text) > maxFile {
 		err = errors.New("the file is larger than 1 MiB")
@@ -127,16 +127,16 @@ func list(value any) []any {
 
 // allowed are the paths of the allow-list. The Python service starts with any list, and so does this one: an
 // entry without a slash is given one, and one that is no path is left out.
-func (g *gen3) allowed(entries []any) (paths []any) {
-	for at, entry := range entries {
+func (g *deployment) allowed(entries []any) (paths []any) {
+	for i, entry := range entries {
 		text, _ := entry.(string)
 		path := "/" + strings.Trim(text, "/")
 		switch {
 		case (aggregate.Config{Endpoints: []string{path}}).Validate() != nil:
-			g.warnings = append(g.warnings, fmt.Sprintf("aggregate_endpoint_allowlist[%d]: %q is not a path like /authz/mapping, and is left out", at, text))
+			g.warnings = append(g.warnings, fmt.Sprintf("aggregate_endpoint_allowlist[%d]: %q is not a path like /authz/mapping, and is left out", i, text))
 			continue
 		case !strings.HasPrefix(text, "/"):
-			g.warnings = append(g.warnings, fmt.Sprintf("aggregate_endpoint_allowlist[%d]: %q lacks the slash at its beginning, and is read as %s", at, text, path))
+			g.warnings = append(g.warnings, fmt.Sprintf("aggregate_endpoint_allowlist[%d]: %q lacks the slash at its beginning, and is read as %s", i, text, path))
 		}
 		paths = append(paths, path)
 	}
@@ -144,7 +144,7 @@ func (g *gen3) allowed(entries []any) (paths []any) {
 }
 
 // database finds the database: POSTGRES_CREDS_FILE wins over SQLALCHEMY_DATABASE_URI.
-func (g *gen3) database() {
+func (g *deployment) database() {
 	if path, from := g.text(g.values, "POSTGRES_CREDS_FILE"); path != "" {
 		values := g.readJSON("POSTGRES_CREDS_FILE", path)
 		part := func(name string) string {
@@ -173,7 +173,7 @@ func (g *gen3) database() {
 
 // takeURI takes a URI apart as SQLAlchemy does, which wants nothing escaped in a password but "@";
 // that one too is taken as it stands.
-func (g *gen3) takeURI(uri, from string) {
+func (g *deployment) takeURI(uri, from string) {
 	scheme, rest, ok := strings.Cut(uri, "://")
 	dialect, _, _ := strings.Cut(scheme, "+")
 	at := strings.LastIndex(rest, "@")
@@ -194,7 +194,7 @@ func unescaped(text string) string {
 	return text
 }
 
-func (g *gen3) setDatabase(host, user, password, name, query, from string) {
+func (g *deployment) setDatabase(host, user, password, name, query, from string) {
 	if _, _, err := net.SplitHostPort(host); err != nil {
 		host = net.JoinHostPort(strings.Trim(host, "[]"), "5432")
 	}
@@ -204,7 +204,7 @@ func (g *gen3) setDatabase(host, user, password, name, query, from string) {
 }
 
 // providers are the default Fence, and those of external_oidc.
-func (g *gen3) providers() {
+func (g *deployment) providers() {
 	all := map[string]any{}
 	base, from := g.text(g.values, "FENCE_BASE_URL")
 	if base == "" {
@@ -215,22 +215,22 @@ func (g *gen3) providers() {
 		}, from)
 	}
 	position := 0
-	for at, item := range list(g.values["external_oidc"]) {
+	for i, item := range list(g.values["external_oidc"]) {
 		entry, _ := item.(map[string]any)
 		base, from := g.text(entry, "BASE_URL")
 		options, _ := entry["login_options"].(map[string]any)
 		if base == "" {
-			g.faults = append(g.faults, fmt.Errorf("external_oidc[%d].base_url: is missing", at))
+			g.faults = append(g.faults, fmt.Errorf("external_oidc[%d].base_url: is missing", i))
 			continue
 		}
 		for _, id := range slices.Sorted(maps.Keys(options)) {
 			option, _ := options[id].(map[string]any)
 			position++
 			if strings.ContainsAny(id, "/ \t\n") {
-				g.warnings = append(g.warnings, fmt.Sprintf("external_oidc[%d]: the id %q of a login option has a blank or a slash; it can have no callback of its own", at, id))
+				g.warnings = append(g.warnings, fmt.Sprintf("external_oidc[%d]: the id %q of a login option has a blank or a slash; it can have no callback of its own", i, id))
 			}
 			if id == defaultID {
-				g.said = append(g.said, fmt.Sprintf("NOTE: external_oidc[%d] has a login option called default: it takes the place of the default provider, as it did", at))
+				g.said = append(g.said, fmt.Sprintf("NOTE: external_oidc[%d] has a login option called default: it takes the place of the default provider, as it did", i))
 			}
 			all[id] = g.external(id, base, from, position, entry, option)
 		}
@@ -241,7 +241,7 @@ func (g *gen3) providers() {
 const defaultID = "default"
 
 // external is one login option: a Fence, or where auth_url and token_url are given any provider.
-func (g *gen3) external(id, base, from string, position int, entry, option map[string]any) map[string]any {
+func (g *deployment) external(id, base, from string, position int, entry, option map[string]any) map[string]any {
 	params, _ := option["params"].(map[string]any)
 	text := func(name string) string { value, _ := params[name].(string); return value }
 	// One redirect URI is registered for all (Gen3 contract 2.1).
@@ -275,7 +275,7 @@ func (g *gen3) external(id, base, from string, position int, entry, option map[s
 }
 
 // withClient adds the client: the entry's own, else the environment's, which is the default one's.
-func (g *gen3) withClient(id string, values, settings map[string]any, from string) map[string]any {
+func (g *deployment) withClient(id string, values, settings map[string]any, from string) map[string]any {
 	client, clientFrom := g.text(values, "OIDC_CLIENT_ID")
 	secret, secretFrom := g.text(values, "OIDC_CLIENT_SECRET")
 	switch {

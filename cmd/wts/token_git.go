@@ -2,8 +2,6 @@ package main
 
 import (
 	"bufio"
-	"encoding/base64"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -12,6 +10,7 @@ import (
 	"time"
 
 	"github.com/workspace-token-service/wts/api"
+	"github.com/workspace-token-service/wts/pkg/unverified"
 )
 
 // asked reads what git wants a credential for (git-credential(1)) and tells whether the token may go there:
@@ -45,18 +44,7 @@ func endOf(token api.Token) time.Time {
 	if !token.ExpiresAt.IsZero() {
 		return token.ExpiresAt
 	}
-	var claims struct {
-		Exp int64 `json:"exp"`
-	}
-	parts := strings.Split(token.Value, ".")
-	if len(parts) != 3 {
-		return time.Time{}
-	}
-	payload, err := base64.RawURLEncoding.DecodeString(parts[1])
-	if err != nil || json.Unmarshal(payload, &claims) != nil || claims.Exp <= 0 {
-		return time.Time{}
-	}
-	return time.Unix(claims.Exp, 0)
+	return unverified.Expiry(token.Value)
 }
 
 // oneLine refuses a token that would be several lines of what a program reads line by line.

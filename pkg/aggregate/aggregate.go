@@ -48,9 +48,9 @@ type Config struct {
 // Validate reports every fault at once.
 func (c Config) Validate() error {
 	var faults []error
-	for at, path := range c.Endpoints {
+	for i, path := range c.Endpoints {
 		if !strings.HasPrefix(path, "/") || strings.ContainsAny(path, "?#\\ ") || strings.Contains(path, "..") || path == "/" {
-			faults = append(faults, fmt.Errorf("aggregate.endpoints[%d]: %q is not a path like /authz/mapping", at, path))
+			faults = append(faults, fmt.Errorf("aggregate.endpoints[%d]: %q is not a path like /authz/mapping", i, path))
 		}
 	}
 	if c.Timeout < 0 || c.MaxBytes < 0 || c.PerSecond < 0 || c.Burst < 0 {
@@ -157,13 +157,13 @@ func (a *Aggregator) Get(ctx context.Context, all []Commons, endpoint string, qu
 	}
 	answers := make([]json.RawMessage, len(all))
 	var asking sync.WaitGroup
-	for at, one := range all {
-		asking.Go(func() { answers[at] = a.ask(ctx, one, address, query[filters], anonymous) })
+	for i, one := range all {
+		asking.Go(func() { answers[i] = a.ask(ctx, one, address, query[filters], anonymous) })
 	}
 	asking.Wait()
 	result := make(map[string]json.RawMessage, len(all))
-	for at, one := range all {
-		result[one.Host] = answers[at]
+	for i, one := range all {
+		result[one.Host] = answers[i]
 	}
 	return result, nil
 }
@@ -255,6 +255,7 @@ func (a *Aggregator) token(ctx context.Context, one Commons) string {
 // hangs takes up its own places and no other's, and anonymous callers take up no user's.
 type places struct{ users, anonymous chan struct{} }
 
+// placesAt are the places of a commons, by its host: two providers of one commons share them.
 func (a *Aggregator) placesAt(host string) places {
 	a.mu.Lock()
 	defer a.mu.Unlock()

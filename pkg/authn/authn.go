@@ -102,9 +102,9 @@ func (c Config) WithDefaults() Config {
 // Validate reports every fault at once, each with the name of its field.
 func (c Config) Validate() error {
 	var faults []error
-	for at, text := range c.TrustedProxies {
+	for i, text := range c.TrustedProxies {
 		if _, err := parseNetwork(text); err != nil {
-			faults = append(faults, fmt.Errorf("trusted_proxies[%d]: %w", at, err))
+			faults = append(faults, fmt.Errorf("trusted_proxies[%d]: %w", i, err))
 		}
 	}
 	for text, name := range c.Workers {

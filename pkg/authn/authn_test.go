@@ -123,8 +123,8 @@ func newFixture(t *testing.T) *fixture {
 func request(peer string, headers ...string) *http.Request {
 	r := httptest.NewRequest(http.MethodGet, "/token", nil)
 	r.RemoteAddr = peer
-	for at := 0; at < len(headers); at += 2 {
-		r.Header.Add(headers[at], headers[at+1])
+	for i := 0; i < len(headers); i += 2 {
+		r.Header.Add(headers[i], headers[i+1])
 	}
 	return r
 }

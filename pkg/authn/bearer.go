@@ -1,14 +1,13 @@
 package authn
 
 import (
-	"encoding/base64"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
 	"slices"
 	"strings"
 
+	"github.com/workspace-token-service/wts/pkg/unverified"
 	"github.com/workspace-token-service/wts/pkg/verifier"
 )
 
@@ -88,8 +87,7 @@ func (b *Bearers) isAccess(claims *verifier.Claims, token string) bool {
 	var header struct {
 		Type string `json:"typ"`
 	}
-	first, _, _ := strings.Cut(token, ".")
-	if text, err := base64.RawURLEncoding.DecodeString(first); err == nil && json.Unmarshal(text, &header) == nil && strings.EqualFold(header.Type, "at+jwt") {
+	if unverified.Header(token, &header) == nil && strings.EqualFold(header.Type, "at+jwt") {
 		return true
 	}
 	var said map[string]any
@@ -125,15 +123,13 @@ func (b *Bearers) flaw(err error, form unverifiedForm) string {
 // purposes are Fence's kinds of token that are no access tokens; no other word is repeated.
 var purposes = map[string]bool{"id": true, "refresh": true, "api_key": true, "session": true}
 
+// formOf is what a token says of itself, as far as it decides who verifies it.
 func formOf(token string) (form unverifiedForm) {
-	parts := strings.Split(token, ".")
-	if len(parts) != 3 || len(token) > maxBearer {
+	if !unverified.IsForm(token) || len(token) > maxBearer {
 		return form
 	}
+	_ = unverified.Claims(token, &form) // what cannot be read says nothing, and nobody accepts it
 	form.threeParts = true
-	if payload, err := base64.RawURLEncoding.DecodeString(parts[1]); err == nil {
-		_ = json.Unmarshal(payload, &form) // what cannot be read has no form, and nobody accepts it
-	}
 	return form
 }
 

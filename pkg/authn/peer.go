@@ -42,8 +42,8 @@ func (a *Authenticator) Peer(r *http.Request) Peer {
 	}
 	peer.Proxied = true
 	hops := strings.Split(strings.Join(r.Header.Values("X-Forwarded-For"), ","), ",")
-	for at := len(hops) - 1; at >= 0; at-- {
-		hop, err := netip.ParseAddr(strings.TrimSpace(hops[at]))
+	for i := len(hops) - 1; i >= 0; i-- {
+		hop, err := netip.ParseAddr(strings.TrimSpace(hops[i]))
 		if err != nil {
 			return peer
 		}
@@ -60,6 +60,7 @@ func (a *Authenticator) Bounded(address netip.Addr) bool {
 	return len(a.trusted) > 0 && !a.trusts(address)
 }
 
+// trusts tells the address of a proxy that the operator has named.
 func (a *Authenticator) trusts(address netip.Addr) bool {
 	for _, network := range a.trusted {
 		if network.Contains(address) {

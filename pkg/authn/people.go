@@ -37,6 +37,8 @@ func (p *people) named(ctx context.Context, username string) (User, error) {
 	return user, nil
 }
 
+// withID finds a user by their own id, which never means anybody else. A user who is not there is not remembered: one
+// who logs in again has to be found at once.
 func (p *people) withID(ctx context.Context, id string) (User, error) {
 	if user, ok := p.byID.GetIfPresent(id); ok {
 		return user, nil

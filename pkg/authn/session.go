@@ -115,6 +115,8 @@ func (s *Sessions) Forget(digestHex string) {
 	}
 }
 
+// digest names the session of a request's cookie. The cookie itself is kept nowhere: whoever reads the database can
+// take over nobody's session.
 func (s *Sessions) digest(r *http.Request) (SessionDigest, bool) {
 	cookie, err := r.Cookie(s.Cookie)
 	if err != nil || cookie.Value == "" {
@@ -148,6 +150,8 @@ func (s *Sessions) find(r *http.Request) (BrowserSession, error) {
 	return session, nil
 }
 
+// load reads a session through memory. A digest of no session is remembered for a moment, so that a browser with an
+// old cookie does not ask the database at each request.
 func (s *Sessions) load(ctx context.Context, digest SessionDigest) (BrowserSession, error) {
 	session, err := s.cache.Get(ctx, digest, otter.LoaderFunc[SessionDigest, BrowserSession](s.store.Session))
 	switch {
@@ -173,6 +177,7 @@ func (s *Sessions) touch(ctx context.Context, session BrowserSession, now time.T
 	}
 }
 
+// session takes the caller for the user who is signed in.
 func (a *Authenticator) session(r *http.Request) (Caller, error) {
 	session, err := a.sessions.find(r)
 	if err != nil {

@@ -380,8 +380,8 @@ func TestAnAlgorithmThatIsConfiguredLaterWaits(t *testing.T) {
 func TestAKeyWhosePrivateHalfDoesNotOpen(t *testing.T) {
 	store := &memory{}
 	first := kid(t, started(t, store))
-	for at := range store.keys {
-		store.keys[at].Private = nil
+	for i := range store.keys {
+		store.keys[i].Private = nil
 	}
 	i := started(t, store)
 	if _, err := i.Mint(issuer.Request{Audience: "storage"}); !errors.Is(err, issuer.ErrNoKey) {

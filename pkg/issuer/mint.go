@@ -104,8 +104,8 @@ func (i *Issuer) SigningSince() (oldest time.Time) {
 		return time.Time{}
 	}
 	seen := map[string]bool{}
-	for at := range state.signers { // the newest first
-		key := &state.signers[at]
+	for i := range state.signers { // the newest first
+		key := &state.signers[i]
 		if seen[key.algorithm] || now.Before(key.activatesAt) {
 			continue
 		}
@@ -123,8 +123,8 @@ func (i *Issuer) signer(algorithm string, now, expiresAt time.Time) (*signer, er
 	if state == nil {
 		return nil, ErrNoKey
 	}
-	for at := range state.signers {
-		key := &state.signers[at]
+	for i := range state.signers {
+		key := &state.signers[i]
 		if key.algorithm != algorithm || now.Before(key.activatesAt) {
 			continue
 		}
@@ -144,6 +144,7 @@ type signer struct {
 	head                  string // the encoded header and the dot behind it
 }
 
+// newSigner prepares what is the same in all tokens of a key. The type is that of access tokens (RFC 9068 2.1).
 func newSigner(key Key) signer {
 	head := fmt.Sprintf(`{"alg":%q,"kid":%q,"typ":"at+jwt"}`, key.Algorithm, key.ID)
 	return signer{

@@ -50,16 +50,18 @@ func (i *Issuer) Maintain(ctx context.Context) error {
 	return i.Reload(ctx)
 }
 
+// maintain names a successor where one is due, in the transaction that holds the keys: two replicas that find the same
+// age name one.
 func (i *Issuer) maintain(c *change, algorithm string) error {
 	life := i.maxLifetime(algorithm)
 	newest := -1
-	for at := range c.keys {
-		if c.keys[at].Algorithm != algorithm {
+	for i := range c.keys {
+		if c.keys[i].Algorithm != algorithm {
 			continue
 		}
-		c.keys[at].TokenLife = max(c.keys[at].TokenLife, life)
-		if newest < 0 || c.keys[at].ActivatesAt.After(c.keys[newest].ActivatesAt) {
-			newest = at
+		c.keys[i].TokenLife = max(c.keys[i].TokenLife, life)
+		if newest < 0 || c.keys[i].ActivatesAt.After(c.keys[newest].ActivatesAt) {
+			newest = i
 		}
 	}
 	switch {
@@ -150,9 +152,9 @@ func (i *Issuer) succeed(c *change, algorithm string) error {
 		c.missing = append(c.missing, algorithm)
 		return errUnprepared
 	}
-	for at := range c.keys {
-		if c.keys[at].Algorithm == algorithm && c.keys[at].LeavesAt.IsZero() {
-			c.keys[at].LeavesAt = c.from.Add(c.keys[at].TokenLife + overlap)
+	for i := range c.keys {
+		if c.keys[i].Algorithm == algorithm && c.keys[i].LeavesAt.IsZero() {
+			c.keys[i].LeavesAt = c.from.Add(c.keys[i].TokenLife + overlap)
 		}
 	}
 	next, err := newKey(algorithm, private, c.now, c.from, i.maxLifetime(algorithm))
@@ -180,6 +182,7 @@ type keyState struct {
 	sealed  int // keys whose private half does not open
 }
 
+// newKeyState renders what is asked for at every request: the key set, and the signers with the newest first.
 func newKeyState(keys []Key) (*keyState, error) {
 	keys = byAge(keys)
 	body, etag, err := renderKeySet(keys)

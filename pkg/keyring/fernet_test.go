@@ -41,8 +41,8 @@ func TestFernetOpensTheSpecificationsToken(t *testing.T) {
 
 func TestFernetKeysAsDeployed(t *testing.T) {
 	raw := make([]byte, 32)
-	for at := range raw {
-		raw[at] = 0xfb // all of + and /
+	for i := range raw {
+		raw[i] = 0xfb // all of + and /
 	}
 	for name, text := range map[string]string{
 		"URL alphabet":      base64.URLEncoding.EncodeToString(raw),
@@ -70,14 +70,14 @@ func TestFernetRefusesWhatWasChanged(t *testing.T) {
 		t.Errorf("another key: %v", err)
 	}
 	raw, _ := base64.URLEncoding.DecodeString(sealed)
-	for at := range raw {
+	for i := range raw {
 		changed := append([]byte(nil), raw...)
-		changed[at] ^= 1
+		changed[i] ^= 1
 		if _, err := key.Open(base64.URLEncoding.EncodeToString(changed)); !errors.Is(err, ErrTampered) {
-			t.Errorf("byte %d changed: %v", at, err)
+			t.Errorf("byte %d changed: %v", i, err)
 		}
-		if _, err := key.Open(base64.URLEncoding.EncodeToString(raw[:at])); !errors.Is(err, ErrTampered) {
-			t.Errorf("cut at %d: %v", at, err)
+		if _, err := key.Open(base64.URLEncoding.EncodeToString(raw[:i])); !errors.Is(err, ErrTampered) {
+			t.Errorf("cut at %d: %v", i, err)
 		}
 	}
 }

@@ -20,6 +20,7 @@ func newForm1(raw []byte) (sealer, error) {
 	return form1{aead}, nil
 }
 
+// seal binds the head and the place to the secret as associated data, so that neither can be exchanged.
 func (f form1) seal(head, secret []byte, place Place) []byte {
 	bound := place.bind(head)
 	var nonce [chacha20poly1305.NonceSizeX]byte
@@ -28,6 +29,7 @@ func (f form1) seal(head, secret []byte, place Place) []byte {
 	return f.aead.Seal(envelope, nonce[:], secret, bound)
 }
 
+// open tells nothing of why it fails: a wrong key, a wrong place and a changed byte look the same.
 func (f form1) open(head, sealed []byte, place Place) ([]byte, error) {
 	if len(sealed) < chacha20poly1305.NonceSizeX {
 		return nil, ErrTampered

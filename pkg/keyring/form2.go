@@ -48,6 +48,7 @@ func (f form2) aead(salt []byte, place Place) (cipher.AEAD, error) {
 // cookies is the table of a Place that is a browser's cookie.
 const cookies = "cookie"
 
+// seal derives a key of its own for each secret, so that the library's 96-bit nonce never meets its limit.
 func (f form2) seal(head, secret []byte, place Place) []byte {
 	bound := place.bindCounted(head)
 	salt := make([]byte, saltBytes)
@@ -59,6 +60,7 @@ func (f form2) seal(head, secret []byte, place Place) []byte {
 	return aead.Seal(append(head, salt...), nil, secret, bound) //nolint:gosec // nil: the AEAD picks its nonce itself
 }
 
+// open derives the key again from the salt in the envelope.
 func (f form2) open(head, sealed []byte, place Place) ([]byte, error) {
 	if len(sealed) < saltBytes {
 		return nil, ErrTampered

@@ -88,6 +88,7 @@ func (i *index) put(fresh *pod) (annotationChanged bool) {
 	return i.putLocked(fresh)
 }
 
+// putLocked adds a pod or changes one. The user is the one of its first sight for as long as the pod lives (rule 6).
 func (i *index) putLocked(fresh *pod) (annotationChanged bool) {
 	if known, ok := i.byUID[fresh.UID]; ok {
 		annotationChanged = known.annotated != fresh.annotated
@@ -109,6 +110,7 @@ func (i *index) putLocked(fresh *pod) (annotationChanged bool) {
 	return annotationChanged
 }
 
+// drop forgets a pod that is gone; another by the same name has another UID.
 func (i *index) drop(uid string) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
@@ -118,6 +120,7 @@ func (i *index) drop(uid string) {
 	}
 }
 
+// dropLocked takes a pod out of every list. Readers may hold the old slices, which are not written to.
 func (i *index) dropLocked(known *pod) {
 	delete(i.byUID, known.UID)
 	for _, address := range known.addresses {
@@ -141,6 +144,7 @@ func (i *index) replace(name string, pods []*pod, at time.Time) (annotationsChan
 	return i.replaceLocked(name, pods)
 }
 
+// replaceLocked does so within one lock: nobody sees the index between two lists.
 func (i *index) replaceLocked(name string, pods []*pod) (annotationsChanged int) {
 	stays := make(map[string]bool, len(pods))
 	for _, fresh := range pods {

@@ -88,9 +88,9 @@ func (c Config) Validate() error {
 	if c.Enabled && c.DisablePeerAddress && c.ServiceAccount.Audience == "" {
 		faults = append(faults, errors.New("kubernetes: with disable_peer_address and without service_account.audience no pod can prove anything"))
 	}
-	for at, namespace := range c.Namespaces {
-		if namespace == "" || slices.Contains(c.Namespaces[:at], namespace) {
-			faults = append(faults, fmt.Errorf("kubernetes.namespaces[%d]: is empty, or named twice", at))
+	for i, namespace := range c.Namespaces {
+		if namespace == "" || slices.Contains(c.Namespaces[:i], namespace) {
+			faults = append(faults, fmt.Errorf("kubernetes.namespaces[%d]: is empty, or named twice", i))
 		}
 	}
 	return errors.Join(faults...)

@@ -36,6 +36,7 @@ const (
 	originRate, originBurst = 5, 20
 )
 
+// newLanes makes the lanes with nobody in them: after a start every token is a new one, and waits its turn.
 func newLanes() *lanes {
 	return &lanes{
 		goodTokens: otter.Must(&otter.Options[[32]byte, struct{}]{MaximumSize: maxKept, ExpiryCalculator: otter.ExpiryWriting[[32]byte, struct{}](goodFor)}),
@@ -63,6 +64,7 @@ func (l *lanes) enter(ctx context.Context, token [32]byte, uid string, origin ne
 	return nil
 }
 
+// origin is the share of one network address, so that a flood of made-up tokens from one pod is its own.
 func (l *lanes) origin(origin netip.Addr) *rate.Limiter {
 	if known, ok := l.origins.GetIfPresent(origin); ok {
 		return known

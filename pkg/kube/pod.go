@@ -204,6 +204,7 @@ type waitingRoom struct {
 	at  map[netip.Addr]int
 }
 
+// enter tells whether one more request of a peer may wait for its pod to appear.
 func (w *waitingRoom) enter(peer netip.Addr) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -254,6 +255,7 @@ func (c *Cluster) PodNamed(ctx context.Context, namespace, name, uid string) (au
 	return c.acceptNamed(found, namespace, name)
 }
 
+// acceptNamed judges a pod that a token names: all three of its names have to be those of the token.
 func (c *Cluster) acceptNamed(found *pod, namespace, name string) (authn.Pod, error) {
 	if !found.alive() || found.Namespace != namespace || found.Name != name {
 		return authn.Pod{}, authn.ErrUnknown

@@ -26,32 +26,32 @@ const (
 func (c *Cluster) Run(ctx context.Context) {
 	var all sync.WaitGroup
 	for _, namespace := range c.scopes() {
-		all.Go(func() { c.follow(ctx, namespace) })
+		all.Go(func() { (&feed{c, namespace}).follow(ctx) })
 	}
 	all.Wait()
 }
 
 // follow watches one namespace where that is allowed. Where it is not, it says so, once, and new
 // connections share lists.
-func (c *Cluster) follow(ctx context.Context, namespace string) {
+func (f *feed) follow(ctx context.Context) {
 	for said := ""; ctx.Err() == nil; {
-		err := c.mayWatch(ctx, namespace)
+		err := f.mayWatch(ctx)
 		wait := reachAgain
 		switch {
 		case err == nil:
 			said = ""
-			c.watch(ctx, namespace)
+			f.watch(ctx)
 			continue
 		case apierrors.IsForbidden(err):
 			wait = probeAgain
-			c.index.forget(namespace)
+			f.index.forget(f.namespace)
 			if said != "forbidden" {
-				c.log.Warn("pods cannot be watched with the rights at hand, so each new connection waits for a list of pods, of which there are at most ten a second; grant watch on pods", "namespace", namespace)
+				f.log.Warn("pods cannot be watched with the rights at hand, so each new connection waits for a list of pods, of which there are at most ten a second; grant watch on pods", "namespace", f.namespace)
 			}
 			said = "forbidden"
 		case ctx.Err() == nil && said != "unreachable":
 			said = "unreachable"
-			c.log.Error("the API server cannot be reached, and is tried again", "namespace", namespace, "error", err.Error())
+			f.log.Error("the API server cannot be reached, and is tried again", "namespace", f.namespace, "error", err.Error())
 		}
 		select {
 		case <-ctx.Done():
@@ -62,11 +62,11 @@ func (c *Cluster) follow(ctx context.Context, namespace string) {
 
 // mayWatch begins a watch of nothing and ends it: listing everything first, to learn afterwards that
 // watching is forbidden, would be a burden on a large cluster.
-func (c *Cluster) mayWatch(ctx context.Context, namespace string) error {
+func (f *feed) mayWatch(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
-	c.observer.KubeCall("watch")
-	probe, err := c.core.Get().Namespace(namespace).Resource("pods").
+	f.observer.KubeCall("watch")
+	probe, err := f.core.Get().Namespace(f.namespace).Resource("pods").
 		Param("watch", "true").Param("timeoutSeconds", "1").Param("fieldSelector", "metadata.name=wts-probe").Watch(ctx)
 	if err != nil {
 		return err
@@ -76,20 +76,20 @@ func (c *Cluster) mayWatch(ctx context.Context, namespace string) error {
 }
 
 // watch keeps the index true to one namespace, until the context ends or watching is forbidden.
-func (c *Cluster) watch(ctx context.Context, namespace string) {
+func (f *feed) watch(ctx context.Context) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	source := &cache.ListWatch{
 		ListWithContextFunc: func(ctx context.Context, options metav1.ListOptions) (runtime.Object, error) {
-			c.observer.KubeCall("list")
+			f.observer.KubeCall("list")
 			var list corev1.PodList
-			err := c.core.Get().Namespace(namespace).Resource("pods").VersionedParams(&options, metav1.ParameterCodec).Do(ctx).Into(&list)
+			err := f.core.Get().Namespace(f.namespace).Resource("pods").VersionedParams(&options, metav1.ParameterCodec).Do(ctx).Into(&list)
 			return &list, err
 		},
 		WatchFuncWithContext: func(ctx context.Context, options metav1.ListOptions) (watch.Interface, error) {
-			c.observer.KubeCall("watch")
+			f.observer.KubeCall("watch")
 			options.Watch = true
-			opened, err := c.core.Get().Namespace(namespace).Resource("pods").VersionedParams(&options, metav1.ParameterCodec).Watch(ctx)
+			opened, err := f.core.Get().Namespace(f.namespace).Resource("pods").VersionedParams(&options, metav1.ParameterCodec).Watch(ctx)
 			if apierrors.IsForbidden(err) {
 				cancel()
 			}
@@ -97,17 +97,18 @@ func (c *Cluster) watch(ctx context.Context, namespace string) {
 			return opened, err
 		},
 	}
-	logger := logr.FromSlogHandler(c.log.Handler())
-	reflector := cache.NewReflectorWithOptions(source, &corev1.Pod{}, &feed{Cluster: c, namespace: namespace}, cache.ReflectorOptions{Name: "pods", Logger: &logger})
+	logger := logr.FromSlogHandler(f.log.Handler())
+	reflector := cache.NewReflectorWithOptions(source, &corev1.Pod{}, f, cache.ReflectorOptions{Name: "pods", Logger: &logger})
 	reflector.RunWithContext(klog.NewContext(ctx, logger))
 }
 
-// feed is where the reflector puts what it hears.
+// feed keeps the index true to one namespace, or to all; the reflector puts into it what it hears.
 type feed struct {
 	*Cluster
 	namespace string
 }
 
+// put takes over a pod as the API server describes it, and reports one whose user was changed.
 func (f *feed) put(object any) error {
 	of, ok := object.(*corev1.Pod)
 	if !ok {

@@ -74,6 +74,7 @@ func notWhole(err error) error {
 	return err
 }
 
+// readJSONPods reads a list from an API server that knows no protobuf, which are few: the whole list is in memory.
 func readJSONPods(in io.Reader, visit func(*corev1.Pod)) error {
 	text, err := io.ReadAll(io.LimitReader(in, maxJSONBytes+1))
 	if err != nil {
@@ -86,8 +87,8 @@ func readJSONPods(in io.Reader, visit func(*corev1.Pod)) error {
 	if err := json.Unmarshal(text, &list); err != nil || list.Kind != "PodList" || list.Continue != "" {
 		return errNotWhole
 	}
-	for at := range list.Items {
-		visit(&list.Items[at])
+	for i := range list.Items {
+		visit(&list.Items[i])
 	}
 	return nil
 }
@@ -132,6 +133,7 @@ func (m *message) next() (number protowire.Number, size int64, err error) {
 	return number, int64(value), err
 }
 
+// skip passes over a field without holding it: most of a pod is of no use here.
 func (m *message) skip(size int64) error {
 	m.left -= size
 	for size > 0 { // Discard takes an int
@@ -158,6 +160,7 @@ func (m *message) bytes(size int64) ([]byte, error) {
 	return m.held, err
 }
 
+// kind wants a list of pods: an error of the API server comes in the same envelope, as a Status.
 func (m *message) kind(size int64) error {
 	raw, err := m.bytes(size)
 	if err != nil {

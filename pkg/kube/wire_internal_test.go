@@ -57,8 +57,8 @@ func TestAListIsReadAsItIs(t *testing.T) {
 	list := somePods(20)
 	c := &Cluster{config: Config{}.WithDefaults()}
 	var want []*pod
-	for at := range list.Items {
-		want = append(want, c.read(&list.Items[at]))
+	for i := range list.Items {
+		want = append(want, c.read(&list.Items[i]))
 	}
 	text, err := json.Marshal(list)
 	if err != nil {

@@ -69,6 +69,7 @@ type cappedBody struct {
 	left int64
 }
 
+// Read fails where there is more than the cap, in place of an end: half a document must not pass for a whole one.
 func (b *cappedBody) Read(into []byte) (int, error) {
 	if b.left <= 0 {
 		// One byte more tells an answer that just fits from one that is too large.

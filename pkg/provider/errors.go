@@ -117,9 +117,9 @@ func CallbackCode(code string) string {
 }
 
 // known returns a token endpoint's error code if it is one that may be repeated, else "".
-func (p *Provider) known(code string) string {
+func (c Config) known(code string) string {
 	_, ok := verdicts[code]
-	if _, quirky := quirks[p.Config.Quirks].verdicts[code]; ok || quirky {
+	if _, quirky := quirks[c.Quirks].verdicts[code]; ok || quirky {
 		return code
 	}
 	return ""
@@ -127,9 +127,9 @@ func (p *Provider) known(code string) string {
 
 // verdict reads status, code and description together: a provider in trouble may answer 500 with any
 // code in the body, so only a status that states a judgement lets the code speak.
-func (p *Provider) verdict(status int, said answer) Outcome {
+func (c Config) verdict(status int, said answer) Outcome {
 	if status < 500 {
-		if outcome, other := quirks[p.Config.Quirks].verdicts[said.code]; other {
+		if outcome, other := quirks[c.Quirks].verdicts[said.code]; other {
 			return outcome
 		}
 		for _, phrase := range deadGrants {
@@ -143,7 +143,7 @@ func (p *Provider) verdict(status int, said answer) Outcome {
 		return Throttled
 	case status >= 500, status >= 300 && status < 400:
 		return Unknown
-	case p.known(said.code) != "":
+	case c.known(said.code) != "":
 		return verdicts[said.code]
 	default:
 		return Unexpected

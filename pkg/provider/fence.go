@@ -35,12 +35,12 @@ func (c Config) withFenceDefaults() Config {
 func FenceKeysURL(issuer string) string { return issuer + "/.well-known/jwks" }
 
 // fenceEndpoints are known without a discovery document.
-func (p *Provider) fenceEndpoints() *endpoints {
-	issuer := p.Config.Issuer
+func (d *discovery) fenceEndpoints() *endpoints {
+	issuer := d.Config.Issuer
 	return &endpoints{
-		oauth: p.oauth(issuer+"/oauth2/authorize", issuer+"/oauth2/token"),
-		verifier: oidc.NewVerifier(issuer, p.keysAt(FenceKeysURL(issuer)), &oidc.Config{
-			ClientID: p.Config.ClientID, SupportedSigningAlgs: []string{oidc.RS256}, Now: p.now,
+		oauth: d.oauth(issuer+"/oauth2/authorize", issuer+"/oauth2/token"),
+		verifier: oidc.NewVerifier(issuer, d.keysAt(FenceKeysURL(issuer)), &oidc.Config{
+			ClientID: d.Config.ClientID, SupportedSigningAlgs: []string{oidc.RS256}, Now: d.now,
 		}),
 		revocation: issuer + "/oauth2/revoke",
 		fixed:      true,

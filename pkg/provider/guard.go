@@ -22,6 +22,8 @@ type guard struct {
 	proxies sync.Map // host:port of the proxies that the environment names
 }
 
+// guard trusts the hosts that the operator wrote down, wherever they are. Those that a document names are not among
+// them.
 func (c Config) guard() *guard {
 	g := &guard{}
 	for _, text := range []string{c.Issuer, c.BaseURL, c.AuthURL, c.TokenURL} {
@@ -64,6 +66,7 @@ func (g *guard) apply(transport *http.Transport, dialer *net.Dialer) func(ctx co
 	}
 }
 
+// trusts tells a host that the operator wrote down.
 func (g *guard) trusts(host string) bool {
 	for _, one := range g.trusted {
 		if strings.EqualFold(one, host) {
@@ -99,6 +102,7 @@ func inside(address netip.Addr) bool {
 		address.IsInterfaceLocalMulticast() || address.IsMulticast() || address.IsUnspecified() || sharedSpace.Contains(address)
 }
 
+// withPort is the address that a proxy is dialled at.
 func withPort(address *url.URL) string {
 	port := address.Port()
 	if port == "" {

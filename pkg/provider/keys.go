@@ -29,14 +29,14 @@ func (k *providerKeys) VerifySignature(ctx context.Context, token string) ([]byt
 }
 
 // keysAt keeps the keys that are at hand for as long as the provider does not move them.
-func (p *Provider) keysAt(address string) *providerKeys {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.keys == nil || p.keys.address != address {
-		reader := *p.reader
+func (d *discovery) keysAt(address string) *providerKeys {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.keys == nil || d.keys.address != address {
+		reader := *d.reader
 		reader.Transport = soundKeys{reader.Transport}
 		remote := oidc.NewRemoteKeySet(oidc.ClientContext(context.Background(), &reader), address)
-		p.keys = &providerKeys{RemoteKeySet: remote, address: address}
+		d.keys = &providerKeys{RemoteKeySet: remote, address: address}
 	}
-	return p.keys
+	return d.keys
 }

@@ -40,6 +40,8 @@ func (s soundKeys) RoundTrip(request *http.Request) (*http.Response, error) {
 	return response, nil
 }
 
+// onlySound leaves out the keys of a set that nobody should verify with, and keeps the others: one bad key must not
+// keep everybody from logging in.
 func onlySound(body []byte) ([]byte, error) {
 	var set struct {
 		Keys []json.RawMessage `json:"keys"`
@@ -70,6 +72,8 @@ type publishedKey struct {
 // coordinates are the lengths of a curve's, in bytes (RFC 7518 6.2.1.2, RFC 8037 2).
 var coordinates = map[string]int{"P-256": 32, "P-384": 48, "P-521": 66, "Ed25519": 32}
 
+// sound tells whether a key is of a size that costs no more than a signature should: a modulus of megabytes would hold
+// a processor for seconds at each token.
 func (k publishedKey) sound() bool {
 	length := func(text string) int {
 		raw, err := base64.RawURLEncoding.DecodeString(text)

@@ -5,7 +5,6 @@ import (
 	"context"
 	"crypto/rand"
 	"crypto/subtle"
-	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -125,7 +124,7 @@ func (p *Provider) Exchange(ctx context.Context, code string, login Login) (Toke
 	if !said.usable() {
 		return Tokens{}, Identity{}, p.distrust("code exchange", "the access token is missing, is no bearer token, or has characters that none may have")
 	}
-	tokens := p.read(said, issuedAt)
+	tokens := read(said, issuedAt)
 	if !p.Config.Identifies() {
 		return tokens, Identity{NameFlaw: "the provider does not say who a person is"}, nil
 	}
@@ -171,7 +170,7 @@ func (p *Provider) identify(ctx context.Context, ends *endpoints, said answer, n
 		return Identity{}, p.distrust(doing, "its subject "+cmp.Or(textFlaw(token.Subject), "is missing"))
 	}
 	identity := Identity{Issuer: token.Issuer, Subject: token.Subject, Username: claimAt(claims, p.Config.UsernameClaim)}
-	identity.NameFlaw = p.nameFlaw(claims, identity.Username)
+	identity.NameFlaw = p.Config.nameFlaw(claims, identity.Username)
 	if identity.NameFlaw != "" && ends.userInfo != "" {
 		identity.NameFlaw, identity.Username, identity.NameOutage = p.completeName(ctx, ends, said.access, token.Subject, claims)
 	}
@@ -194,7 +193,7 @@ func (p *Provider) completeName(ctx context.Context, ends *endpoints, access sec
 		found[name] = value // what was signed wins
 	}
 	username = claimAt(found, p.Config.UsernameClaim)
-	return p.nameFlaw(found, username), username, nil
+	return p.Config.nameFlaw(found, username), username, nil
 }
 
 // userInfo reads the person's claims (OIDC Core 5.3).
@@ -227,15 +226,15 @@ func (p *Provider) userInfo(ctx context.Context, ends *endpoints, access secret.
 
 // nameFlaw judges the name. Pods are matched to people by it, so that an address which anyone could
 // have typed in at the provider must not become one.
-func (p *Provider) nameFlaw(claims map[string]any, username string) string {
+func (c Config) nameFlaw(claims map[string]any, username string) string {
 	if username == "" {
-		return "neither id_token nor UserInfo has the claim " + p.Config.UsernameClaim + "; see username_claim and scopes"
+		return "neither id_token nor UserInfo has the claim " + c.UsernameClaim + "; see username_claim and scopes"
 	}
 	verified := claims["email_verified"]
 	if flaw := textFlaw(username); flaw != "" {
-		return "the claim " + p.Config.UsernameClaim + " " + flaw
+		return "the claim " + c.UsernameClaim + " " + flaw
 	}
-	if p.Config.UsernameClaim == "email" && verified != true && verified != "true" && !p.Config.TrustUnverifiedEmail {
+	if c.UsernameClaim == "email" && verified != true && verified != "true" && !c.TrustUnverifiedEmail {
 		return "the provider does not say that it has verified the person's e-mail address, which username_claim uses; see trust_unverified_email"
 	}
 	return ""
@@ -257,24 +256,6 @@ func textFlaw(text string) string {
 		return "has a control or format character"
 	}
 	return ""
-}
-
-// statedEnd reads the end that a refresh token states which is a JWT, as Fence's and Keycloak's are;
-// zero for any other, and for Keycloak's offline tokens, whose exp is missing or 0. Nothing is trusted
-// by it: it came from the token endpoint, and only the provider itself can be misled.
-func statedEnd(token string) time.Time {
-	parts := strings.Split(token, ".")
-	if len(parts) != 3 {
-		return time.Time{}
-	}
-	var claims struct {
-		Exp float64 `json:"exp"`
-	}
-	payload, err := base64.RawURLEncoding.DecodeString(parts[1])
-	if err != nil || json.Unmarshal(payload, &claims) != nil || claims.Exp <= 0 || claims.Exp > 1<<40 {
-		return time.Time{}
-	}
-	return time.Unix(int64(claims.Exp), 0)
 }
 
 // Scopes are those that logins ask for.

@@ -50,6 +50,7 @@ func (p *Provider) Probe(ctx context.Context, credentials bool) (findings []Find
 	return findings
 }
 
+// probeKeys reads the key set as a login would, and compares the clocks by its Date.
 func (p *Provider) probeKeys(ctx context.Context, address string) (count int, skew time.Duration, err error) {
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, address, nil)
 	if err != nil {
@@ -75,6 +76,8 @@ func (p *Provider) probeKeys(ctx context.Context, address string) (count int, sk
 	return len(set.Keys), skew, nil
 }
 
+// probeCredentials presents a refresh token that was never given. A provider that accepts the client refuses it with
+// invalid_grant; one that does not says invalid_client.
 func (p *Provider) probeCredentials(ctx context.Context, ends *endpoints) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, p.Config.Timeout)
 	defer cancel()

@@ -24,13 +24,19 @@ import (
 // Provider speaks to one identity provider. It is safe for concurrent use, and making one calls
 // nobody: a provider that is down never keeps the service from starting.
 type Provider struct {
+	*discovery
+	statePrefix string
+	posts       http.RoundTripper // for tokens: each connection carries one request, and is aborted
+}
+
+// discovery is what is known of a provider, and how it comes to be known: by the configuration, or by a document
+// (OIDC Discovery 1.0).
+type discovery struct {
 	ID     string
 	Config Config
 
 	redirectURL string
-	statePrefix string
-	posts       http.RoundTripper // for tokens: each connection carries one request, and is aborted
-	reader      *http.Client      // for documents
+	reader      *http.Client // for documents
 	now         func() time.Time
 
 	reading    singleflight.Group
@@ -45,8 +51,8 @@ type Provider struct {
 func New(id string, config Config, redirectURL string) *Provider {
 	config = config.WithDefaults(id)
 	p := &Provider{
-		ID: id, Config: config, redirectURL: redirectURL, now: time.Now,
-		posts: capped{newPosts(config.RefreshTimeout, config.guard())}, reader: newReader(config.Timeout, config.guard()),
+		discovery: &discovery{ID: id, Config: config, redirectURL: redirectURL, reader: newReader(config.Timeout, config.guard()), now: time.Now},
+		posts:     capped{newPosts(config.RefreshTimeout, config.guard())},
 	}
 	if config.RedirectURI != "" {
 		p.redirectURL, p.statePrefix = config.RedirectURI, sharedPrefix(config.RedirectURI, redirectURL)
@@ -89,12 +95,12 @@ const (
 // discover finds the provider's endpoints: one reading of the document at a time, and seldom. A
 // document that has grown old is read again beside the callers, who go on with it: a provider whose
 // document hangs, and whose token endpoint does not, slows nobody.
-func (p *Provider) discover(ctx context.Context) (*endpoints, error) {
-	p.mu.Lock()
-	known, failed, failedAt, now := p.discovered, p.failed, p.failedAt, p.now()
-	p.mu.Unlock()
+func (d *discovery) discover(ctx context.Context) (*endpoints, error) {
+	d.mu.Lock()
+	known, failed, failedAt, now := d.discovered, d.failed, d.failedAt, d.now()
+	d.mu.Unlock()
 	wait := discoveryWait
-	if p.Config.explicit() {
+	if d.Config.explicit() {
 		wait = explicitWait
 	}
 	switch {
@@ -103,7 +109,7 @@ func (p *Provider) discover(ctx context.Context) (*endpoints, error) {
 	case known == nil && failed != nil && now.Sub(failedAt) < discoveryWait:
 		return nil, failed
 	}
-	reading := p.reading.DoChan("", func() (any, error) { return p.readDocument(context.WithoutCancel(ctx)) })
+	reading := d.reading.DoChan("", func() (any, error) { return d.readDocument(context.WithoutCancel(ctx)) })
 	if known != nil {
 		return known, nil
 	}
@@ -112,20 +118,21 @@ func (p *Provider) discover(ctx context.Context) (*endpoints, error) {
 		ends, _ := read.Val.(*endpoints)
 		return ends, read.Err
 	case <-ctx.Done():
-		return nil, &Error{Provider: p.ID, Doing: "discovery", Outcome: Unsent, Reason: "no answer in time"}
+		return nil, &Error{Provider: d.ID, Doing: "discovery", Outcome: Unsent, Reason: "no answer in time"}
 	}
 }
 
-func (p *Provider) readDocument(ctx context.Context) (*endpoints, error) {
-	ctx, cancel := context.WithTimeout(ctx, p.Config.Timeout)
+// readDocument reads and judges the document. What is found takes the place of what was known; a failure does not.
+func (d *discovery) readDocument(ctx context.Context) (*endpoints, error) {
+	ctx, cancel := context.WithTimeout(ctx, d.Config.Timeout)
 	defer cancel()
-	issuer := p.Config.Issuer
+	issuer := d.Config.Issuer
 	if issuer == "" {
-		issuer = strings.TrimRight(p.Config.BaseURL, "/")
+		issuer = strings.TrimRight(d.Config.BaseURL, "/")
 	}
-	reader, status := *p.reader, 0
+	reader, status := *d.reader, 0
 	reader.Transport = roundTrip(func(request *http.Request) (*http.Response, error) {
-		response, err := p.reader.Transport.RoundTrip(request)
+		response, err := d.reader.Transport.RoundTrip(request)
 		if err == nil {
 			status = response.StatusCode
 		}
@@ -133,23 +140,23 @@ func (p *Provider) readDocument(ctx context.Context) (*endpoints, error) {
 	})
 	found, err := oidc.NewProvider(oidc.ClientContext(ctx, &reader), issuer)
 	if err != nil {
-		return nil, p.undiscovered(p.discoveryError(err, issuer, status))
+		return nil, d.undiscovered(d.discoveryError(err, issuer, status))
 	}
-	ends, failure := p.accept(found, issuer, p.now())
+	ends, failure := d.accept(found, issuer, d.now())
 	if failure != nil {
-		return nil, p.undiscovered(failure)
+		return nil, d.undiscovered(failure)
 	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.discovered, p.failed = ends, nil
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.discovered, d.failed = ends, nil
 	return ends, nil
 }
 
 // undiscovered notes a failure, after which it is not tried again for a moment.
-func (p *Provider) undiscovered(failure *Error) error {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.failed, p.failedAt = failure, p.now()
+func (d *discovery) undiscovered(failure *Error) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.failed, d.failedAt = failure, d.now()
 	return failure
 }
 
@@ -160,7 +167,7 @@ var asymmetric = []string{
 }
 
 // accept checks the document's endpoints as strictly as the configured issuer.
-func (p *Provider) accept(found *oidc.Provider, issuer string, now time.Time) (*endpoints, *Error) {
+func (d *discovery) accept(found *oidc.Provider, issuer string, now time.Time) (*endpoints, *Error) {
 	var document struct {
 		KeysURL    string   `json:"jwks_uri"`
 		Algorithms []string `json:"id_token_signing_alg_values_supported"`
@@ -169,38 +176,38 @@ func (p *Provider) accept(found *oidc.Provider, issuer string, now time.Time) (*
 		UserInfo   string   `json:"userinfo_endpoint"`
 	}
 	if err := found.Claims(&document); err != nil {
-		return nil, p.distrust("discovery", "the document cannot be read")
+		return nil, d.distrust("discovery", "the document cannot be read")
 	}
 	endpoint := found.Endpoint()
-	if p.Config.explicit() {
-		endpoint.AuthURL, endpoint.TokenURL = p.Config.AuthURL, p.Config.TokenURL
+	if d.Config.explicit() {
+		endpoint.AuthURL, endpoint.TokenURL = d.Config.AuthURL, d.Config.TokenURL
 	}
 	for name, text := range map[string]string{
 		"authorization_endpoint": endpoint.AuthURL, "token_endpoint": endpoint.TokenURL, "jwks_uri": document.KeysURL,
 	} {
 		parsed, err := url.Parse(text)
-		if err != nil || p.checkEndpoint((&url.URL{Scheme: parsed.Scheme, Host: parsed.Host}).String(), issuer) != nil {
-			return nil, p.distrust("discovery", name+" is missing or not https")
+		if err != nil || d.checkEndpoint((&url.URL{Scheme: parsed.Scheme, Host: parsed.Host}).String(), issuer) != nil {
+			return nil, d.distrust("discovery", name+" is missing or not https")
 		}
 	}
-	if document.Revocation != "" && p.checkEndpoint(document.Revocation, issuer) != nil {
+	if document.Revocation != "" && d.checkEndpoint(document.Revocation, issuer) != nil {
 		document.Revocation = "" // nothing is sent there
 	}
-	if document.UserInfo != "" && p.checkEndpoint(document.UserInfo, issuer) != nil {
+	if document.UserInfo != "" && d.checkEndpoint(document.UserInfo, issuer) != nil {
 		document.UserInfo = ""
 	}
 	algorithms := slices.DeleteFunc(slices.Clone(asymmetric), func(name string) bool {
 		return len(document.Algorithms) > 0 && !slices.Contains(document.Algorithms, name)
 	})
 	if len(algorithms) == 0 {
-		return nil, p.distrust("discovery", "it signs id_tokens with no algorithm that is accepted")
+		return nil, d.distrust("discovery", "it signs id_tokens with no algorithm that is accepted")
 	}
 	return &endpoints{
-		oauth: p.oauth(endpoint.AuthURL, endpoint.TokenURL),
-		verifier: oidc.NewVerifier(issuer, p.keysAt(document.KeysURL), &oidc.Config{
-			ClientID:             p.Config.ClientID,
+		oauth: d.oauth(endpoint.AuthURL, endpoint.TokenURL),
+		verifier: oidc.NewVerifier(issuer, d.keysAt(document.KeysURL), &oidc.Config{
+			ClientID:             d.Config.ClientID,
 			SupportedSigningAlgs: algorithms,
-			Now:                  p.now,
+			Now:                  d.now,
 		}),
 		revocation: document.Revocation,
 		userInfo:   document.UserInfo,
@@ -212,39 +219,39 @@ func (p *Provider) accept(found *oidc.Provider, issuer string, now time.Time) (*
 
 // checkEndpoint judges an address that a document names. http is for a provider whose own issuer is http, on
 // this machine, or whose operator configured that very address.
-func (p *Provider) checkEndpoint(text, issuer string) error {
+func (d *discovery) checkEndpoint(text, issuer string) error {
 	if strings.HasPrefix(text, "http:") && !strings.HasPrefix(issuer, "http:") &&
-		!strings.HasPrefix(p.Config.AuthURL, text) && !strings.HasPrefix(p.Config.TokenURL, text) {
+		!strings.HasPrefix(d.Config.AuthURL, text) && !strings.HasPrefix(d.Config.TokenURL, text) {
 		return errors.New("is http, and the issuer is not")
 	}
 	return checkURL(text)
 }
 
 // oauth is the client at two endpoints. How it authenticates is pinned.
-func (p *Provider) oauth(authURL, tokenURL string) oauth2.Config {
+func (d *discovery) oauth(authURL, tokenURL string) oauth2.Config {
 	style := oauth2.AuthStyleInHeader
-	if p.Config.ClientAuth == AuthPost {
+	if d.Config.ClientAuth == AuthPost {
 		style = oauth2.AuthStyleInParams
 	}
 	return oauth2.Config{
-		ClientID:     p.Config.ClientID,
-		ClientSecret: string(p.Config.ClientSecret),
+		ClientID:     d.Config.ClientID,
+		ClientSecret: string(d.Config.ClientSecret),
 		Endpoint:     oauth2.Endpoint{AuthURL: authURL, TokenURL: tokenURL, AuthStyle: style},
-		RedirectURL:  p.redirectURL,
-		Scopes:       p.Config.Scopes,
+		RedirectURL:  d.redirectURL,
+		Scopes:       d.Config.Scopes,
 	}
 }
 
 // explicitEndpoints are those of a provider that need have no discovery document: signatures cannot
 // be verified until one is found. Audience, expiry, nonce and, where it is known, the issuer are
 // checked all the same, and the id_token came from the token endpoint itself, over TLS.
-func (p *Provider) explicitEndpoints() *endpoints {
+func (d *discovery) explicitEndpoints() *endpoints {
 	return &endpoints{
-		oauth: p.oauth(p.Config.AuthURL, p.Config.TokenURL),
-		verifier: oidc.NewVerifier(p.Config.Issuer, nil, &oidc.Config{
-			ClientID: p.Config.ClientID, SkipIssuerCheck: p.Config.Issuer == "", InsecureSkipSignatureCheck: true, Now: p.now,
+		oauth: d.oauth(d.Config.AuthURL, d.Config.TokenURL),
+		verifier: oidc.NewVerifier(d.Config.Issuer, nil, &oidc.Config{
+			ClientID: d.Config.ClientID, SkipIssuerCheck: d.Config.Issuer == "", InsecureSkipSignatureCheck: true, Now: d.now,
 		}),
-		fixed:    p.Config.Issuer == "" && p.Config.BaseURL == "",
+		fixed:    d.Config.Issuer == "" && d.Config.BaseURL == "",
 		unsigned: true,
 	}
 }
@@ -252,16 +259,16 @@ func (p *Provider) explicitEndpoints() *endpoints {
 // keyed is discover for whoever is about to believe an id_token: while no keys are known, and a document
 // may name some, it waits for one attempt to read it. A provider whose issuer is configured has to have
 // keys.
-func (p *Provider) keyed(ctx context.Context) (*endpoints, error) {
-	ends, err := p.discover(ctx)
+func (d *discovery) keyed(ctx context.Context) (*endpoints, error) {
+	ends, err := d.discover(ctx)
 	if err != nil || !ends.unsigned {
 		return ends, err
 	}
-	p.mu.Lock()
-	tried := !p.failedAt.IsZero()
-	p.mu.Unlock()
+	d.mu.Lock()
+	tried := !d.failedAt.IsZero()
+	d.mu.Unlock()
 	if !ends.fixed && !tried {
-		reading := p.reading.DoChan("", func() (any, error) { return p.readDocument(context.WithoutCancel(ctx)) })
+		reading := d.reading.DoChan("", func() (any, error) { return d.readDocument(context.WithoutCancel(ctx)) })
 		select {
 		case read := <-reading:
 			if found, ok := read.Val.(*endpoints); ok && read.Err == nil {
@@ -270,14 +277,14 @@ func (p *Provider) keyed(ctx context.Context) (*endpoints, error) {
 		case <-ctx.Done():
 		}
 	}
-	if ends.unsigned && p.Config.Issuer != "" {
-		return nil, &Error{Provider: p.ID, Doing: "discovery", Outcome: Unsent, Reason: "the provider's keys cannot be had"}
+	if ends.unsigned && d.Config.Issuer != "" {
+		return nil, &Error{Provider: d.ID, Doing: "discovery", Outcome: Unsent, Reason: "the provider's keys cannot be had"}
 	}
 	return ends, nil
 }
 
-func (p *Provider) distrust(doing, reason string) *Error {
-	return &Error{Provider: p.ID, Doing: doing, Outcome: Untrusted, Reason: reason}
+func (d *discovery) distrust(doing, reason string) *Error {
+	return &Error{Provider: d.ID, Doing: doing, Outcome: Untrusted, Reason: reason}
 }
 
 // roundTrip is a function as an http.RoundTripper.
@@ -289,12 +296,12 @@ func (f roundTrip) RoundTrip(request *http.Request) (*http.Response, error) { re
 const wellKnown = "/.well-known/openid-configuration"
 
 // discoveryError says which document could not be used, and what to change.
-func (p *Provider) discoveryError(err error, issuer string, status int) *Error {
+func (d *discovery) discoveryError(err error, issuer string, status int) *Error {
 	document := strings.TrimSuffix(issuer, "/") + wellKnown
 	var mismatch *oidc.IssuerMismatchError
 	switch {
 	case errors.As(err, &mismatch):
-		return p.distrust("discovery", fmt.Sprintf("%s states the issuer %.200q, and %q is configured; compare them byte for byte, a trailing slash counts", document, mismatch.Discovered, issuer))
+		return d.distrust("discovery", fmt.Sprintf("%s states the issuer %.200q, and %q is configured; compare them byte for byte, a trailing slash counts", document, mismatch.Discovered, issuer))
 	case status != 0 && status != http.StatusOK:
 		reason := fmt.Sprintf("%s answered %d", document, status)
 		if strings.Contains(issuer, "/.well-known/") {
@@ -302,23 +309,23 @@ func (p *Provider) discoveryError(err error, issuer string, status int) *Error {
 		} else if status == http.StatusNotFound {
 			reason += "; is the issuer right?"
 		}
-		return &Error{Provider: p.ID, Doing: "discovery", Outcome: Unsent, Status: status, Reason: reason}
+		return &Error{Provider: d.ID, Doing: "discovery", Outcome: Unsent, Status: status, Reason: reason}
 	case status == http.StatusOK:
-		return &Error{Provider: p.ID, Doing: "discovery", Outcome: Unsent, Reason: document + " is not a discovery document"}
+		return &Error{Provider: d.ID, Doing: "discovery", Outcome: Unsent, Reason: document + " is not a discovery document"}
 	}
-	return &Error{Provider: p.ID, Doing: "discovery", Outcome: Unsent, Reason: document + ": " + plain(err)}
+	return &Error{Provider: d.ID, Doing: "discovery", Outcome: Unsent, Reason: document + ": " + plain(err)}
 }
 
 // Issuer is the provider's issuer: the configured one, else the one that a document has confirmed; empty
 // where neither is known.
-func (p *Provider) Issuer() string {
-	if p.Config.Issuer != "" {
-		return p.Config.Issuer
+func (d *discovery) Issuer() string {
+	if d.Config.Issuer != "" {
+		return d.Config.Issuer
 	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.discovered == nil {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.discovered == nil {
 		return ""
 	}
-	return p.discovered.issuer
+	return d.discovered.issuer
 }

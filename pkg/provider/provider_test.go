@@ -239,8 +239,8 @@ func TestIDTokensThatAreRefused(t *testing.T) {
 	} {
 		r.give(claims{"access_token": "canary-at", "refresh_token": "canary-rt", "expires_in": 60, "id_token": token})
 		tokens, _, err := r.provider().Exchange(t.Context(), "code", login)
-		var of *provider.Error
-		if !errors.As(err, &of) || of.Outcome != provider.Untrusted || tokens.RefreshToken != "" {
+		var failure *provider.Error
+		if !errors.As(err, &failure) || failure.Outcome != provider.Untrusted || tokens.RefreshToken != "" {
 			t.Errorf("%s: got %v, want it untrusted and no grant", name, err)
 		}
 		if err != nil && (strings.Contains(err.Error(), "canary") || token != "" && strings.Contains(err.Error(), token)) {
@@ -292,8 +292,8 @@ func TestKeysThatCannotBeHad(t *testing.T) {
 	r := newRogue(t)
 	r.give(claims{"access_token": "a", "expires_in": 60, "id_token": sign(t, jose.RS256, r.key, r.claims(nil))})
 	r.document = func(d map[string]any) { d["jwks_uri"] = "http://127.0.0.1:1/keys" }
-	var of *provider.Error
-	if _, _, err := r.provider().Exchange(t.Context(), "code", login); !errors.As(err, &of) || of.Outcome != provider.Unknown {
+	var failure *provider.Error
+	if _, _, err := r.provider().Exchange(t.Context(), "code", login); !errors.As(err, &failure) || failure.Outcome != provider.Unknown {
 		t.Errorf("got %v, want an outage", err)
 	}
 	hanging := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, request *http.Request) { <-request.Context().Done() }))
@@ -301,7 +301,7 @@ func TestKeysThatCannotBeHad(t *testing.T) {
 	r.document = func(d map[string]any) { d["jwks_uri"] = hanging.URL }
 	began := time.Now()
 	_, _, err := r.provider(func(c *provider.Config) { c.Timeout = 200 * time.Millisecond }).Exchange(t.Context(), "code", login)
-	if !errors.As(err, &of) || of.Outcome != provider.Unknown || time.Since(began) > 3*time.Second {
+	if !errors.As(err, &failure) || failure.Outcome != provider.Unknown || time.Since(began) > 3*time.Second {
 		t.Errorf("keys that hang: got %v after %s", err, time.Since(began))
 	}
 }
@@ -384,8 +384,8 @@ func TestWhatAFailedRefreshMeans(t *testing.T) {
 		before := r.postCount()
 		r.answer(row.answer)
 		_, err := r.provider().Refresh(t.Context(), "canary-rt", "", nil)
-		var of *provider.Error
-		if !errors.As(err, &of) || of.Outcome != row.want {
+		var failure *provider.Error
+		if !errors.As(err, &failure) || failure.Outcome != row.want {
 			t.Errorf("%s: got %v, want %s", name, err, row.want)
 		}
 		if err != nil && strings.Contains(err.Error(), "canary") {
@@ -396,8 +396,8 @@ func TestWhatAFailedRefreshMeans(t *testing.T) {
 		}
 	}
 	r.document = func(d map[string]any) { d["token_endpoint"] = "http://127.0.0.1:1/token" }
-	var of *provider.Error
-	if _, err := r.provider().Refresh(t.Context(), "rt", "", nil); !errors.As(err, &of) || of.Outcome != provider.Unsent {
+	var failure *provider.Error
+	if _, err := r.provider().Refresh(t.Context(), "rt", "", nil); !errors.As(err, &failure) || failure.Outcome != provider.Unsent {
 		t.Errorf("nobody listens: got %v, want unsent", err)
 	}
 }
@@ -407,9 +407,9 @@ func TestRetryAfterIsReadAndBounded(t *testing.T) {
 	for text, want := range map[string]time.Duration{"7": 7 * time.Second, "999999": time.Hour, "-1": 0, "soon": 0, "": 0} {
 		r.answer(func(w http.ResponseWriter, _ *http.Request) { w.Header().Set("Retry-After", text); w.WriteHeader(429) })
 		_, err := r.provider().Refresh(t.Context(), "rt", "", nil)
-		var of *provider.Error
-		if !errors.As(err, &of) || of.RetryAfter != want {
-			t.Errorf("%q: got %v, want %s", text, of, want)
+		var failure *provider.Error
+		if !errors.As(err, &failure) || failure.RetryAfter != want {
+			t.Errorf("%q: got %v, want %s", text, failure, want)
 		}
 	}
 }

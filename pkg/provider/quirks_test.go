@@ -68,11 +68,11 @@ func TestQuirks(t *testing.T) {
 			p := tokenEndpoint(t, func(c *provider.Config) { c.Quirks = row.quirks }, row.answer)
 			before := time.Now()
 			tokens, err := p.Refresh(t.Context(), "canary-rt", "", nil)
-			var of *provider.Error
-			switch errors.As(err, &of); {
+			var failure *provider.Error
+			switch errors.As(err, &failure); {
 			case row.want == "" && err != nil:
 				t.Error(err)
-			case row.want != "" && (of == nil || of.Outcome != row.want):
+			case row.want != "" && (failure == nil || failure.Outcome != row.want):
 				t.Errorf("got %v, want %s", err, row.want)
 			case row.want == "" && (tokens.AccessToken != "a" || tokens.AccessExpiresAt.Sub(before).Round(time.Second) != row.life):
 				t.Errorf("%s, for %s", string(tokens.AccessToken), tokens.AccessExpiresAt.Sub(before))
@@ -114,8 +114,8 @@ func TestASecondClientSecret(t *testing.T) {
 		t.Errorf("%v after %d posts", err, posts.Load())
 	}
 	p = tokenEndpoint(t, func(c *provider.Config) { c.NextClientSecret = "wrong-too" }, answer)
-	var of *provider.Error
-	if _, err := p.Refresh(t.Context(), "rt", "", nil); !errors.As(err, &of) || of.Outcome != provider.Misconfigured || posts.Load() != 4 {
+	var failure *provider.Error
+	if _, err := p.Refresh(t.Context(), "rt", "", nil); !errors.As(err, &failure) || failure.Outcome != provider.Misconfigured || posts.Load() != 4 {
 		t.Errorf("%v after %d posts", err, posts.Load())
 	}
 }
@@ -132,8 +132,8 @@ func TestTheGate(t *testing.T) {
 	if _, err := p.Refresh(t.Context(), "rt", "", func() bool { asked++; return true }); err != nil || asked != 1 || posts.Load() != 1 {
 		t.Errorf("open: %v, asked %d times, %d posts", err, asked, posts.Load())
 	}
-	var of *provider.Error
-	if _, err := p.Refresh(t.Context(), "rt", "", func() bool { return false }); !errors.As(err, &of) || of.Outcome != provider.Unsent || posts.Load() != 1 {
+	var failure *provider.Error
+	if _, err := p.Refresh(t.Context(), "rt", "", func() bool { return false }); !errors.As(err, &failure) || failure.Outcome != provider.Unsent || posts.Load() != 1 {
 		t.Errorf("shut: %v, %d posts", err, posts.Load())
 	}
 }

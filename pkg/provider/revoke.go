@@ -34,7 +34,7 @@ func (p *Provider) Revoke(ctx context.Context, refreshToken secret.Text, gate Ga
 	// Unknown and already revoked tokens are answered with 200 (RFC 7009 2.2); Fence says 204.
 	if response.StatusCode < 200 || response.StatusCode > 299 {
 		failure.Status, failure.RetryAfter = response.StatusCode, retryAfter(response.Header)
-		failure.Outcome = p.verdict(response.StatusCode, answer{})
+		failure.Outcome = p.Config.verdict(response.StatusCode, answer{})
 		return failure
 	}
 	return nil

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/workspace-token-service/wts/pkg/secret"
+	"github.com/workspace-token-service/wts/pkg/unverified"
 )
 
 // The token endpoint (RFC 6749 3.2). Its answers are read by us and not by x/oauth2: a rotation is over
@@ -57,8 +58,8 @@ func (p *Provider) ask(ctx context.Context, doing string, ends *endpoints, form 
 		failure.Status = 0
 		return answer{}, p.unanswered(ctx, failure, err, true)
 	}
-	failure.Code = p.known(said.code)
-	failure.Outcome = p.verdict(failure.Status, said)
+	failure.Code = p.Config.known(said.code)
+	failure.Outcome = p.Config.verdict(failure.Status, said)
 	switch {
 	case failure.Code != "" || failure.Status > 299:
 	case kind == "text/html" || !readable && strings.HasPrefix(strings.TrimSpace(string(body)), "<"):
@@ -181,7 +182,7 @@ const unknownLife = 5 * time.Minute
 
 // read takes what is of use out of an answer. Times count from before the request was sent: the token is
 // dead at the provider no earlier.
-func (p *Provider) read(said answer, issuedAt time.Time) Tokens {
+func read(said answer, issuedAt time.Time) Tokens {
 	tokens := Tokens{AccessToken: said.access, RefreshToken: said.refresh, IssuedAt: issuedAt}
 	if !said.usable() {
 		tokens.AccessToken = ""
@@ -192,7 +193,9 @@ func (p *Provider) read(said answer, issuedAt time.Time) Tokens {
 	case said.refresh != "":
 		tokens.AccessExpiresAt = issuedAt.Add(unknownLife)
 	}
-	tokens.RefreshExpiresAt = statedEnd(string(said.refresh))
+	// Fence's and Keycloak's refresh tokens are JWTs, which state their end. Nothing is trusted by it: it came from the
+	// token endpoint, and only the provider itself can be misled.
+	tokens.RefreshExpiresAt = unverified.Expiry(string(said.refresh))
 	if said.refreshExpiresIn > 0 {
 		tokens.RefreshExpiresAt = issuedAt.Add(said.refreshExpiresIn)
 	}

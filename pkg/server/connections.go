@@ -109,6 +109,7 @@ func (c *Connections) endLocked(before func(a, b *connection) bool) bool {
 func silentLongest(a, b *connection) bool { return a.last.Load() < b.last.Load() }
 func largestHead(a, b *connection) bool   { return a.head.Load() > b.head.Load() }
 
+// forgetLocked takes a connection out of the books, once.
 func (c *Connections) forgetLocked(one *connection) {
 	if !c.all[one] {
 		return
@@ -141,6 +142,8 @@ func (one *connection) Read(into []byte) (int, error) {
 // finish takes the head out of the count.
 func (one *connection) finish() { one.of.heads.Add(-one.head.Swap(0)) }
 
+// makeRoom ends connections until the heads that are under way fit into memory again: those with the largest first,
+// since an honest head is small.
 func (c *Connections) makeRoom() {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -146,15 +146,15 @@ func loginReason(err error) string {
 	if errors.Is(err, broker.ErrNoCode) {
 		return "missing_code: Missing 'code' in response."
 	}
-	var of *provider.Error
-	if !errors.As(err, &of) {
+	var failure *provider.Error
+	if !errors.As(err, &failure) {
 		return err.Error()
 	}
 	switch {
-	case of.Code != "":
-		return of.Code + ": the provider refused the login"
-	case of.Reason != "":
-		return "the login is not accepted: " + of.Doing + ": " + of.Reason
+	case failure.Code != "":
+		return failure.Code + ": the provider refused the login"
+	case failure.Reason != "":
+		return "the login is not accepted: " + failure.Doing + ": " + failure.Reason
 	default:
 		return broker.ErrLoginFailed.Error()
 	}

@@ -59,6 +59,7 @@ func newLoginLimits() *loginLimits {
 	}
 }
 
+// of are the shares of one provider, so that a flood of logins at one leaves the others alone.
 func (l *loginLimits) of(provider string) *loginShares {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -105,6 +106,7 @@ func (l *loginLimits) admit(ctx context.Context, x *exchange, provider string) (
 // unseen tells a browser that comes through a proxy which is not configured as one.
 func unseen(peer authn.Peer, forwarded string) bool { return !peer.Proxied && forwarded != "" }
 
+// turn waits for a share, for as long as a login may wait.
 func turn(ctx context.Context, share *rate.Limiter) error {
 	if err := share.Wait(ctx); err != nil {
 		return errManyLogins

@@ -13,6 +13,7 @@ func (x *exchange) param(name string) (value string, present bool) {
 	return paramOf(x.Request.URL.RawQuery, name)
 }
 
+// paramOf reads one parameter, the first of its name.
 func paramOf(query, name string) (value string, present bool) {
 	for query != "" {
 		var pair string
@@ -66,8 +67,8 @@ const maxRedirect = 4096 // bytes (Gen3 contract 1.4); it travels in cookies
 // ASCII are escaped.
 func escapedPath(path string) string {
 	var escaped strings.Builder
-	for at := range len(path) {
-		if octet := path[at]; octet <= ' ' || octet >= 0x7f || strings.IndexByte("\"<>^`{|}", octet) >= 0 {
+	for i := range len(path) {
+		if octet := path[i]; octet <= ' ' || octet >= 0x7f || strings.IndexByte("\"<>^`{|}", octet) >= 0 {
 			fmt.Fprintf(&escaped, "%%%02X", octet)
 		} else {
 			escaped.WriteByte(octet)
@@ -88,8 +89,8 @@ func cut(text string) string {
 func withName(text, name string) string { return strings.ReplaceAll(text, "%s", name) }
 
 func hostile(text string) bool {
-	for at := range len(text) {
-		if text[at] < 0x20 || text[at] == 0x7f || text[at] == '\\' {
+	for i := range len(text) {
+		if text[i] < 0x20 || text[i] == 0x7f || text[i] == '\\' {
 			return true
 		}
 	}

@@ -173,6 +173,7 @@ func (s *keySet) fetchOnce(came time.Time) error {
 	return nil
 }
 
+// same tells that a key was published again unchanged: what it verified stays verified.
 func (k *publicKey) same(other *publicKey) bool {
 	key, ok := k.raw.(interface {
 		Equal(other crypto.PublicKey) bool
@@ -180,6 +181,8 @@ func (k *publicKey) same(other *publicKey) bool {
 	return ok && k.algorithm == other.algorithm && key.Equal(other.raw)
 }
 
+// fetch reads the issuer's keys. Only a document under the same name, and keys under https where the issuer is, are
+// believed (OIDC Discovery 1.0, 4.3).
 func (s *keySet) fetch() (map[string]*publicKey, error) {
 	ctx, cancel := context.WithTimeout(s.base, 10*time.Second)
 	defer cancel()

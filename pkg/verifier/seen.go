@@ -23,6 +23,7 @@ func newSeen(limit int) *seen {
 	return &seen{limit: limit / 2, young: map[[sha256.Size]byte]verified{}}
 }
 
+// get finds a token that was verified, and keeps it among the young ones.
 func (s *seen) get(fingerprint [sha256.Size]byte) (verified, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -42,6 +43,7 @@ func (s *seen) put(fingerprint [sha256.Size]byte, found verified) {
 	s.add(fingerprint, found)
 }
 
+// add makes room by dropping a whole generation: that costs no order of use, and no allocation for each token.
 func (s *seen) add(fingerprint [sha256.Size]byte, found verified) {
 	if len(s.young) >= s.limit {
 		s.young, s.old = make(map[[sha256.Size]byte]verified, s.limit), s.young

@@ -213,6 +213,7 @@ func sameType(want, got string) bool {
 	return strings.ToLower(want) == strings.TrimPrefix(got, "application/")
 }
 
+// check verifies the signature before it reads a claim, and the issuer and the audience before the times.
 func (v *Verifier) check(token string, head header, key *publicKey, now time.Time) (*Claims, error) {
 	if !key.fits(head.Algorithm) {
 		return nil, fmt.Errorf("%w: the key is of another kind", ErrAlgorithm)
@@ -235,6 +236,7 @@ func (v *Verifier) check(token string, head header, key *publicKey, now time.Tim
 	return claims, v.timely(claims, now)
 }
 
+// timely compares the times (RFC 7519 4.1.4 to 4.1.6). The leeway lengthens no life by more than it says.
 func (v *Verifier) timely(claims *Claims, now time.Time) error {
 	switch {
 	case !now.Before(claims.ExpiresAt.Add(v.settings.leeway)):

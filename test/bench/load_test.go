@@ -49,14 +49,14 @@ func (l *load) run(b *testing.B, duration time.Duration) []time.Duration {
 	b.Helper()
 	each, until := make([][]time.Duration, len(l.connections)), time.Now().Add(duration)
 	var all sync.WaitGroup
-	for at, connection := range l.connections {
+	for i, connection := range l.connections {
 		all.Go(func() {
 			for began := time.Now(); began.Before(until); began = time.Now() {
 				if status := connection.ask(l.request); status != http.StatusOK {
 					b.Errorf("answered %d", status)
 					return
 				}
-				each[at] = append(each[at], time.Since(began))
+				each[i] = append(each[i], time.Since(began))
 			}
 		})
 	}

@@ -26,14 +26,14 @@ const dead = -time.Second
 func together(b *testing.B, r *rack.Rack, people []int, query string) time.Duration {
 	b.Helper()
 	workers := make([]*http.Client, len(people))
-	for at, person := range people {
-		workers[at] = instance.WorkerAt(rack.AddressOf(person))
+	for i, person := range people {
+		workers[i] = instance.WorkerAt(rack.AddressOf(person))
 	}
 	began := time.Now()
 	var all sync.WaitGroup
-	for at := range people {
+	for i := range people {
 		all.Go(func() {
-			if got := r.WTS[at%len(r.WTS)].Token(b, workers[at], query); got.Status != http.StatusOK {
+			if got := r.WTS[i%len(r.WTS)].Token(b, workers[i], query); got.Status != http.StatusOK {
 				b.Errorf("answered %d: %s", got.Status, got.Message)
 			}
 		})
@@ -43,8 +43,8 @@ func together(b *testing.B, r *rack.Rack, people []int, query string) time.Durat
 }
 
 func numbers(from, count int) (people []int) {
-	for at := range count {
-		people = append(people, from+at)
+	for i := range count {
+		people = append(people, from+i)
 	}
 	return people
 }
@@ -132,8 +132,8 @@ func BenchmarkAnotherProvidersTrouble(b *testing.B) {
 	const people = 40
 	for b.Loop() {
 		r := rack.New(b, rack.Setup{People: people + 1, Replicas: 2, Life: time.Hour, Timeout: time.Minute, Rate: 10_000})
-		for at, name := range r.Names {
-			if at < people {
+		for i, name := range r.Names {
+			if i < people {
 				r.Connect(b, name, time.Hour, true)
 			} else {
 				r.Connect(b, name, time.Hour, false)

@@ -25,9 +25,9 @@ func BenchmarkGoodCallersBesideAttackers(b *testing.B) {
 		var ratios []float64
 		for range 5 {
 			var tails [2]time.Duration
-			for at, target := range []string{r.WTS[0].Address, strings.TrimPrefix(idle.URL, "http://")} {
+			for i, target := range []string{r.WTS[0].Address, strings.TrimPrefix(idle.URL, "http://")} {
 				stop := attackers(target)
-				tails[at] = paired.Percentile(good.run(b, 2*time.Second), .99)
+				tails[i] = paired.Percentile(good.run(b, 2*time.Second), .99)
 				stop()
 			}
 			ratios = append(ratios, float64(tails[0])/float64(tails[1]))

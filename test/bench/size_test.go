@@ -35,10 +35,10 @@ func BenchmarkAMillionConnections(b *testing.B) {
 	const people = 1000
 	for b.Loop() {
 		var racks [2]*rack.Rack
-		for at := range racks {
-			racks[at] = rack.New(b, rack.Setup{People: people, Replicas: 1, Life: time.Hour, Rate: 100})
-			for _, name := range racks[at].Names {
-				racks[at].Connect(b, name, time.Hour, false)
+		for i := range racks {
+			racks[i] = rack.New(b, rack.Setup{People: people, Replicas: 1, Life: time.Hour, Rate: 100})
+			for _, name := range racks[i].Names {
+				racks[i].Connect(b, name, time.Hour, false)
 			}
 		}
 		many := racks[1]

@@ -92,8 +92,8 @@ type demo struct {
 }
 
 func (d *demo) close() {
-	for at := len(d.closers) - 1; at >= 0; at-- {
-		_ = d.closers[at]() // it ends with the process in any case
+	for i := len(d.closers) - 1; i >= 0; i-- {
+		_ = d.closers[i]() // it ends with the process in any case
 	}
 }
 
@@ -130,9 +130,9 @@ func startDemo(ctx context.Context, out io.Writer, options options) (_ *demo, er
 
 // demoPorts are four ports in a row, or four free ones.
 func demoPorts(first int) (ports [4]int, err error) {
-	for at := range ports {
+	for i := range ports {
 		if first != 0 {
-			ports[at] = first + at
+			ports[i] = first + i
 			continue
 		}
 		listener, err := net.Listen("tcp", net.JoinHostPort(demoLoopback, "0"))
@@ -140,7 +140,7 @@ func demoPorts(first int) (ports [4]int, err error) {
 			return ports, fmt.Errorf("a free port: %w", err)
 		}
 		defer listener.Close()
-		ports[at] = listener.Addr().(*net.TCPAddr).Port
+		ports[i] = listener.Addr().(*net.TCPAddr).Port
 	}
 	return ports, nil
 }

@@ -161,13 +161,13 @@ func (d *demo) tell(ctx context.Context) error {
 			return d.resourceSays(ctx, short.Token, http.StatusUnauthorized)
 		}},
 	}
-	for at, step := range steps {
+	for i, step := range steps {
 		outcome, err := step.run()
 		if err != nil {
-			fmt.Fprintf(d.out, "%d. %s: FAILED: %v\n", at+1, step.name, err)
+			fmt.Fprintf(d.out, "%d. %s: FAILED: %v\n", i+1, step.name, err)
 			return fmt.Errorf("%w: %s: %w", errNotDemo, step.name, err)
 		}
-		fmt.Fprintf(d.out, "%d. %s: %s\n", at+1, step.name, outcome)
+		fmt.Fprintf(d.out, "%d. %s: %s\n", i+1, step.name, outcome)
 	}
 	fmt.Fprintln(d.out, "Every step went as it should.")
 	return nil

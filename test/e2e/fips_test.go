@@ -60,19 +60,19 @@ audiences: {npm: {}}
 	worker := instance.Worker()
 	rotate := func(where string) { // each replica once, with a token that the other one's rotation sealed
 		t.Helper()
-		for at, one := range replicas {
+		for i, one := range replicas {
 			time.Sleep(accessLife * time.Second)
 			if answer := one.Token(t, worker, "?expires=600"); answer.Status != http.StatusOK {
-				t.Fatalf("%s, replica %d: %d %s", where, at, answer.Status, answer.Message)
+				t.Fatalf("%s, replica %d: %d %s", where, i, answer.Status, answer.Message)
 			}
 		}
 	}
 	each := func(where string, variables ...string) {
 		t.Helper()
-		for at, one := range replicas {
+		for i, one := range replicas {
 			one.RestartIn(t, variables...)
 			one.AwaitReady(t)
-			rotate(fmt.Sprintf("%s, after replica %d", where, at))
+			rotate(fmt.Sprintf("%s, after replica %d", where, i))
 		}
 	}
 	reencrypt := func(want byte) {

@@ -98,11 +98,11 @@ func newDeployment(t *testing.T, people int, port int) *deployment {
 	d := &deployment{database: pgtest.Database(t)}
 	var users []providertest.User
 	workers := ""
-	for at := range people {
-		name := fmt.Sprintf("user%d@example.org", at)
+	for i := range people {
+		name := fmt.Sprintf("user%d@example.org", i)
 		d.people = append(d.people, name)
-		users = append(users, providertest.User{Subject: fmt.Sprint(100 + at), Name: name, Password: "p"})
-		workers += fmt.Sprintf("%s: %s\n", workerOf(at), name)
+		users = append(users, providertest.User{Subject: fmt.Sprint(100 + i), Name: name, Password: "p"})
+		workers += fmt.Sprintf("%s: %s\n", workerOf(i), name)
 	}
 	start := func(address string) *providertest.Fence {
 		fence, err := providertest.StartFence(providertest.FenceOptions{Address: address, Users: users})
@@ -180,19 +180,19 @@ func TestPythonsCryptographyAndOurs(t *testing.T) {
 	d := newDeployment(t, 5, port)
 	migrateAsPython(t, d.database, "3417aec47fe2")
 	var tokens, insert []string
-	for at, name := range d.people[:4] {
+	for i, name := range d.people[:4] {
 		tokens = append(tokens, d.fence.Grant(name, clientID))
-		insert = append(insert, fmt.Sprintf("('%%s', 'jti%d', '%s', '%d', %d, 'default')", at, name, 100+at, time.Now().Add(time.Hour).Unix()))
+		insert = append(insert, fmt.Sprintf("('%%s', 'jti%d', '%s', '%d', %d, 'default')", i, name, 100+i, time.Now().Add(time.Hour).Unix()))
 	}
 	tokens = append(tokens, d.other.Grant(d.people[0], clientID))
 	insert = append(insert, fmt.Sprintf("('%%s', 'jti9', '%s', '100', %d, 'other')", d.people[0], time.Now().Add(time.Hour).Unix()))
-	for at, sealed := range d.runPython(t, "seal", strings.Join(tokens, "\n")+"\n") {
-		sql(t, d.database, "INSERT INTO refresh_token (token, jti, username, userid, expires, idp) VALUES "+fmt.Sprintf(insert[at], sealed))
+	for i, sealed := range d.runPython(t, "seal", strings.Join(tokens, "\n")+"\n") {
+		sql(t, d.database, "INSERT INTO refresh_token (token, jti, username, userid, expires, idp) VALUES "+fmt.Sprintf(insert[i], sealed))
 	}
 	ours := instance.StartDeployed(t, port, d.env)
 	ours.AwaitStatus(t, "/_status", http.StatusOK)
-	for at, name := range d.people[:4] {
-		served(t, ours, at, name, "")
+	for i, name := range d.people[:4] {
+		served(t, ours, i, name, "")
 	}
 	served(t, ours, 0, d.people[0], "?idp=other")
 	if rows := sql(t, d.database, "SELECT count(*) FROM refresh_token"); rows[0] != "5" {

@@ -116,8 +116,8 @@ func TestARolloutAndTheWayBack(t *testing.T) {
 		served(t, second, at, name, "")
 		old.serves(t, name)
 	}
-	for at := range people - 2 {
-		everywhere("after the swap", at)
+	for i := range people - 2 {
+		everywhere("after the swap", i)
 	}
 	for turn := range 24 {
 		at := turn % people
@@ -141,15 +141,15 @@ func TestARolloutAndTheWayBack(t *testing.T) {
 	// The way back.
 	ours.Kill()
 	second.Kill()
-	for at, name := range d.people {
-		t.Log("on the way back", at)
+	for i, name := range d.people {
+		t.Log("on the way back", i)
 		old.serves(t, name)
 	}
 	// And forward once more.
 	ours.Restart(t)
 	ours.AwaitStatus(t, "/_status", http.StatusOK)
-	for at := range people {
-		everywhereButSecond(t, ours, old, at, d.people[at])
+	for i := range people {
+		everywhereButSecond(t, ours, old, i, d.people[i])
 	}
 }
 

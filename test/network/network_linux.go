@@ -77,8 +77,8 @@ type Host struct {
 func Hosts(t testing.TB, count int) (hosts []*Host) {
 	t.Helper()
 	run(t, nil, "link set lo up", "address add "+Provider+"/32 dev lo", "address add "+Database+"/32 dev lo", "route add local "+workers+" dev lo")
-	for at := range count {
-		h := &Host{at: at, Address: address(at, ToWorkers)}
+	for i := range count {
+		h := &Host{at: i, Address: address(i, ToWorkers)}
 		var err error
 		if h.namespace, err = newNamespace(); err != nil {
 			t.Fatal(err)
@@ -87,13 +87,13 @@ func Hosts(t testing.TB, count int) (hosts []*Host) {
 		far := fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), h.namespace.Fd())
 		run(t, h, "link set lo up")
 		for path, theirs := range map[Path]string{ToProvider: Provider, ToDatabase: Database, ToWorkers: caller} {
-			near, own := h.near(path), address(at, path)
+			near, own := h.near(path), address(i, path)
 			run(t, nil,
-				fmt.Sprintf("link add %s address %s type veth peer name %s address %s netns %s", near, hardware(at, path, 'n'), path, hardware(at, path, 'f'), far),
-				"link set "+near+" up", "neighbour add "+own+" lladdr "+hardware(at, path, 'f')+" nud permanent dev "+near,
+				fmt.Sprintf("link add %s address %s type veth peer name %s address %s netns %s", near, hardware(i, path, 'n'), path, hardware(i, path, 'f'), far),
+				"link set "+near+" up", "neighbour add "+own+" lladdr "+hardware(i, path, 'f')+" nud permanent dev "+near,
 				"route add "+own+"/32 dev "+near+" src "+theirs)
 			run(t, h, "address add "+own+"/32 dev "+path.String(), "link set "+path.String()+" up",
-				"neighbour add "+theirs+" lladdr "+hardware(at, path, 'n')+" nud permanent dev "+path.String(),
+				"neighbour add "+theirs+" lladdr "+hardware(i, path, 'n')+" nud permanent dev "+path.String(),
 				"route add "+theirs+"/32 dev "+path.String()+" src "+own)
 		}
 		run(t, h, "route add "+workers+" via "+caller+" dev "+ToWorkers.String()+" onlink src "+h.Address)

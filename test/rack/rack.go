@@ -80,8 +80,8 @@ func New(t testing.TB, of Setup) *Rack {
 		r.Hosts = network.Hosts(t, of.Replicas)
 		place = apart(t)
 	}
-	for at := range addresses {
-		addresses[at] = r.addressOfReplica(t, at)
+	for i := range addresses {
+		addresses[i] = r.addressOfReplica(t, i)
 	}
 	var err error
 	if of.Standby {
@@ -97,23 +97,23 @@ func New(t testing.TB, of Setup) *Rack {
 		t.Cleanup(func() { _ = r.Database.Remove() })
 	}
 	workers := ""
-	for at := range of.People {
-		name := fmt.Sprintf("user%d", at)
+	for i := range of.People {
+		name := fmt.Sprintf("user%d", i)
 		r.Names = append(r.Names, name)
 		place.provider.Users = append(place.provider.Users, providertest.User{Name: name, Password: "p"})
-		workers += fmt.Sprintf("%s: %s\n", r.workerAddress(at), name)
+		workers += fmt.Sprintf("%s: %s\n", r.workerAddress(i), name)
 	}
 	// Browsers reach the first replica under this name, wherever it is.
 	public := "localhost:" + addresses[0][strings.LastIndexByte(addresses[0], ':')+1:]
 	place.provider.AccessLife, place.provider.Grace, place.provider.OpaqueAccessTokens = of.Life, of.Grace, true
 	callbacks := []string{"/oauth2/authorize", "/oauth2/authorize/second"}
-	for at, one := range []**providertest.Server{&r.Provider, &r.Second} {
+	for i, one := range []**providertest.Server{&r.Provider, &r.Second} {
 		server, err := providertest.Start(place.provider)
 		if err != nil {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { _ = server.Close() })
-		server.Register(providertest.Client{ID: "wts", Secret: "s", RedirectURI: "http://" + public + callbacks[at]})
+		server.Register(providertest.Client{ID: "wts", Secret: "s", RedirectURI: "http://" + public + callbacks[i]})
 		*one = server
 	}
 	dir := t.TempDir()
@@ -125,8 +125,8 @@ func New(t testing.TB, of Setup) *Rack {
 	options := fmt.Sprintf("client_id: wts, client_secret: s, username_claim: preferred_username, timeout: 5s, refresh_timeout: %s, refresh_rate: %d, reuse_grace: %s, revokes_access: %t",
 		timeout, of.Rate, of.Grace, of.Revokes)
 	// Replicas seal in the two forms by turns, as they do while an operator changes from one to the other.
-	for at, address := range addresses {
-		r.WTS = append(r.WTS, instance.StartOn(t, r.host(at), address, fmt.Sprintf(`
+	for i, address := range addresses {
+		r.WTS = append(r.WTS, instance.StartOn(t, r.host(i), address, fmt.Sprintf(`
 url: http://%s
 listen: ["%s"]
 metrics_listen: "off"
@@ -143,7 +143,7 @@ default_provider: main
 providers:
   main: {issuer: "%s", %s}
   second: {issuer: "%s", %s}
-`, public, address, r.Database.URL, keyFile, 1+at%2, dir, dir, at, of.DrainDelay, max(20*time.Second, timeout+10*time.Second), max(20*time.Second, timeout+6*time.Second),
+`, public, address, r.Database.URL, keyFile, 1+i%2, dir, dir, i, of.DrainDelay, max(20*time.Second, timeout+10*time.Second), max(20*time.Second, timeout+6*time.Second),
 			cmp.Or(of.Log, "warn"), r.Provider.Issuer, options, r.Second.Issuer, options)))
 	}
 	for _, one := range r.WTS {
@@ -230,8 +230,8 @@ func (r *Rack) Connect(t testing.TB, name string, life time.Duration, second boo
 	}
 	grant := func(server *providertest.Server, id string) broker.Grant {
 		token, now := make([]byte, 900), time.Now()
-		for at := range token {
-			token[at] = 'a' + byte(at%26)
+		for i := range token {
+			token[i] = 'a' + byte(i%26)
 		}
 		return broker.Grant{
 			UserID: userID, Provider: id, Identity: provider.Identity{Issuer: server.Issuer, Subject: name, Username: name},

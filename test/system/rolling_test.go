@@ -79,9 +79,9 @@ func TestARollingUpdateRefusesNoRequest(t *testing.T) {
 	const people, each = 50, 200
 	r := rack.New(t, rack.Setup{People: people, Replicas: 3, Life: 3 * time.Second, Rate: 200, DrainDelay: 2500 * time.Millisecond})
 	b := &balancer{replicas: r.WTS}
-	for at, name := range r.Names {
+	for i, name := range r.Names {
 		r.Connect(t, name, 3*time.Second, false)
-		dialer := &net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(rack.AddressOf(at))}}
+		dialer := &net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(rack.AddressOf(i))}}
 		b.people = append(b.people, &http.Client{Timeout: 20 * time.Second, Transport: &http.Transport{DialContext: dialer.DialContext}})
 	}
 	ctx, cancel := context.WithCancel(t.Context())

@@ -157,13 +157,13 @@ func TestTwoReplicasOnOnePostgreSQL(t *testing.T) {
 		changed := [2]bool{}
 		minted := 0
 		for deadline := time.Now().Add(12 * time.Second); time.Now().Before(deadline) && (!changed[0] || !changed[1]); time.Sleep(50 * time.Millisecond) {
-			for at, replica := range []*instance.Instance{c.one, c.two} {
+			for i, replica := range []*instance.Instance{c.one, c.two} {
 				token := mint(t, replica)
 				minted++
-				changed[at] = kid(t, token) != before
+				changed[i] = kid(t, token) != before
 				for _, service := range services {
 					if _, err := service.Verify(t.Context(), token); err != nil {
-						t.Fatalf("a token of %s, signed by the new key: %v, was refused: %v", replica.Address, changed[at], err)
+						t.Fatalf("a token of %s, signed by the new key: %v, was refused: %v", replica.Address, changed[i], err)
 					}
 				}
 			}

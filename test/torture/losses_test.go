@@ -206,15 +206,15 @@ func (r victim) history(l *ledger, of loss, faults []fault, refusals []refusal) 
 	name, events := of.reuse.Subject, l.of[of.reuse.Subject]
 	// From two rotations before the token that came back was given: what was before that went well.
 	from, given, earlier := time.Time{}, 0, 0
-	for at := len(events) - 1; at >= 0; at-- {
+	for i := len(events) - 1; i >= 0; i-- {
 		if given == 3 {
-			if events[at].Given != "" {
+			if events[i].Given != "" {
 				earlier++
 			}
 			continue
 		}
-		if events[at].Given != "" && !events[at].At.After(of.reuse.SpentAt) && l.names[events[at].Given] != "" && events[at].Presented != of.reuse.Presented {
-			given, from = given+1, events[at].At
+		if events[i].Given != "" && !events[i].At.After(of.reuse.SpentAt) && l.names[events[i].Given] != "" && events[i].Presented != of.reuse.Presented {
+			given, from = given+1, events[i].At
 		}
 	}
 	from, to := from.Add(-100*time.Millisecond), of.reuse.At.Add(3*time.Second)
@@ -233,8 +233,8 @@ func (r victim) history(l *ledger, of loss, faults []fault, refusals []refusal) 
 			lines = append(lines, line{one.at, "  REFUSED; the row: " + r.describe(l, one)})
 		}
 	}
-	for at := range r.WTS {
-		lines = append(lines, r.logged(at, name, from, to)...)
+	for i := range r.WTS {
+		lines = append(lines, r.logged(i, name, from, to)...)
 	}
 	lines = slices.DeleteFunc(lines, func(one line) bool { return one.at.Before(from) || one.at.After(to) })
 	slices.SortStableFunc(lines, func(a, b line) int { return a.at.Compare(b.at) })

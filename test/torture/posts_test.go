@@ -24,10 +24,10 @@ func TestPostsForShortLives(t *testing.T) {
 	before := r.Provider.Ledger()
 	stop := time.Now().Add(*shortLife * 195 / 100)
 	var all sync.WaitGroup
-	for at := range connections {
+	for i := range connections {
 		for caller := range callers {
 			all.Go(func() {
-				worker := r.Worker(at)
+				worker := r.Worker(i)
 				for time.Now().Before(stop) {
 					if got := r.WTS[caller%len(r.WTS)].Token(t, worker, "?expires=600"); got.Status != http.StatusOK {
 						t.Errorf("%d", got.Status)
@@ -53,12 +53,12 @@ func TestOnePostForEachExpiry(t *testing.T) {
 	began, before := time.Now(), r.Provider.Ledger()
 	workers := make([][]*http.Client, connections)
 	last, renewed := make([]string, connections), make([]time.Time, connections)
-	for at := range connections {
-		renewed[at] = time.Now()
+	for i := range connections {
+		renewed[i] = time.Now()
 		for range r.WTS {
-			worker := r.Worker(at)
+			worker := r.Worker(i)
 			worker.Transport.(*http.Transport).MaxIdleConnsPerHost = callers
-			workers[at] = append(workers[at], worker)
+			workers[i] = append(workers[i], worker)
 		}
 	}
 	for pair := range *pairs {

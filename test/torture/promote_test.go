@@ -22,8 +22,8 @@ func TestPromotions(t *testing.T) {
 	people := working + (leaving+newcomers)**promotions
 	r := rack.New(t, rack.Setup{People: people, Replicas: 3, Life: life, Rate: 1000, Standby: true})
 	v := victim{r}
-	for at := range working + leaving**promotions {
-		if err := r.LogIn(t.Context(), r.Names[at]); err != nil {
+	for i := range working + leaving**promotions {
+		if err := r.LogIn(t.Context(), r.Names[i]); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -80,13 +80,13 @@ func TestPromotions(t *testing.T) {
 	atWork.Wait()
 	watched.Wait()
 	var lost []string
-	for at := range working {
+	for i := range working {
 		status := 0
 		for deadline := time.Now().Add(30 * time.Second); status != http.StatusOK && status != http.StatusForbidden && time.Now().Before(deadline); time.Sleep(100 * time.Millisecond) {
-			status, _ = ask(r.Worker(at), r.WTS[at%len(r.WTS)].Address)
+			status, _ = ask(r.Worker(i), r.WTS[i%len(r.WTS)].Address)
 		}
 		if status != http.StatusOK {
-			lost = append(lost, r.Names[at])
+			lost = append(lost, r.Names[i])
 		}
 	}
 	ledger := r.Provider.Ledger()
@@ -113,13 +113,13 @@ func TestRowsThatAreSetBack(t *testing.T) {
 	v := victim{r}
 	r.LogInAll(t)
 	serve := func(within time.Duration) {
-		for at := range r.Names {
+		for i := range r.Names {
 			status := 0
 			for deadline := time.Now().Add(within); status != http.StatusOK && time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
-				status, _ = ask(r.Worker(at), r.WTS[0].Address)
+				status, _ = ask(r.Worker(i), r.WTS[0].Address)
 			}
 			if status != http.StatusOK {
-				t.Errorf("%s is not served: %d", r.Names[at], status)
+				t.Errorf("%s is not served: %d", r.Names[i], status)
 			}
 		}
 	}

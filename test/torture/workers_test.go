@@ -70,8 +70,8 @@ func (r victim) work(t *testing.T, seen *tally, people []int, stop <-chan struct
 
 // everybody are the numbers of all.
 func (r victim) everybody() (people []int) {
-	for at := range r.Names {
-		people = append(people, at)
+	for i := range r.Names {
+		people = append(people, i)
 	}
 	return people
 }
@@ -151,11 +151,11 @@ func (s *tally) percentile(share float64) time.Duration {
 // lost asks for everybody once more, when all is well, and returns who has to log in again.
 func (r victim) lost(t *testing.T) (names []string) {
 	t.Helper()
-	for at, name := range r.Names {
-		client := r.Worker(at)
+	for i, name := range r.Names {
+		client := r.Worker(i)
 		status := 0
 		for deadline := time.Now().Add(90 * time.Second); status != http.StatusOK && status != http.StatusForbidden && time.Now().Before(deadline); time.Sleep(100 * time.Millisecond) {
-			status, _ = ask(client, r.WTS[at%len(r.WTS)].Address)
+			status, _ = ask(client, r.WTS[i%len(r.WTS)].Address)
 		}
 		if status != http.StatusOK {
 			names = append(names, fmt.Sprintf("%s (%d)", name, status))

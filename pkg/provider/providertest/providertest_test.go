@@ -64,9 +64,9 @@ func grant(t *testing.T, client *provider.Provider) provider.Tokens {
 }
 
 func outcome(err error) provider.Outcome {
-	var of *provider.Error
-	if errors.As(err, &of) {
-		return of.Outcome
+	var failure *provider.Error
+	if errors.As(err, &failure) {
+		return failure.Outcome
 	}
 	return ""
 }

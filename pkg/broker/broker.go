@@ -11,8 +11,6 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
-	"slices"
-	"strings"
 	"time"
 
 	"github.com/workspace-token-service/wts/pkg/keyring"
@@ -152,14 +150,14 @@ type Config struct {
 
 // Broker trades connections for access tokens. It is safe for concurrent use.
 type Broker struct {
-	config    Config
-	providers map[string]*provider.Provider
-	store     Store
-	logins    LoginStore
-	keys      *keyring.Keyring
-	cache     *cache
-	engine    *engine
-	now       func() time.Time
+	*catalog
+	config Config
+	store  Store
+	logins LoginStore
+	keys   *keyring.Keyring
+	cache  *cache
+	engine *engine
+	now    func() time.Time
 }
 
 // Parts are what a Broker is made of; all of them are needed.
@@ -184,7 +182,8 @@ func New(parts Parts) *Broker {
 	parts.Config.FailoverWindow = cmp.Or(parts.Config.FailoverWindow, time.Minute)
 	known, observer := newCache(), parts.Observer.withSilence()
 	b := &Broker{
-		config: parts.Config, providers: map[string]*provider.Provider{}, store: parts.Store, logins: parts.Logins,
+		catalog: &catalog{map[string]*provider.Provider{}, parts.Config.DefaultProvider},
+		config:  parts.Config, store: parts.Store, logins: parts.Logins,
 		keys: parts.Keys, now: parts.Now, cache: known,
 		engine: &engine{
 			config: parts.Config, replica: rand.Text(), alone: parts.Alone, store: parts.Store, replicas: parts.Replicas, outbox: parts.Outbox,
@@ -199,6 +198,7 @@ func New(parts Parts) *Broker {
 		up.served = observer.Serving(one.ID)
 		b.engine.upstreams[one.ID] = up
 	}
+	b.engine.failover.engine = b.engine
 	var err error
 	if b.engine.spool, err = newSpool(parts.Config.SpoolDir, parts.Config.SpoolTag, b.engine.replica); err != nil {
 		observer.SpoolFailed(err)
@@ -227,57 +227,6 @@ func (b *Broker) Forget(userID, providerID string) {
 
 // ForgetAll drops everything. It is for when changes may have been missed.
 func (b *Broker) ForgetAll() { b.cache.forgetAll() }
-
-// Provider resolves the name that a request gives; empty, and "default", are the default provider.
-func (b *Broker) Provider(name string) (id string, err error) {
-	if name == "" || name == "default" {
-		return b.config.DefaultProvider, nil
-	}
-	if _, ok := b.providers[name]; !ok {
-		return "", ErrProvider
-	}
-	return name, nil
-}
-
-// IsDefault tells whether the provider is the one that establishes who a user is.
-func (b *Broker) IsDefault(id string) bool { return id == b.config.DefaultProvider }
-
-// NameOf is what a person calls a provider.
-func (b *Broker) NameOf(id string) string { return b.providers[id].Config.Name }
-
-// Revokes tells whether a provider, as far as it is known, can be told that a grant has ended.
-func (b *Broker) Revokes(id string) bool { return b.providers[id].Revokes() }
-
-// Listed is a provider as a person sees it.
-type Listed struct {
-	ID, Name string
-	Default  bool
-	// BaseURL is the commons that it belongs to, or where it is, as the operator wrote it.
-	BaseURL string
-
-	position int
-}
-
-// Providers lists the providers, the default one first.
-func (b *Broker) Providers() []Listed {
-	var all []Listed
-	for id, one := range b.providers {
-		all = append(all, Listed{
-			ID: id, Name: one.Config.Name, Default: b.IsDefault(id), position: one.Config.Position,
-			BaseURL: cmp.Or(one.Config.BaseURL, one.Config.Issuer, one.Config.AuthURL),
-		})
-	}
-	slices.SortFunc(all, func(a, b Listed) int {
-		switch {
-		case a.Default:
-			return -1
-		case b.Default:
-			return 1
-		}
-		return cmp.Or(cmp.Compare(a.position, b.position), strings.Compare(a.Name, b.Name), strings.Compare(a.ID, b.ID))
-	})
-	return all
-}
 
 // outage marks a failure of the database.
 func outage(err error) error { return &Unavailable{RetryAfter: 2 * time.Second, Cause: err} }

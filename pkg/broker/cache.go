@@ -72,6 +72,7 @@ func instant(at time.Time) int64 {
 	return at.UnixNano()
 }
 
+// token is what a caller gets. The text is shared with the cache, not copied.
 func (h *held) token() Token {
 	token := Token{Value: h.value, Body: h.body, SHA256: h.sum, Degraded: h.degraded}
 	if h.expires != 0 {
@@ -123,6 +124,8 @@ const (
 	heldBeside = 350
 )
 
+// newCache makes a cache that forgets what is used least once it is full; nothing in it expires by time, since a token
+// that has run out may still name a grant that lives.
 func newCache() *cache {
 	return &cache{entries: otter.Must(&otter.Options[cacheKey, *held]{
 		MaximumWeight: maxHeld,
@@ -166,8 +169,8 @@ func render(token secret.Text) string {
 	var body strings.Builder
 	body.Grow(len(bodyBefore) + len(token) + len(bodyAfter))
 	body.WriteString(bodyBefore)
-	for at := range len(token) {
-		switch char := token[at]; {
+	for i := range len(token) {
+		switch char := token[i]; {
 		case char == '"' || char == '\\':
 			body.WriteByte('\\')
 			body.WriteByte(char)

@@ -15,6 +15,7 @@ import (
 // engine refreshes connections: which token is presented, when, by which replica, and what an answer
 // means for the row (refresh-engine.md). It fills the cache; it does not know who asks.
 type engine struct {
+	tasks
 	config   Config
 	replica  string // a random id of this process
 	alone    bool   // this is the only process on the database
@@ -39,17 +40,16 @@ type engine struct {
 	landings  landings
 	aloft     aloft
 	spool     spooler
-	tasks     tasks
 	// databaseAway is until when the database counts as away, in unix nanoseconds.
 	databaseAway atomic.Int64
 }
 
 // read reads a connection and refuses one that is not good.
 func (e *engine) read(caller context.Context, key cacheKey) (Row, error) {
-	ctx, cancel := context.WithTimeout(caller, statementTimeout)
+	ctx, cancel := context.WithTimeout(caller, StatementTimeout)
 	defer cancel()
 	row, err := e.store.Row(ctx, key.userID, key.provider)
-	if (err == nil || errors.Is(err, ErrNotConnected)) && e.setBack(ctx, key, row.Version) {
+	if (err == nil || errors.Is(err, ErrNotConnected)) && e.failover.setBack(ctx, key, row.Version) {
 		row, err = e.store.Row(ctx, key.userID, key.provider)
 	}
 	switch {
@@ -76,7 +76,7 @@ func (e *engine) away(now time.Time) bool { return now.UnixNano() < e.databaseAw
 
 // apply applies an action to a row in the database.
 func (e *engine) apply(ctx context.Context, row Row, action Action) (Change, error) {
-	ctx, cancel := context.WithTimeout(ctx, statementTimeout)
+	ctx, cancel := context.WithTimeout(ctx, StatementTimeout)
 	defer cancel()
 	change, err := e.store.Apply(ctx, row, action)
 	if err == nil && !e.alone {
@@ -101,19 +101,19 @@ type tasks struct {
 }
 
 // background runs a task until it ends or the engine does. Before Run, and after it, nothing is run.
-func (e *engine) background(task func(ctx context.Context)) {
-	e.tasks.mu.Lock()
-	defer e.tasks.mu.Unlock()
-	if e.tasks.ctx == nil || e.tasks.ctx.Err() != nil {
+func (t *tasks) background(task func(ctx context.Context)) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.ctx == nil || t.ctx.Err() != nil {
 		return
 	}
-	ctx := e.tasks.ctx
-	e.tasks.running.Go(func() { task(ctx) })
+	ctx := t.ctx
+	t.running.Go(func() { task(ctx) })
 }
 
 // again runs a step beside the callers until it says that it is over, with growing pauses.
-func (e *engine) again(step func(ctx context.Context) (over bool)) {
-	e.background(func(ctx context.Context) {
+func (t *tasks) again(step func(ctx context.Context) (over bool)) {
+	t.background(func(ctx context.Context) {
 		for wait := 100 * time.Millisecond; ; wait = min(wait*2, 2*time.Second) {
 			select {
 			case <-ctx.Done():
@@ -134,9 +134,9 @@ func (e *engine) run(ctx context.Context) {
 	e.tasks.ctx = ctx
 	e.tasks.mu.Unlock()
 	e.background(e.beat)
-	e.background(e.sweep)
+	e.background(newSweeper(e).sweep)
 	for _, up := range e.upstreams {
-		e.background(func(ctx context.Context) { e.revoke(ctx, up) })
+		e.background((&revoker{e, up}).revoke)
 	}
 	<-ctx.Done()
 	e.tasks.running.Wait()

@@ -271,7 +271,7 @@ func TestTheLeaseOfAFlight(t *testing.T) {
 					}
 					return provider.Tokens{}, &provider.Error{Outcome: provider.Unsent}
 				}
-				_, _ = e.fly(t.Context(), up, flight)
+				_, _ = (&presentation{e, up, flight}).fly(t.Context())
 				if sent != line.sends {
 					t.Errorf("the token is sent: %t, want %t", sent, line.sends)
 				}
@@ -448,7 +448,7 @@ func TestATakeoverThatIsTooLate(t *testing.T) {
 				b.engine.alone = line.alone
 				flight := Flight{over: line.over, Presented: line.presented, claimed: time.Now()}
 				time.Sleep(line.later)
-				if got := b.engine.tooLate(up, &flight); got != line.want {
+				if got := (&presentation{b.engine, up, flight}).tooLate(); got != line.want {
 					t.Errorf("got %t, want %t", got, line.want)
 				}
 			})
@@ -495,7 +495,7 @@ func TestWhatAFailureDoesToARow(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				b, _, up := newDesk(line.config)
 				line.flight.claimed = time.Now()
-				got := b.engine.verdictOf(up, line.flight, &line.failure, rest)
+				got := (&presentation{b.engine, up, line.flight}).verdictOf(&line.failure, rest)
 				if got.Phase != line.phase || got.Reason != line.reason || got.Unsent != line.unsent || got.First != line.flight.First || got.Failure != line.failure.Answer() {
 					t.Errorf("got %+v; want %s, %q, unsent %t, first %t, and %q", got, line.phase, line.reason, line.unsent, line.flight.First, line.failure.Answer())
 				}
@@ -516,7 +516,7 @@ func TestWhatIsKnownOfAnOwner(t *testing.T) {
 		beats := map[string]int64{"other": 1, "heard": 1, "dead": 1}
 		look := func() { e.peers.look(Pulse{Beats: beats}, time.Now(), time.Now()) }
 		look()
-		s := &sweeper{gone: map[string]time.Time{"dead": time.Now(), "heard": time.Now()}}
+		s := &sweeper{engine: e, gone: map[string]time.Time{"dead": time.Now(), "heard": time.Now()}}
 		for range 4 {
 			time.Sleep(beatEvery)
 			beats["heard"]++
@@ -535,7 +535,7 @@ func TestWhatIsKnownOfAnOwner(t *testing.T) {
 			"one that was heard since":   {"f", "heard", Owner{}},
 		} {
 			orphan := Orphan{Row: Row{FlightID: line.flight, Replica: line.replica}}
-			if got := e.owner(orphan, s); got != line.want {
+			if got := s.owner(orphan); got != line.want {
 				t.Errorf("%s: got %+v, want %+v", name, got, line.want)
 			}
 		}
@@ -672,7 +672,7 @@ func TestASweeperAndItsOwn(t *testing.T) {
 				if row.Phase != line.phase || row.Reason != line.reason || row.FlightID != "" || asked != 0 || row.PresentedAt.IsZero() == line.kept {
 					t.Errorf("the row is %s, %q, flight %q, presented at %s, after %d posts; want %s", row.Phase, row.Reason, row.FlightID, row.PresentedAt, asked, line.phase)
 				}
-				want := Look{Replica: b.engine.replica, Healthy: []string{"other"}, Overdue: 6*time.Second + flightSlack}
+				want := Look{Replica: b.engine.replica, Healthy: []string{"other"}, Overdue: 6*time.Second + flightSlack, Rested: time.Second}
 				if diff := cmp.Diff(want, d.look); diff != "" {
 					t.Errorf("it asks for (-want +got):\n%s", diff)
 				}
@@ -973,7 +973,7 @@ func TestWhatARefreshBrought(t *testing.T) {
 			if line.tokens != nil {
 				line.tokens(&brought)
 			}
-			got := b.engine.commitOf(up, flight, brought, flight.Reading)
+			got := (&presentation{b.engine, up, flight}).commitOf(brought, flight.Reading)
 			if line.want.After > 0 && got.After >= line.want.After && got.After < line.want.After*3/2 {
 				got.After = line.want.After // it has jitter
 			}
@@ -1223,7 +1223,7 @@ func TestASweeperHoldsItselfBack(t *testing.T) {
 				d.row.Phase, d.row.FlightID, d.row.Replica = Refreshing, "f", "other"
 				d.row.ClaimedAt, d.row.PresentedAt = time.Now().Add(-line.presented), time.Now().Add(-line.presented)
 				orphan := Orphan{Row: d.read(), Claimed: line.presented, Presented: line.presented}
-				e.judge(t.Context(), orphan, Owner{Dead: true}, 0)
+				newSweeper(e).judge(t.Context(), orphan, Owner{Dead: true}, 0)
 				synctest.Wait()
 				if _, asked := d.now(); (asked == 1) != line.begins || len(up.takeovers) != line.takeovers {
 					t.Errorf("it is presented %d times, with %d takeovers after it; want it presented: %t", asked, len(up.takeovers), line.begins)
@@ -1304,7 +1304,7 @@ func TestWhatASweeperRemembers(t *testing.T) {
 		began := time.Now()
 		d.row.Phase, d.row.FlightID, d.row.Replica, d.row.ClaimedAt, d.row.PresentedAt = Refreshing, "f", "other", began, began
 		b.engine.spool = &found{spooler: b.engine.spool, gone: []string{"other"}}
-		s := newSweeper()
+		s := newSweeper(b.engine)
 		for _, line := range []struct {
 			at   time.Duration
 			gone bool
@@ -1312,31 +1312,31 @@ func TestWhatASweeperRemembers(t *testing.T) {
 		}{{time.Second, true, true}, {30 * time.Minute, true, true}, {time.Hour + time.Second, true, true}, {time.Hour + 2*time.Second, false, false}} {
 			for time.Since(began) < line.at {
 				time.Sleep(time.Second)
-				b.engine.sweepOnce(t.Context(), s)
+				s.sweepOnce(t.Context())
 			}
 			if _, gone := s.gone["other"]; gone != line.gone || line.seen && !s.seen["f"].Equal(began.Add(time.Second)) {
 				t.Errorf("after %s: gone %t, first seen after %s; want %t, 1s", line.at, gone, s.seen["f"].Sub(began), line.gone)
 			}
 		}
 		s.seen["f"], d.blind = began, true
-		b.engine.sweepOnce(t.Context(), s)
+		s.sweepOnce(t.Context())
 		if !s.seen["f"].Equal(began) {
 			t.Error("a sweep that failed forgets since when a flight is seen")
 		}
 		d.blind = false
 		time.Sleep(leaseLife - time.Millisecond)
-		b.engine.sweepOnce(t.Context(), s)
+		s.sweepOnce(t.Context())
 		if !s.seen["f"].Equal(began) {
 			t.Errorf("after a short gap the flight is first seen %s after it began, want 0", s.seen["f"].Sub(began))
 		}
 		// What the database would not take while it was away comes first, its holder's successor above all.
 		time.Sleep(leaseLife)
-		b.engine.sweepOnce(t.Context(), s)
+		s.sweepOnce(t.Context())
 		if !s.seen["f"].Equal(time.Now()) {
 			t.Error("a flight counts from before an outage of the database, want from the look after it")
 		}
 		d.row.land()
-		b.engine.sweepOnce(t.Context(), s)
+		s.sweepOnce(t.Context())
 		if len(s.seen) != 0 {
 			t.Errorf("a flight that landed is remembered: %v", s.seen)
 		}

@@ -35,6 +35,8 @@ type Person struct {
 	Identity provider.Identity
 }
 
+// on brings a row back, unless the database holds something later of it: a failover loses the end of a history, never
+// its middle.
 func (r Restore) on(row Row, _ time.Time) (Change, error) {
 	if !r.later(row) {
 		// An end wins over a successor, which goes to the outbox in its place.
@@ -129,6 +131,7 @@ const (
 
 // failover is what this replica knows of the database's last failover. The heartbeat's goroutine has it.
 type failover struct {
+	*engine
 	incarnation string    // at the last heartbeat
 	offered     string    // the incarnation in which it has offered what it had stored
 	since       time.Time // when it first saw the incarnation
@@ -158,8 +161,7 @@ func (f *failover) seen(pulse Pulse, alive []string, now time.Time) (another boo
 
 // attend does this replica's part in a failover, one step at each heartbeat: it offers what it had stored,
 // and notes the database as settled when all have.
-func (e *engine) attend(ctx context.Context, pulse Pulse, now time.Time) {
-	f := &e.failover
+func (f *failover) attend(ctx context.Context, pulse Pulse, now time.Time) {
 	if f.offering != nil {
 		select {
 		case done := <-f.offering:
@@ -172,33 +174,32 @@ func (e *engine) attend(ctx context.Context, pulse Pulse, now time.Time) {
 	}
 	switch {
 	case pulse.Reading.Incarnation == "":
-		e.kept.prune(e.config.FailoverWindow)
+		f.kept.prune(f.config.FailoverWindow)
 	case f.offered != pulse.Reading.Incarnation && f.offering == nil:
-		e.unsettled.Store(!pulse.Settled)
+		f.unsettled.Store(!pulse.Settled)
 		done, last := make(chan offered, 1), now.Sub(f.since) > offeringFor
 		f.offering = done
-		e.background(func(ctx context.Context) { done <- offered{pulse.Reading.Incarnation, e.offer(ctx, last)} })
+		f.background(func(ctx context.Context) { done <- offered{pulse.Reading.Incarnation, f.offer(ctx, last)} })
 	case pulse.Settled:
-		e.unsettled.Store(false)
-		e.kept.prune(e.config.FailoverWindow)
-	case f.offered == pulse.Reading.Incarnation && e.allOffered(pulse, now):
-		if e.failovers.Settle(ctx, pulse.Reading.Incarnation) == nil {
-			e.observer.FailedOver()
+		f.unsettled.Store(false)
+		f.kept.prune(f.config.FailoverWindow)
+	case f.offered == pulse.Reading.Incarnation && f.allOffered(pulse, now):
+		if f.failovers.Settle(ctx, pulse.Reading.Incarnation) == nil {
+			f.observer.FailedOver()
 		}
 	}
 }
 
 // allOffered tells that every replica that lived when the database failed over has offered what it had
 // stored, or was waited for in vain.
-func (e *engine) allOffered(pulse Pulse, now time.Time) bool {
-	f := &e.failover
-	for _, id := range e.peers.alive() {
+func (f *failover) allOffered(pulse Pulse, now time.Time) bool {
+	for _, id := range f.peers.alive() {
 		if _, known := f.waited[id]; !known {
 			f.waited[id] = now
 		}
 	}
 	for id, since := range f.waited {
-		if id != e.replica && !pulse.Offered[id] && now.Sub(since) < failoverPatience {
+		if id != f.replica && !pulse.Offered[id] && now.Sub(since) < failoverPatience {
 			return false
 		}
 	}
@@ -207,25 +208,25 @@ func (e *engine) allOffered(pulse Pulse, now time.Time) bool {
 
 // offer offers what was kept and is lost. The last time it goes on with the next where one cannot be stored: a
 // single row must not keep the database from being used.
-func (e *engine) offer(ctx context.Context, last bool) error {
-	if err := e.failovers.RestoreEnds(ctx, e.config.FailoverWindow); err != nil && !last {
+func (f *failover) offer(ctx context.Context, last bool) error {
+	if err := f.failovers.RestoreEnds(ctx, f.config.FailoverWindow); err != nil && !last {
 		return err
 	}
-	all := e.kept.all()
+	all := f.kept.all()
 	rows := make([]Row, 0, len(all))
 	for _, one := range all {
 		rows = append(rows, one.restore.Row)
 	}
-	behind, err := e.failovers.Behind(ctx, rows)
+	behind, err := f.failovers.Behind(ctx, rows)
 	if err != nil {
 		return err
 	}
 	var missing error
 	for _, i := range behind {
-		switch err := e.restore(ctx, all[i]); {
+		switch err := f.restore(ctx, all[i]); {
 		case err == nil, errors.Is(err, ErrSuperseded):
 		case last:
-			e.observer.Restored(rows[i].Provider, "failed")
+			f.observer.Restored(rows[i].Provider, "failed")
 		case errors.Is(err, ErrNotConnected): // the login that made the user may yet be offered
 			missing = err
 		default:
@@ -235,10 +236,10 @@ func (e *engine) offer(ctx context.Context, last bool) error {
 	if missing != nil {
 		return missing
 	}
-	e.spool.replay(ctx, e.keys, func(ctx context.Context, record spooled) error {
-		change, err := e.failovers.Recommit(ctx, record.UserID, record.Provider, record.commit(e.digest))
+	f.spool.replay(ctx, f.keys, func(ctx context.Context, record spooled) error {
+		change, err := f.failovers.Recommit(ctx, record.UserID, record.Provider, record.commit(f.digest))
 		if err == nil {
-			e.kept.keep(change, nil, false)
+			f.kept.keep(change, nil, false)
 		}
 		if err != nil && (!last || !errors.Is(err, ErrSuperseded)) { // the row that it belongs to may yet be brought back
 			missing = err
@@ -250,23 +251,23 @@ func (e *engine) offer(ctx context.Context, last bool) error {
 }
 
 // restore offers one row.
-func (e *engine) restore(ctx context.Context, one *keptRow) error {
-	lost, ok := e.kept.open(one)
+func (f *failover) restore(ctx context.Context, one *keptRow) error {
+	lost, ok := f.kept.open(one)
 	if !ok {
 		return ErrSuperseded
 	}
-	ctx, cancel := context.WithTimeout(ctx, statementTimeout)
+	ctx, cancel := context.WithTimeout(ctx, StatementTimeout)
 	defer cancel()
-	err := e.failovers.Restore(ctx, lost)
+	err := f.failovers.Restore(ctx, lost)
 	if err == nil {
-		e.observer.Restored(lost.Row.Provider, "restored")
+		f.observer.Restored(lost.Row.Provider, "restored")
 	}
 	return err
 }
 
 // setBack brings a row back that the database holds in an earlier version than this replica has stored, and
 // tells whether it did: the database was set back without another name.
-func (e *engine) setBack(ctx context.Context, key cacheKey, version int64) bool {
-	one, ok := e.kept.of(key)
-	return ok && one.restore.Row.Version > version && e.restore(ctx, one) == nil
+func (f *failover) setBack(ctx context.Context, key cacheKey, version int64) bool {
+	one, ok := f.kept.of(key)
+	return ok && one.restore.Row.Version > version && f.restore(ctx, one) == nil
 }

@@ -168,12 +168,13 @@ func TestWhoIsWaitedFor(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			e := &engine{replica: "self", peers: peers{seen: map[string]heard{}}}
+			e.failover.engine = e
 			began := time.Now()
 			e.failover.seen(Pulse{Reading: Reading{Incarnation: "s/1"}}, nil, began)
 			if !e.failover.seen(Pulse{Reading: Reading{Incarnation: "s/2"}}, each.alive, began) {
 				t.Fatal("another incarnation is not noticed")
 			}
-			if got := e.allOffered(Pulse{Offered: each.offered}, began.Add(each.after)); got != each.settled {
+			if got := e.failover.allOffered(Pulse{Offered: each.offered}, began.Add(each.after)); got != each.settled {
 				t.Errorf("settled: %t, want %t", got, each.settled)
 			}
 		})
@@ -221,7 +222,7 @@ func TestARowThatCannotComeBack(t *testing.T) {
 			for _, id := range []string{"u1", "u2"} {
 				e.kept.keep(Change{Row: readyRow(func(r *Row) { r.UserID = id })}, nil, false)
 			}
-			err := e.offer(t.Context(), each.last)
+			err := e.failover.offer(t.Context(), each.last)
 			if done := err == nil; done != each.done {
 				t.Errorf("offered: %t, %v; want %t", done, err, each.done)
 			}

@@ -66,11 +66,12 @@ type Store interface {
 }
 
 // Look is what a sweeper asks for: flights of its own replica, of replicas that are not healthy, and
-// those that were claimed longer ago than Overdue; and doubts that are due.
+// those that were claimed longer ago than Overdue; and doubts that are due. Of neither those that began, or came due,
+// less than Rested ago: whoever has to do with them is about to.
 type Look struct {
-	Replica string
-	Healthy []string
-	Overdue time.Duration
+	Replica         string
+	Healthy         []string
+	Overdue, Rested time.Duration
 }
 
 // Replicas keeps the processes' heartbeats.

@@ -42,6 +42,7 @@ func (l *lease) renewed(sent, acknowledged time.Time, another bool) {
 	l.sent = sent
 }
 
+// begin lets those go on who wait for the first heartbeat.
 func (l *lease) begin() {
 	l.first.Do(func() {
 		if l.begun != nil {
@@ -179,7 +180,7 @@ func (e *engine) beat(ctx context.Context) {
 			another := e.failover.seen(pulse, e.peers.alive(), acknowledged)
 			e.lease.renewed(sent, acknowledged, another)
 			e.peers.look(pulse, sent, acknowledged)
-			e.attend(within, pulse, acknowledged)
+			e.failover.attend(within, pulse, acknowledged)
 			count := len(e.peers.alive())
 			for _, up := range e.upstreams {
 				up.share(count)

@@ -232,12 +232,12 @@ func TestWhoIsDead(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				e := &engine{replica: "self", peers: peers{seen: map[string]heard{}}, aloft: aloft{ids: map[string]struct{}{}}}
-				s := &sweeper{gone: map[string]time.Time{"other": time.Now()}}
+				s := &sweeper{engine: e, gone: map[string]time.Time{"other": time.Now()}}
 				row.looks(func(beat int64, gone bool) {
 					e.peers.look(Pulse{Beats: map[string]int64{"other": beat}, Gone: map[string]bool{"other": gone}}, time.Now(), time.Now())
 				})
 				orphan := Orphan{Row: Row{FlightID: "f", Replica: "other"}}
-				if got := e.owner(orphan, s).Dead; got != row.dead {
+				if got := s.owner(orphan).Dead; got != row.dead {
 					t.Errorf("dead: %t, want %t", got, row.dead)
 				}
 			})
@@ -246,7 +246,7 @@ func TestWhoIsDead(t *testing.T) {
 	t.Run("another replica found its lock", func(t *testing.T) {
 		e := &engine{replica: "self", peers: peers{seen: map[string]heard{}}, aloft: aloft{ids: map[string]struct{}{}}}
 		e.peers.look(Pulse{Beats: map[string]int64{"other": 1}, Gone: map[string]bool{"other": true}}, time.Now(), time.Now())
-		if !e.owner(Orphan{Row: Row{FlightID: "f", Replica: "other"}}, &sweeper{}).Dead {
+		if !(&sweeper{engine: e}).owner(Orphan{Row: Row{FlightID: "f", Replica: "other"}}).Dead {
 			t.Error("it is not dead, want the other replica believed")
 		}
 	})

@@ -191,7 +191,7 @@ func (b *Broker) Finish(ctx context.Context, back Callback) (Connected, error) {
 	}
 	// 4. It is this provider that answers (RFC 9207).
 	if err := upstream.CheckIssuer(ctx, back.Issuer, b.issuersBeside(begun.Provider)); err != nil {
-		return result, b.loginFailure(err)
+		return result, loginFailure(err)
 	}
 	// 5. The provider said yes.
 	if back.Error != "" || back.Code == "" {
@@ -201,11 +201,11 @@ func (b *Broker) Finish(ctx context.Context, back Callback) (Connected, error) {
 	exchanged := time.Now()
 	tokens, identity, err := upstream.Exchange(ctx, back.Code, begun.Login)
 	if err != nil {
-		return result, b.loginFailure(err)
+		return result, loginFailure(err)
 	}
 	if result.Default {
 		result.Username = identity.Username // for the audit, whatever becomes of the login
-		if err := b.checkName(result.Provider, identity, back.Username); err != nil {
+		if err := checkName(result.Provider, identity, back.Username); err != nil {
 			return result, err
 		}
 	}
@@ -237,10 +237,10 @@ func (b *Broker) Finish(ctx context.Context, back Callback) (Connected, error) {
 
 // checkName wants of the default provider a name that a user can have, and the same one as the caller's where the
 // portal has said who is calling.
-func (b *Broker) checkName(providerID string, identity provider.Identity, caller string) error {
+func checkName(providerID string, identity provider.Identity, caller string) error {
 	switch {
 	case identity.NameOutage != nil:
-		return b.loginFailure(identity.NameOutage)
+		return loginFailure(identity.NameOutage)
 	case identity.NameFlaw != "":
 		return fmt.Errorf("%w: %w", ErrLoginFailed, &provider.Error{
 			Provider: providerID, Doing: "username", Outcome: provider.Untrusted, Reason: identity.NameFlaw,
@@ -251,6 +251,8 @@ func (b *Broker) checkName(providerID string, identity provider.Identity, caller
 	return nil
 }
 
+// openFlow opens the cookie of a login that a callback belongs to. Every fault is the same error: which one it was is
+// of use to an attacker alone.
 func (b *Broker) openFlow(back Callback) (flow, error) {
 	sealed, err := base64.RawURLEncoding.DecodeString(back.Sealed)
 	if err != nil || back.State == "" {
@@ -274,24 +276,6 @@ func (b *Broker) openFlow(back Callback) (flow, error) {
 	return begun, nil
 }
 
-// callbackOf is whose callback a provider's logins come back to: its own, or empty for the shared one.
-func (b *Broker) callbackOf(providerID string) string {
-	if upstream, ok := b.providers[providerID]; ok && !b.IsDefault(providerID) && upstream.Config.OwnCallback() {
-		return providerID
-	}
-	return ""
-}
-
-// issuersBeside are the issuers of the other providers, as far as they are known.
-func (b *Broker) issuersBeside(providerID string) (issuers []string) {
-	for id, other := range b.providers {
-		if issuer := other.Issuer(); id != providerID && issuer != "" {
-			issuers = append(issuers, issuer)
-		}
-	}
-	return issuers
-}
-
 func reasonOf(back Callback) string {
 	if back.Error != "" {
 		return provider.CallbackCode(back.Error)
@@ -300,10 +284,10 @@ func reasonOf(back Callback) string {
 }
 
 // loginFailure tells what the person can mend from what only time can.
-func (b *Broker) loginFailure(err error) error {
-	var of *provider.Error
-	if errors.As(err, &of) {
-		switch of.Outcome {
+func loginFailure(err error) error {
+	var failure *provider.Error
+	if errors.As(err, &failure) {
+		switch failure.Outcome {
 		case provider.Refused, provider.Untrusted:
 			return fmt.Errorf("%w: %w", ErrLoginFailed, err)
 		case provider.Misconfigured:

@@ -27,8 +27,11 @@ func (e *engine) fresh(ctx context.Context, key cacheKey, life, patience time.Du
 }
 
 const (
-	statementTimeout = 5 * time.Second
-	pollEvery        = 500 * time.Millisecond
+	// StatementTimeout bounds what is asked of the database, and what a Store does in one transaction: whatever was
+	// written is committed, or never will be, this long after.
+	StatementTimeout = 5 * time.Second
+
+	pollEvery = 500 * time.Millisecond
 	// resolving asks for no life but for a row whose last presentation has a known outcome.
 	resolving = time.Duration(-1)
 )
@@ -63,7 +66,7 @@ func (e *engine) obtain(ctx context.Context, key cacheKey, life time.Duration) (
 		var notYet *NotYet
 		switch {
 		case err == nil:
-			got, err := e.fly(ctx, up, flight)
+			got, err := (&presentation{e, up, flight}).fly(ctx)
 			if got != nil || err != nil && !errors.Is(err, errAgain) {
 				return got, e.asOutage(key, row, stamp, err)
 			}
@@ -142,16 +145,23 @@ func (e *engine) turnedAway(up *upstream, row Row) error {
 
 var errDoubt = errors.New("the outcome of the last refresh is not known, and the token is not presented again yet")
 
+// presentation is a flight of this replica's own: one token, presented once to its provider, and what becomes of it.
+type presentation struct {
+	*engine
+	up     *upstream
+	flight Flight
+}
+
 // turn waits until the provider's rate allows one more, and tells whether it did in time. What is in doubt
 // within the provider's grace does not wait: those who come after it do.
-func (e *engine) turn(ctx context.Context, up *upstream, flight Flight) bool {
-	if flight.Doubtful && flight.presentedFor() < up.config.ReuseGrace {
-		up.rate.Reserve()
+func (p *presentation) turn(ctx context.Context) bool {
+	if p.flight.Doubtful && p.flight.presentedFor() < p.up.config.ReuseGrace {
+		p.up.rate.Reserve()
 		return true
 	}
-	ctx, cancel := context.WithTimeout(ctx, e.maxQueue(up))
+	ctx, cancel := context.WithTimeout(ctx, p.maxQueue(p.up))
 	defer cancel()
-	return up.rate.Wait(ctx) == nil
+	return p.up.rate.Wait(ctx) == nil
 }
 
 // claim asks for a flight. Nothing is claimed while this replica's lease does not hold: others would
@@ -162,7 +172,7 @@ func (e *engine) claim(ctx context.Context, row Row, claim Claim, stamp uint64) 
 	if !holds {
 		return Flight{}, errLapsed
 	}
-	if e.setBack(ctx, cacheKey{row.UserID, row.Provider}, row.Version) {
+	if e.failover.setBack(ctx, cacheKey{row.UserID, row.Provider}, row.Version) {
 		return Flight{}, ErrSuperseded
 	}
 	id := crand.Text()
@@ -189,37 +199,37 @@ const graceSlack = time.Second
 
 // tooLate tells that a flight was taken over because that was safe within the provider's grace, and the
 // grace is over: its former owner may yet come back.
-func (e *engine) tooLate(up *upstream, flight *Flight) bool {
-	grace := up.config.ReuseGrace
-	return flight.over && !e.alone && grace > 0 && flight.Presented < grace && flight.presentedFor()+graceSlack > grace
+func (p *presentation) tooLate() bool {
+	grace := p.up.config.ReuseGrace
+	return p.flight.over && !p.alone && grace > 0 && p.flight.Presented < grace && p.flight.presentedFor()+graceSlack > grace
 }
 
 // fly presents the token, once, and ends the flight. It returns errAgain where the row decides.
-func (e *engine) fly(ctx context.Context, up *upstream, flight Flight) (got *held, err error) {
+func (p *presentation) fly(ctx context.Context) (got *held, err error) {
 	settled := true
 	defer func() {
 		if settled {
-			e.aloft.remove(flight.FlightID)
+			p.aloft.remove(p.flight.FlightID)
 		}
 	}()
-	sending, cancel := context.WithTimeout(ctx, up.config.RefreshTimeout)
+	sending, cancel := context.WithTimeout(ctx, p.up.config.RefreshTimeout)
 	defer cancel()
-	if !e.turn(sending, up, flight) {
-		settled, err = e.settle(ctx, up, flight, up.tooMany)
+	if !p.turn(sending) {
+		settled, err = p.settle(ctx, p.up.tooMany)
 		return nil, err
 	}
-	began := e.now()
+	began := p.now()
 	gate := func() bool {
-		now, holds := e.lease.now(time.Now())
-		return holds && now == flight.epoch && !e.tooLate(up, &flight)
+		now, holds := p.lease.now(time.Now())
+		return holds && now == p.flight.epoch && !p.tooLate()
 	}
-	tokens, err := up.Refresh(sending, flight.RefreshToken, flight.Subject, gate)
-	e.observer.Refreshed(flight.Provider, outcome(err), e.now().Sub(began))
+	tokens, err := p.up.Refresh(sending, p.flight.RefreshToken, p.flight.Subject, gate)
+	p.observer.Refreshed(p.flight.Provider, outcome(err), p.now().Sub(began))
 	if err != nil {
-		settled, err = e.settle(ctx, up, flight, err)
+		settled, err = p.settle(ctx, err)
 		return nil, err
 	}
-	up.note(flight.Row, nil, e.now())
-	got, settled, err = e.commit(ctx, up, flight, tokens)
+	p.up.note(p.flight.Row, nil, p.now())
+	got, settled, err = p.commit(ctx, tokens)
 	return got, err
 }

@@ -14,13 +14,19 @@ const (
 	revocationSlack = 5 * time.Second
 )
 
+// revoker ends grants at one provider that nobody wants any more.
+type revoker struct {
+	*engine
+	up *upstream
+}
+
 // revoke tells a provider which tokens are no longer wanted, until it was told of each. Each provider has
 // a loop of its own, so that one that hangs holds back no other's.
-func (e *engine) revoke(ctx context.Context, up *upstream) {
+func (r *revoker) revoke(ctx context.Context) {
 	tick := time.NewTicker(revokeEvery)
 	defer tick.Stop()
 	for {
-		for e.revokeOne(ctx, up) {
+		for r.revokeOne(ctx) {
 		}
 		select {
 		case <-ctx.Done():
@@ -32,28 +38,28 @@ func (e *engine) revoke(ctx context.Context, up *upstream) {
 
 // revokeOne tells whether there may be more to do. Nothing is sent once the lease may be over: a login of
 // the same person waits for its end, and a revocation after it would end that login's grant.
-func (e *engine) revokeOne(ctx context.Context, up *upstream) (more bool) {
-	lease := up.config.Timeout + revocationSlack
+func (r *revoker) revokeOne(ctx context.Context) (more bool) {
+	lease := r.up.config.Timeout + revocationSlack
 	began := time.Now()
-	taking, cancel := context.WithTimeout(ctx, statementTimeout)
+	taking, cancel := context.WithTimeout(ctx, StatementTimeout)
 	defer cancel()
-	due, err := e.outbox.TakeRevocation(taking, up.id, lease)
+	due, err := r.outbox.TakeRevocation(taking, r.up.id, lease)
 	if err != nil || due.ID == "" {
 		return false
 	}
 	sending, cancelSending := context.WithDeadline(ctx, began.Add(lease-time.Second))
 	defer cancelSending()
 	gate := func() bool { return elapsed(began, time.Now()) < lease-time.Second }
-	switch err := up.Revoke(sending, due.Token, gate); {
+	switch err := r.up.Revoke(sending, due.Token, gate); {
 	case errors.Is(err, provider.ErrNoRevocation):
-		e.observer.Revoked(up.id, "unsupported")
+		r.observer.Revoked(r.up.id, "unsupported")
 	case err != nil:
-		e.observer.Revoked(up.id, "failed")
+		r.observer.Revoked(r.up.id, "failed")
 		return true // it is due again later
 	default:
-		e.observer.Revoked(up.id, "revoked")
+		r.observer.Revoked(r.up.id, "revoked")
 	}
-	ending, cancelEnding := context.WithTimeout(context.WithoutCancel(ctx), statementTimeout)
+	ending, cancelEnding := context.WithTimeout(context.WithoutCancel(ctx), StatementTimeout)
 	defer cancelEnding()
-	return e.outbox.Revoked(ending, due.ID) == nil
+	return r.outbox.Revoked(ending, due.ID) == nil
 }

@@ -163,6 +163,7 @@ type spooled struct {
 	Broken   string    `json:"broken,omitempty"`
 }
 
+// recordOf is a commit as it stands in the file, and commit the other way round.
 func recordOf(userID, providerID string, commit Commit) spooled {
 	tokens := commit.Tokens
 	return spooled{
@@ -286,6 +287,8 @@ func (s *spool) replayFile(ctx context.Context, path string, keys *keyring.Keyri
 	return os.Remove(path) == nil
 }
 
+// nextRecord reads one record: its length in four bytes, and that many sealed ones. One that a crash cut short ends
+// the file; its token was never served, since serving comes after the record is durable.
 func nextRecord(from io.Reader, keys *keyring.Keyring) (record spooled, err error) {
 	var length uint32
 	if err := binary.Read(from, binary.BigEndian, &length); err != nil {

@@ -18,8 +18,10 @@ const (
 	maxTakeovers = 32
 )
 
-// sweeper is what one sweep leaves for the next.
+// sweeper looks for flights that nobody ends, and for what processes that are gone have left. Beside the engine it has
+// what one sweep leaves for the next.
 type sweeper struct {
+	*engine
 	gone   map[string]time.Time // replicas whose spool lock was found free, and since when
 	unsaid map[string]struct{}  // those of them that the others were not told of yet
 	seen   map[string]time.Time // flights, and when they were first found
@@ -28,18 +30,17 @@ type sweeper struct {
 	looked time.Time
 }
 
-func newSweeper() *sweeper {
-	return &sweeper{gone: map[string]time.Time{}, unsaid: map[string]struct{}{}, seen: map[string]time.Time{}}
+func newSweeper(e *engine) *sweeper {
+	return &sweeper{engine: e, gone: map[string]time.Time{}, unsaid: map[string]struct{}{}, seen: map[string]time.Time{}}
 }
 
 // sweep finds flights whose replica is gone, and presents their tokens again as soon as that is safe;
 // and it stores what a process that is gone left in its spool.
-func (e *engine) sweep(ctx context.Context) {
+func (s *sweeper) sweep(ctx context.Context) {
 	tick := time.NewTicker(sweepEvery)
 	defer tick.Stop()
-	s := newSweeper()
 	for {
-		e.sweepOnce(ctx, s)
+		s.sweepOnce(ctx)
 		select {
 		case <-ctx.Done():
 			return
@@ -48,16 +49,17 @@ func (e *engine) sweep(ctx context.Context) {
 	}
 }
 
-func (e *engine) sweepOnce(ctx context.Context, s *sweeper) {
-	if !e.unsettled.Load() { // what a failover lost comes first
-		for _, id := range e.spool.replay(ctx, e.keys, e.replay) {
+// sweepOnce is one look. The spools come first: a successor that is stored in time makes its orphan none.
+func (s *sweeper) sweepOnce(ctx context.Context) {
+	if !s.unsettled.Load() { // what a failover lost comes first
+		for _, id := range s.spool.replay(ctx, s.keys, s.replay) {
 			s.gone[id], s.unsaid[id] = time.Now(), struct{}{}
 		}
-		e.sayGone(ctx, s)
+		s.sayGone(ctx)
 	}
 	maps.DeleteFunc(s.gone, func(_ string, since time.Time) bool { return time.Since(since) > goneKept })
-	stamp := e.cache.stamp()
-	orphans, err := e.orphans(ctx, s)
+	stamp := s.cache.stamp()
+	orphans, err := s.orphans(ctx)
 	if err != nil {
 		return
 	}
@@ -76,17 +78,17 @@ func (e *engine) sweepOnce(ctx context.Context, s *sweeper) {
 		// long ago the token was presented is whichever is longer, since a grace is counted by it.
 		orphan.Claimed = now.Sub(first)
 		orphan.Presented = max(orphan.Reading.Now().Sub(orphan.PresentedAt), orphan.Claimed)
-		e.judge(ctx, orphan, e.owner(orphan, s), stamp)
+		s.judge(ctx, orphan, s.owner(orphan), stamp)
 	}
 	s.seen = seen
 }
 
 // sayGone tells the other replicas, and those that begin later, which processes are dead: their spools are
 // gone with the finding.
-func (e *engine) sayGone(ctx context.Context, s *sweeper) {
+func (s *sweeper) sayGone(ctx context.Context) {
 	for id := range s.unsaid {
-		within, cancel := context.WithTimeout(ctx, statementTimeout)
-		err := e.replicas.Gone(within, id)
+		within, cancel := context.WithTimeout(ctx, StatementTimeout)
+		err := s.replicas.Gone(within, id)
 		cancel()
 		if err != nil {
 			return // the next sweep says it
@@ -96,55 +98,55 @@ func (e *engine) sayGone(ctx context.Context, s *sweeper) {
 }
 
 // replay offers a record of a process that is gone.
-func (e *engine) replay(ctx context.Context, record spooled) error {
-	_, err := e.apply(ctx, Row{Connection: Connection{UserID: record.UserID, Provider: record.Provider}}, record.commit(e.digest))
+func (s *sweeper) replay(ctx context.Context, record spooled) error {
+	_, err := s.apply(ctx, Row{Connection: Connection{UserID: record.UserID, Provider: record.Provider}}, record.commit(s.digest))
 	return err
 }
 
 // orphans asks what there is to judge, and looks at the heartbeats after the flights: a replica that was
 // silent before a flight of its own began may be alive.
-func (e *engine) orphans(ctx context.Context, s *sweeper) ([]Orphan, error) {
-	look := Look{Replica: e.replica, Overdue: flightSlack}
-	for _, id := range e.peers.alive() {
-		if _, gone := s.gone[id]; !gone && id != e.replica {
+func (s *sweeper) orphans(ctx context.Context) ([]Orphan, error) {
+	look := Look{Replica: s.replica, Overdue: flightSlack, Rested: sweepEvery}
+	for _, id := range s.peers.alive() {
+		if _, gone := s.gone[id]; !gone && id != s.replica {
 			look.Healthy = append(look.Healthy, id)
 		}
 	}
 	shortest := time.Duration(math.MaxInt64) - look.Overdue
-	for _, up := range e.upstreams {
+	for _, up := range s.upstreams {
 		shortest = min(shortest, up.config.RefreshTimeout)
 	}
 	look.Overdue += shortest
-	ctx, cancel := context.WithTimeout(ctx, statementTimeout)
+	ctx, cancel := context.WithTimeout(ctx, StatementTimeout)
 	defer cancel()
 	sent := time.Now()
-	orphans, pulse, err := e.store.Orphans(ctx, look)
+	orphans, pulse, err := s.store.Orphans(ctx, look)
 	if err == nil {
-		e.peers.look(pulse, sent, time.Now())
+		s.peers.look(pulse, sent, time.Now())
 	}
 	return orphans, err
 }
 
 // owner is what this process knows about the replica that holds a flight.
-func (e *engine) owner(orphan Orphan, s *sweeper) Owner {
+func (s *sweeper) owner(orphan Orphan) Owner {
 	if orphan.FlightID == "" {
 		return Owner{}
 	}
-	owner := Owner{Self: orphan.Replica == e.replica, Holds: e.aloft.has(orphan.FlightID), Silent: e.peers.silent(orphan.Replica)}
+	owner := Owner{Self: orphan.Replica == s.replica, Holds: s.aloft.has(orphan.FlightID), Silent: s.peers.silent(orphan.Replica)}
 	since, free := s.gone[orphan.Replica]
-	changed, dead := e.peers.changed(orphan.Replica)
+	changed, dead := s.peers.changed(orphan.Replica)
 	// One that was heard since is not gone, whatever its lock says.
 	owner.Dead = dead || free && !changed.After(since.Add(beatEvery))
 	return owner
 }
 
 // judge decides about one orphan, and presents its token where that is the judgement.
-func (e *engine) judge(ctx context.Context, orphan Orphan, owner Owner, stamp uint64) {
-	up, configured := e.upstreams[orphan.Provider]
+func (s *sweeper) judge(ctx context.Context, orphan Orphan, owner Owner, stamp uint64) {
+	up, configured := s.upstreams[orphan.Provider]
 	if !configured {
 		return
 	}
-	policy := e.policy(up)
+	policy := s.policy(up)
 	switch Judge(orphan, owner, policy) {
 	case Wait:
 		return
@@ -155,11 +157,11 @@ func (e *engine) judge(ctx context.Context, orphan Orphan, owner Owner, stamp ui
 			verdict = flight.verdict(Suspect)
 		}
 		verdict.Unsent = true
-		_, _ = e.apply(ctx, orphan.Row, verdict) // the next sweep tries again
+		_, _ = s.apply(ctx, orphan.Row, verdict) // the next sweep tries again
 		return
 	case Present:
 	}
-	if orphan.Presented+graceSlack >= policy.Grace && (up.queue() > e.maxQueue(up) || up.admit(e.now()) != nil) {
+	if orphan.Presented+graceSlack >= policy.Grace && (up.queue() > s.maxQueue(up) || up.admit(s.now()) != nil) {
 		return
 	}
 	select {
@@ -167,18 +169,19 @@ func (e *engine) judge(ctx context.Context, orphan Orphan, owner Owner, stamp ui
 	default:
 		return
 	}
-	e.background(func(ctx context.Context) {
+	s.background(func(ctx context.Context) {
 		defer func() { <-up.takeovers }()
 		ctx = context.WithoutCancel(ctx)
-		flight, err := e.claim(ctx, orphan.Row, Claim{Over: orphan.FlightID, Dead: owner.Dead}, stamp)
+		flight, err := s.claim(ctx, orphan.Row, Claim{Over: orphan.FlightID, Dead: owner.Dead}, stamp)
 		if err != nil {
 			return
 		}
-		_, err = e.fly(ctx, up, flight)
-		e.observer.Resolved(orphan.Provider, resolution(err))
+		_, err = (&presentation{s.engine, up, flight}).fly(ctx)
+		s.observer.Resolved(orphan.Provider, resolution(err))
 	})
 }
 
+// resolution names what became of an orphan, for the metrics.
 func resolution(err error) string {
 	switch {
 	case err == nil:

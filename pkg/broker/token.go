@@ -58,6 +58,7 @@ func (b *Broker) Token(ctx context.Context, userID, providerID string, life time
 // livingPatience is how long a caller waits for a better token than one that lives.
 const livingPatience = 3 * time.Second
 
+// served tells the metrics how much life a token had left that is handed out.
 func (b *Broker) served(key cacheKey, token Token, now time.Time) Token {
 	left := time.Duration(-1)
 	if !token.ExpiresAt.IsZero() {
@@ -69,6 +70,7 @@ func (b *Broker) served(key cacheKey, token Token, now time.Time) Token {
 	return token
 }
 
+// degraded hands out a token that lives for less than was asked, and says so.
 func (b *Broker) degraded(key cacheKey, known *held, now time.Time) Token {
 	token := b.served(key, known.token(), now)
 	token.Degraded = true

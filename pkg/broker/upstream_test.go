@@ -42,8 +42,8 @@ func TestTheRateHoldsInAnySecond(t *testing.T) {
 				synctest.Wait()
 				close(sent)
 				var all []time.Time
-				for at := range sent {
-					all = append(all, at)
+				for i := range sent {
+					all = append(all, i)
 				}
 				first := 0
 				for last := range all {
@@ -242,7 +242,7 @@ func TestAFullQueue(t *testing.T) {
 			}
 			line.flight.claimed = time.Now()
 			began := time.Now()
-			if _, err := b.engine.fly(t.Context(), up, line.flight); !errors.Is(err, ErrUnavailable) {
+			if _, err := (&presentation{b.engine, up, line.flight}).fly(t.Context()); !errors.Is(err, ErrUnavailable) {
 				t.Errorf("%s: got %v, want an outage", name, err)
 			}
 			if took := time.Since(began); engine.asked != line.asked || engine.settled != 1 || took > line.atMost || took < line.atLeast {

@@ -20,6 +20,7 @@ func (l *landings) await(key cacheKey) <-chan struct{} {
 	return channel
 }
 
+// land wakes all who wait for a connection's flight. Nobody may be waiting.
 func (l *landings) land(key cacheKey) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -36,6 +37,7 @@ type aloft struct {
 	closing bool // none is begun any more
 }
 
+// add notes a flight, and tells whether it may begin: none does once the process is about to end.
 func (a *aloft) add(id string) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -51,6 +53,7 @@ func (a *aloft) remove(id string) {
 	delete(a.ids, id)
 }
 
+// has tells that a flight of this process is still under way, whatever the row says.
 func (a *aloft) has(id string) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()

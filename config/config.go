@@ -30,6 +30,7 @@ import (
 	"github.com/workspace-token-service/wts/pkg/provider"
 	"github.com/workspace-token-service/wts/pkg/server"
 	"github.com/workspace-token-service/wts/pkg/store"
+	"github.com/workspace-token-service/wts/pkg/store/gen3"
 	"github.com/workspace-token-service/wts/pkg/telemetry"
 )
 
@@ -65,7 +66,7 @@ type Config struct {
 	// Aggregate says what /aggregate may ask of the commons that a user has connected.
 	Aggregate aggregate.Config `config:"aggregate"`
 	// Gen3 is the table of Gen3's Python service, where its database was taken over.
-	Gen3 store.Gen3Config `config:"gen3"`
+	Gen3 gen3.Config `config:"gen3"`
 
 	// Keys is what KeyringFile holds; without one, what follows from Gen3's encryption key.
 	Keys *keyring.Keyring `config:"-"`
@@ -121,7 +122,7 @@ func LoadForDatabase(path string, environ []string) (Config, error) {
 	return config, errors.Join(faults, config.Database.Validate(), config.Log.Validate())
 }
 
-func load(path string, environ []string, deployed *gen3) (Config, error) {
+func load(path string, environ []string, deployed *deployment) (Config, error) {
 	text, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) && path == DefaultFile && len(deployed.tree) > 0 {
 		text, err = nil, nil

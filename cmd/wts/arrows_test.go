@@ -18,29 +18,31 @@ const module = "github.com/workspace-token-service/wts/"
 // everything and config composes every Config; test is for tests alone.
 var arrows = map[string][]string{
 	"pkg/server":                {"pkg/authn", "pkg/broker", "pkg/issuer", "pkg/aggregate", "pkg/audit", "pkg/provider", "web"},
-	"pkg/store":                 {"pkg/authn", "pkg/broker", "pkg/issuer", "pkg/keyring", "pkg/provider", "pkg/secret"},
+	"pkg/store":                 {"pkg/authn", "pkg/broker", "pkg/issuer", "pkg/keyring", "pkg/provider", "pkg/secret", "pkg/store/gen3"},
+	"pkg/store/gen3":            {"pkg/keyring", "pkg/secret"},
 	"pkg/store/storetest":       {"pkg/authn", "pkg/broker", "pkg/issuer", "pkg/provider", "pkg/secret"},
-	"pkg/kube":                  {"pkg/authn"},
+	"pkg/kube":                  {"pkg/authn", "pkg/unverified"},
 	"pkg/kube/kubetest":         {},
-	"pkg/authn":                 {"pkg/verifier"},
+	"pkg/authn":                 {"pkg/unverified", "pkg/verifier"},
 	"pkg/broker":                {"pkg/provider", "pkg/keyring", "pkg/secret"},
-	"pkg/provider":              {"pkg/secret"},
+	"pkg/provider":              {"pkg/secret", "pkg/unverified"},
 	"pkg/provider/providertest": {},
 	"pkg/issuer":                {},
 	"pkg/aggregate":             {},
 	"pkg/audit":                 {},
 	"pkg/keyring":               {},
 	"pkg/secret":                {},
+	"pkg/unverified":            {},
 	"pkg/verifier":              {},
 	"pkg/telemetry":             {},
 	"web":                       {},
-	"api":                       {},
+	"api":                       {"pkg/unverified"},
 }
 
 // frameworks may be imported by these packages and no others.
 var frameworks = map[string][]string{
 	"github.com/gin-gonic/gin":         {"pkg/server"},
-	"gorm.io/":                         {"pkg/store"},
+	"gorm.io/":                         {"pkg/store", "pkg/store/gen3"},
 	"k8s.io/":                          {"pkg/kube", "pkg/kube/kubetest"},
 	"github.com/lestrrat-go/jwx/":      {"pkg/issuer", "pkg/verifier"},
 	"github.com/coreos/go-oidc/":       {"pkg/provider"},

@@ -141,8 +141,8 @@ func checkConfigCommand(file *string) *cobra.Command {
 }
 
 // withStore runs an operator's command on the database.
-func withStore(file *string, run func(cmd *cobra.Command, loaded config.Config, db *store.Store) error) func(*cobra.Command, []string) error {
-	return func(cmd *cobra.Command, _ []string) error {
+func withStore(file *string, run func(cmd *cobra.Command, args []string, loaded config.Config, db *store.Store) error) func(*cobra.Command, []string) error {
+	return func(cmd *cobra.Command, args []string) error {
 		loaded, err := config.LoadForDatabase(*file, os.Environ())
 		if err != nil {
 			return err
@@ -154,20 +154,23 @@ func withStore(file *string, run func(cmd *cobra.Command, loaded config.Config, 
 			return err
 		}
 		defer db.Close()
-		return run(cmd, loaded, db)
+		return run(cmd, args, loaded, db)
 	}
 }
 
 func migrateCommand(file *string) *cobra.Command {
 	return &cobra.Command{
 		Use: "migrate", Short: "Bring the database up to date", Args: cobra.NoArgs,
-		RunE: withStore(file, func(cmd *cobra.Command, _ config.Config, db *store.Store) error {
+		RunE: withStore(file, func(cmd *cobra.Command, _ []string, _ config.Config, db *store.Store) error {
 			applied, err := db.Migrate(cmd.Context())
 			if err != nil {
 				return err
 			}
 			fmt.Fprintf(cmd.OutOrStdout(), "The database is up to date; %d migrations were applied.\n", applied)
-			imported, err := db.ImportGen3(cmd.Context())
+			if db.Gen3 == nil {
+				return nil
+			}
+			imported, err := db.Gen3.Import(cmd.Context())
 			if err != nil {
 				return err
 			}
@@ -185,7 +188,7 @@ func keysCommand(file *string) *cobra.Command {
 	keys.AddCommand(
 		&cobra.Command{
 			Use: "list", Short: "List them", Args: cobra.NoArgs,
-			RunE: withStore(file, func(cmd *cobra.Command, loaded config.Config, db *store.Store) error {
+			RunE: withStore(file, func(cmd *cobra.Command, _ []string, loaded config.Config, db *store.Store) error {
 				return listKeys(cmd.Context(), cmd.OutOrStdout(), loaded, db)
 			}),
 		},
@@ -212,7 +215,7 @@ func keysCommand(file *string) *cobra.Command {
 		&cobra.Command{
 			Use: "reencrypt", Short: "Seal every secret at rest again with the first key, in the form of seal_format", Args: cobra.NoArgs,
 			Long: "Seals again every token and signing key in the database that is not sealed with the keyring's first key in the form that seal_format names, beside replicas that serve. Run it when every replica has the key and knows the form; run it again where it was interrupted. What this keyring does not open is kept, and the command fails.",
-			RunE: withStore(file, func(cmd *cobra.Command, _ config.Config, db *store.Store) error {
+			RunE: withStore(file, func(cmd *cobra.Command, _ []string, _ config.Config, db *store.Store) error {
 				done, err := db.Reencrypt(cmd.Context())
 				fmt.Fprintf(cmd.OutOrStdout(), "%d secrets were sealed again, %d were already sealed so.\n", done.Sealed, done.Current)
 				if err != nil {
@@ -227,7 +230,7 @@ func keysCommand(file *string) *cobra.Command {
 		&cobra.Command{
 			Use: "rotate", Short: "Name successors for the signing keys", Args: cobra.NoArgs,
 			Long: "Names a successor for each signing key. It is published at once and signs as soon as every verifier can have seen it (issuer.jwks_max_age); the old key stays published until the last token it signed has expired. No token is refused meanwhile.",
-			RunE: withStore(file, func(cmd *cobra.Command, loaded config.Config, db *store.Store) error {
+			RunE: withStore(file, func(cmd *cobra.Command, _ []string, loaded config.Config, db *store.Store) error {
 				log, flush := telemetry.NewLog(loaded.Log, cmd.ErrOrStderr())
 				defer flush()
 				keys := issuer.New(loaded.Issuer, db.SigningKeys, time.Now)
@@ -262,9 +265,9 @@ func listKeys(ctx context.Context, out io.Writer, loaded config.Config, db *stor
 		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%s\n", key.ID, key.Algorithm, issuer.StateOf(key, keys, now), key.ActivatesAt.UTC().Format(time.RFC3339), until, private)
 	}
 	fmt.Fprintln(table, "\nSEALING KEY")
-	for at, name := range loaded.Keys.Names() {
+	for i, name := range loaded.Keys.Names() {
 		use := "opens"
-		if at == 0 {
+		if i == 0 {
 			use = fmt.Sprintf("seals in form %d, and opens", loaded.Keys.Form())
 		}
 		fmt.Fprintf(table, "%s\t%s\n", name, use)
@@ -282,22 +285,20 @@ func usersCommand(file *string) *cobra.Command {
 		}
 		users.AddCommand(&cobra.Command{
 			Use: name + " <username>", Short: short, Args: cobra.ExactArgs(1),
-			RunE: func(cmd *cobra.Command, args []string) error {
-				return withStore(file, func(cmd *cobra.Command, loaded config.Config, db *store.Store) error {
-					err := db.Users.SetDisabled(cmd.Context(), args[0], disabled)
-					if errors.Is(err, authn.ErrUnknown) {
-						return fmt.Errorf("no user is called %q", args[0])
-					}
-					if err != nil {
-						return err
-					}
-					fmt.Fprint(cmd.OutOrStdout(), said(args[0], disabled, loaded.RideThroughMax))
-					log, flush := telemetry.NewLog(loaded.Log, cmd.ErrOrStderr())
-					defer flush()
-					audit.Write(cmd.Context(), log, audit.Event{Action: action, Username: args[0], Proof: "operator", Actor: operator()})
-					return nil
-				})(cmd, nil)
-			},
+			RunE: withStore(file, func(cmd *cobra.Command, args []string, loaded config.Config, db *store.Store) error {
+				err := db.Users.SetDisabled(cmd.Context(), args[0], disabled)
+				if errors.Is(err, authn.ErrUnknown) {
+					return fmt.Errorf("no user is called %q", args[0])
+				}
+				if err != nil {
+					return err
+				}
+				fmt.Fprint(cmd.OutOrStdout(), said(args[0], disabled, loaded.RideThroughMax))
+				log, flush := telemetry.NewLog(loaded.Log, cmd.ErrOrStderr())
+				defer flush()
+				audit.Write(cmd.Context(), log, audit.Event{Action: action, Username: args[0], Proof: "operator", Actor: operator()})
+				return nil
+			}),
 		})
 	}
 	return users

@@ -21,60 +21,54 @@ func connectionsCommand(file *string) *cobra.Command {
 	connections.AddCommand(
 		&cobra.Command{
 			Use: "list [username]", Short: "List a user's connections, or everybody's", Args: cobra.MaximumNArgs(1),
-			RunE: func(cmd *cobra.Command, args []string) error {
-				return withStore(file, func(cmd *cobra.Command, _ config.Config, db *store.Store) error {
-					username := ""
-					if len(args) == 1 {
-						username = args[0]
+			RunE: withStore(file, func(cmd *cobra.Command, args []string, _ config.Config, db *store.Store) error {
+				username := ""
+				if len(args) == 1 {
+					username = args[0]
+				}
+				listed, err := db.Connections.List(cmd.Context(), username)
+				if err != nil {
+					return err
+				}
+				table := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 0, 2, ' ', 0)
+				fmt.Fprintln(table, "USER\tPROVIDER\tPHASE\tREASON\tACCESS UNTIL\tGRANT UNTIL\tCONNECTED")
+				for _, one := range listed {
+					phase, reason := string(one.Phase), one.Reason
+					if one.Ailing {
+						phase, reason = "ailing", one.Failure+" since "+stamp(one.FailingSince)
 					}
-					listed, err := db.Connections.List(cmd.Context(), username)
-					if err != nil {
-						return err
-					}
-					table := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 0, 2, ' ', 0)
-					fmt.Fprintln(table, "USER\tPROVIDER\tPHASE\tREASON\tACCESS UNTIL\tGRANT UNTIL\tCONNECTED")
-					for _, one := range listed {
-						phase, reason := string(one.Phase), one.Reason
-						if one.Ailing {
-							phase, reason = "ailing", one.Failure+" since "+stamp(one.FailingSince)
-						}
-						fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", one.Username, one.Provider, phase, dash(reason), stamp(one.AccessExpiresAt), stamp(one.RefreshExpiresAt), stamp(one.ConnectedAt))
-					}
-					return table.Flush()
-				})(cmd, nil)
-			},
+					fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", one.Username, one.Provider, phase, dash(reason), stamp(one.AccessExpiresAt), stamp(one.RefreshExpiresAt), stamp(one.ConnectedAt))
+				}
+				return table.Flush()
+			}),
 		},
 		&cobra.Command{
 			Use: "show <username> <provider>", Short: "Show all that may be known of a connection", Args: cobra.ExactArgs(2),
-			RunE: func(cmd *cobra.Command, args []string) error {
-				return withStore(file, func(cmd *cobra.Command, _ config.Config, db *store.Store) error {
-					one, err := findConnection(cmd, db, args[0], args[1])
-					if err != nil {
-						return err
-					}
-					show(cmd.OutOrStdout(), one)
-					return nil
-				})(cmd, nil)
-			},
+			RunE: withStore(file, func(cmd *cobra.Command, args []string, _ config.Config, db *store.Store) error {
+				one, err := findConnection(cmd, db, args[0], args[1])
+				if err != nil {
+					return err
+				}
+				show(cmd.OutOrStdout(), one)
+				return nil
+			}),
 		},
 		&cobra.Command{
 			Use: "disconnect <username> <provider>", Short: "End a connection, on every replica within seconds, and have its token revoked", Args: cobra.ExactArgs(2),
-			RunE: func(cmd *cobra.Command, args []string) error {
-				return withStore(file, func(cmd *cobra.Command, loaded config.Config, db *store.Store) error {
-					one, err := findConnection(cmd, db, args[0], args[1])
-					if err != nil {
-						return err
-					}
-					if err := db.Connections.Disconnect(cmd.Context(), one.UserID, one.Provider); err != nil && !errors.Is(err, broker.ErrNotConnected) {
-						return err
-					}
-					log, flush := telemetry.NewLog(loaded.Log, cmd.ErrOrStderr())
-					defer flush()
-					fmt.Fprintf(cmd.OutOrStdout(), "Disconnected. Every replica that reaches the database refuses %s within 5 s; the provider is told where it has a revocation endpoint.\n", one.Username)
-					audit.Write(cmd.Context(), log, audit.Event{Action: audit.Disconnect, UserID: one.UserID, Username: one.Username, Provider: one.Provider, Proof: "operator", Actor: operator()})
-					return nil
-				})(cmd, nil)
-			},
+			RunE: withStore(file, func(cmd *cobra.Command, args []string, loaded config.Config, db *store.Store) error {
+				one, err := findConnection(cmd, db, args[0], args[1])
+				if err != nil {
+					return err
+				}
+				if err := db.Connections.Disconnect(cmd.Context(), one.UserID, one.Provider); err != nil && !errors.Is(err, broker.ErrNotConnected) {
+					return err
+				}
+				log, flush := telemetry.NewLog(loaded.Log, cmd.ErrOrStderr())
+				defer flush()
+				fmt.Fprintf(cmd.OutOrStdout(), "Disconnected. Every replica that reaches the database refuses %s within 5 s; the provider is told where it has a revocation endpoint.\n", one.Username)
+				audit.Write(cmd.Context(), log, audit.Event{Action: audit.Disconnect, UserID: one.UserID, Username: one.Username, Provider: one.Provider, Proof: "operator", Actor: operator()})
+				return nil
+			}),
 		},
 	)
 	return connections

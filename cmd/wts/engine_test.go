@@ -36,8 +36,8 @@ func TestASlowProviderHoldsNothing(t *testing.T) {
 	}
 	const people, slow = 40, 3 * time.Second
 	ids := make([]string, people)
-	for at := range ids {
-		name := fmt.Sprint("user", at)
+	for i := range ids {
+		name := fmt.Sprint("user", i)
 		past := time.Now().Add(-time.Hour)
 		stored, err := r.store.Logins.Connect(t.Context(), broker.Grant{
 			Provider: "second", Identity: provider.Identity{Issuer: "i", Subject: name, Username: name},
@@ -46,7 +46,7 @@ func TestASlowProviderHoldsNothing(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		ids[at] = stored.UserID
+		ids[i] = stored.UserID
 	}
 	r.second.Fail(&providertest.Fault{Delay: slow, Status: http.StatusServiceUnavailable})
 	var waiting sync.WaitGroup

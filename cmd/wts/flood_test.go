@@ -22,9 +22,9 @@ func TestAnonymousLogins(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	var attacking sync.WaitGroup
 	var tried, refused atomic.Int32
-	for at := range attackers {
+	for i := range attackers {
 		attacking.Go(func() {
-			client := clientAt(fmt.Sprintf("127.0.9.%d", at+1))
+			client := clientAt(fmt.Sprintf("127.0.9.%d", i+1))
 			client.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 			for ctx.Err() == nil {
 				begun, err := get(ctx, client, r.url+"/oauth2/authorization_url", nil)

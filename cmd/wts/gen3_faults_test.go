@@ -208,20 +208,20 @@ func TestGen3FunctionalFaults(t *testing.T) {
 		c.linkIn(t, browser, "carol", "")
 		_ = c.flow(t, browser, "?redirect=/abandoned")
 		pages := make([]string, 2)
-		for at, idp := range []string{"other-google", "other-ras"} {
-			page, err := providertest.Open(t.Context(), browser, c.portal+"/wts/oauth2/authorization_url?idp="+idp+fmt.Sprintf("&redirect=/%d", at))
+		for i, idp := range []string{"other-google", "other-ras"} {
+			page, err := providertest.Open(t.Context(), browser, c.portal+"/wts/oauth2/authorization_url?idp="+idp+fmt.Sprintf("&redirect=/%d", i))
 			if err != nil {
 				t.Fatal(err)
 			}
-			pages[at] = page.URL.Query().Get("request")
+			pages[i] = page.URL.Query().Get("request")
 		}
-		for at, request := range pages {
+		for i, request := range pages {
 			response, err := browser.PostForm(c.other.BaseURL+"/login", url.Values{"request": {request}, "name": {"carol"}, "password": {"canary-password"}})
 			if err != nil {
 				t.Fatal(err)
 			}
 			_ = response.Body.Close()
-			if want := fmt.Sprintf("/%d", at); response.StatusCode != 200 || response.Request.URL.Path != want {
+			if want := fmt.Sprintf("/%d", i); response.StatusCode != 200 || response.Request.URL.Path != want {
 				t.Errorf("ended at %d %s, want %s", response.StatusCode, response.Request.URL, want)
 			}
 		}

@@ -91,24 +91,19 @@ func inMode() string {
 }
 
 // feed is what this replica does about changes of others.
-func (s *service) feed() store.Listener { return feed{s} }
-
-type feed struct{ *service }
-
-func (f feed) ConnectionChanged(userID, providerID string) { f.broker.Forget(userID, providerID) }
-func (f feed) FlightLanded(userID, providerID string)      { f.broker.Landed(userID, providerID) }
-func (f feed) UserChanged(userID, username string)         { f.authn.ForgetUser(userID, username) }
-func (f feed) SessionChanged(digest string)                { f.session.Forget(digest) }
-func (f feed) KeysChanged(ctx context.Context)             { f.reload(ctx) }
-
-func (f feed) MissedChanges(ctx context.Context) {
-	f.broker.ForgetAll()
-	f.authn.Forget()
-	f.reload(ctx)
+func (s *service) feed() store.Listener {
+	return store.Listener{
+		Connection: s.broker.Forget, Landed: s.broker.Landed, User: s.authn.ForgetUser, Session: s.session.Forget, Keys: s.reloadKeys,
+		Missed: func(ctx context.Context) {
+			s.broker.ForgetAll()
+			s.authn.Forget()
+			s.reloadKeys(ctx)
+		},
+	}
 }
 
-func (f feed) reload(ctx context.Context) {
-	if err := f.issuer.Reload(ctx); err != nil && ctx.Err() == nil {
-		f.log.Warn("the signing keys cannot be read again", slog.String("error", err.Error()))
+func (s *service) reloadKeys(ctx context.Context) {
+	if err := s.issuer.Reload(ctx); err != nil && ctx.Err() == nil {
+		s.log.Warn("the signing keys cannot be read again", slog.String("error", err.Error()))
 	}
 }

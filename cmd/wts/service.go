@@ -43,27 +43,27 @@ type service struct {
 }
 
 // newService wires a replica of a valid configuration. It reaches for nothing yet.
-func newService(ctx context.Context, config config.Config, log *slog.Logger) (*service, error) {
-	s := &service{config: config, log: log, metrics: telemetry.NewMetrics()}
+func newService(ctx context.Context, loaded config.Config, log *slog.Logger) (*service, error) {
+	s := &service{config: loaded, log: log, metrics: telemetry.NewMetrics()}
 	var err error
-	if s.store, err = store.Open(config.Database, config.Keys, log); err != nil {
+	if s.store, err = store.Open(loaded.Database, loaded.Keys, log); err != nil {
 		return nil, err
 	}
-	public := config.Server.URL
+	public := loaded.Server.URL
 	var providers []*provider.Provider
-	for id, one := range config.Providers {
-		providers = append(providers, provider.New(id, one, config.CallbackURL(id)))
+	for id, one := range loaded.Providers {
+		providers = append(providers, provider.New(id, one, loaded.CallbackURL(id)))
 	}
 	s.broker = broker.New(broker.Parts{
-		Config: config.Broker, Providers: providers, Store: s.store.Connections, Logins: s.store.Logins, Replicas: s.store.Replicas, Outbox: s.store.Outbox, Failovers: s.store.Failovers,
-		Alone: s.store.Alone(), Keys: config.Keys, Observer: refreshes(s.metrics, log), Now: time.Now,
+		Config: loaded.Broker, Providers: providers, Store: s.store.Connections, Logins: s.store.Logins, Replicas: s.store.Replicas, Outbox: s.store.Outbox, Failovers: s.store.Failovers,
+		Alone: s.store.Alone(), Keys: loaded.Keys, Observer: refreshes(s.metrics, log), Now: time.Now,
 	})
-	s.issuer = issuer.New(config.Issuer, s.store.SigningKeys, time.Now)
+	s.issuer = issuer.New(loaded.Issuer, s.store.SigningKeys, time.Now)
 	s.issuer.OnAdded(keyAdded(log, audit.Event{Proof: "age"}))
 	secure := strings.HasPrefix(public, "https://")
-	s.session = authn.NewSessions(config.Authn, s.store.Sessions, secure, time.Now)
-	callers := authn.Parts{Config: config.Authn, Directory: s.store.Users, Sessions: s.session, OwnIssuer: public}
-	if callers.Bearers, err = newBearers(ctx, config); err != nil {
+	s.session = authn.NewSessions(loaded.Authn, s.store.Sessions, secure, time.Now)
+	callers := authn.Parts{Config: loaded.Authn, Directory: s.store.Users, Sessions: s.session, OwnIssuer: public}
+	if callers.Bearers, err = newBearers(ctx, loaded); err != nil {
 		return nil, errors.Join(err, s.store.Close())
 	}
 	if err := s.addPods(ctx, &callers); err != nil {
@@ -71,13 +71,13 @@ func newService(ctx context.Context, config config.Config, log *slog.Logger) (*s
 	}
 	s.authn = authn.New(callers)
 	version, commit := buildVersion()
-	config.Server.Version, config.Server.Commit = version, commit
-	config.Server.Portal = config.Providers[config.Broker.DefaultProvider].Type == provider.TypeFence
+	loaded.Server.Version, loaded.Server.Commit = version, commit
+	loaded.Server.Portal = loaded.Providers[loaded.Broker.DefaultProvider].Type == provider.TypeFence
 	s.server = server.New(server.Parts{
-		Config: config.Server, Authn: s.authn, Sessions: s.session, Broker: s.broker, Issuer: s.issuer, Commons: aggregate.New(config.Aggregate),
+		Config: loaded.Server, Authn: s.authn, Sessions: s.session, Broker: s.broker, Issuer: s.issuer, Commons: aggregate.New(loaded.Aggregate),
 		Database: s.store, Observer: observer{s.metrics}, Log: log,
 	})
-	s.certificates = &certificates{config: config.Server.TLS}
+	s.certificates = &certificates{config: loaded.Server.TLS}
 	s.gauges()
 	return s, nil
 }
@@ -124,9 +124,9 @@ func (o observer) Proven(proof authn.Proof) { o.Caller(string(proof)) }
 
 // newBearers verifies access tokens of the default provider; nil where they are off. A Fence's are
 // always on: every one of its tokens names the same audiences, and none is checked (Gen3 contract 1.3).
-func newBearers(ctx context.Context, config config.Config) (bearers *authn.Bearers, err error) {
-	id := config.Broker.DefaultProvider
-	trusted, audiences := config.Providers[id].WithDefaults(id), config.Authn.Bearer.Audiences
+func newBearers(ctx context.Context, loaded config.Config) (bearers *authn.Bearers, err error) {
+	id := loaded.Broker.DefaultProvider
+	trusted, audiences := loaded.Providers[id].WithDefaults(id), loaded.Authn.Bearer.Audiences
 	options := []verifier.Option{authn.ProviderTokens(), verifier.WithUsernameClaim(trusted.UsernameClaim)}
 	bearers = &authn.Bearers{Issuer: trusted.Issuer}
 	switch {
@@ -175,8 +175,8 @@ func (s *service) run(ctx context.Context, ready func(addresses []net.Addr)) err
 		return err
 	}
 	connections := server.NewConnections(s.authn.Bounded)
-	for at, listener := range listeners {
-		listeners[at] = connections.Listener(listener)
+	for i, listener := range listeners {
+		listeners[i] = connections.Listener(listener)
 	}
 	if listeners, err = s.certificates.encrypt(listeners); err != nil {
 		return err
@@ -201,7 +201,7 @@ func (s *service) run(ctx context.Context, ready func(addresses []net.Addr)) err
 	engine := make(chan struct{})
 	defer func() { stopBackground(); <-engine }()
 	go func() { s.broker.Run(background); close(engine) }()
-	go s.store.Follow(background, s.feed(), s.config.RideThroughMax)
+	go s.store.Feed.Follow(background, s.feed(), s.config.RideThroughMax)
 	if s.cluster != nil {
 		go s.cluster.Run(background)
 	}

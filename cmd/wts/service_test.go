@@ -183,8 +183,8 @@ func (*replica) through(t *testing.T, base string, client *http.Client, method, 
 	if err != nil {
 		t.Fatal(err)
 	}
-	for at := 0; at < len(headers); at += 2 {
-		request.Header.Add(headers[at], headers[at+1])
+	for i := 0; i < len(headers); i += 2 {
+		request.Header.Add(headers[i], headers[i+1])
 	}
 	if client == nil {
 		client = http.DefaultClient

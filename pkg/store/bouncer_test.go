@@ -37,7 +37,7 @@ func TestChangesAreHeardBehindPgbouncer(t *testing.T) {
 	ears := &ear{heard: map[string]time.Time{}}
 	ctx, stop := context.WithCancel(t.Context())
 	followed := make(chan struct{})
-	go func() { s.Follow(ctx, ears, time.Hour); close(followed) }()
+	go func() { s.Feed.Follow(ctx, ears.listener(), time.Hour); close(followed) }()
 	defer func() { stop(); <-followed }()
 	await(t, ears, "missed", time.Time{})
 	time.Sleep(500 * time.Millisecond) // for LISTEN

@@ -42,16 +42,16 @@ const (
 	userEnabled     = "enabled"  // user id
 )
 
-// Listener is told of changes. Its methods must be quick.
-type Listener interface {
-	ConnectionChanged(userID, providerID string)
-	UserChanged(userID, username string)
-	SessionChanged(digestHex string)
-	KeysChanged(ctx context.Context)
-	// FlightLanded: a refresh of that connection ended, well or badly.
-	FlightLanded(userID, providerID string)
-	// MissedChanges: an unknown number of changes went unheard; nothing remembered is to be trusted.
-	MissedChanges(ctx context.Context)
+// Listener is what is done about changes: quickly. A function that is nil does nothing.
+type Listener struct {
+	Connection func(userID, providerID string)
+	User       func(userID, username string)
+	Session    func(digestHex string)
+	Keys       func(ctx context.Context)
+	// Landed: a refresh of that connection ended, well or badly.
+	Landed func(userID, providerID string)
+	// Missed: an unknown number of changes went unheard; nothing remembered is to be trusted.
+	Missed func(ctx context.Context)
 }
 
 const (
@@ -101,7 +101,7 @@ type line struct{ xid, seq int64 }
 // beside it, since notifications are lost with their connection. Where nothing could be read for as long
 // as patience, the listener is told at every attempt that it may have missed something; until then it goes
 // on with what it remembers.
-func (s *Store) Follow(ctx context.Context, listener Listener, patience time.Duration) {
+func (s *Feed) Follow(ctx context.Context, listener Listener, patience time.Duration) {
 	if s.dialect == "postgres" {
 		go s.hearNotifications(ctx, listener)
 		go s.ringBell(ctx)
@@ -118,11 +118,11 @@ func (s *Store) Follow(ctx context.Context, listener Listener, patience time.Dur
 		}
 		switch {
 		case err != nil && silent > patience:
-			listener.MissedChanges(ctx)
+			listener.missed(ctx)
 		case err != nil, next == nil:
 		case read == nil || read.incarnation != next.incarnation || silent > changesKept/2:
 			// What this look does not show belongs to transactions from its horizon on.
-			listener.MissedChanges(ctx)
+			listener.missed(ctx)
 			if read == nil || silent > changesKept/2 {
 				s.ends.lost()
 			}
@@ -171,7 +171,7 @@ const (
 
 // changesSince asks on a connection of the feed's own; its statements are not counted among those
 // that requests cause. Before the schema is there it returns nothing.
-func (s *core) changesSince(ctx context.Context, read *mark) (next *mark, lines []toldChange, err error) {
+func (s *Feed) changesSince(ctx context.Context, read *mark) (next *mark, lines []toldChange, err error) {
 	if !s.reached.Load() {
 		return nil, nil, nil // no schema, so that nobody has changed anything
 	}
@@ -190,7 +190,7 @@ func (s *core) changesSince(ctx context.Context, read *mark) (next *mark, lines 
 	rows, err := s.ear.QueryContext(ctx, statement, since)
 	if err != nil {
 		s.unnamed(err)
-		return nil, nil, clean(err)
+		return nil, nil, databaseError(err)
 	}
 	defer rows.Close()
 	next = &mark{heard: map[line]int64{}}
@@ -199,7 +199,7 @@ func (s *core) changesSince(ctx context.Context, read *mark) (next *mark, lines 
 		var xid, seq sql.NullInt64
 		var kind, object sql.NullString
 		if err := rows.Scan(&next.horizon, &state.Incarnation, &state.Settled, &xid, &seq, &kind, &object); err != nil {
-			return nil, nil, clean(err)
+			return nil, nil, databaseError(err)
 		}
 		next.incarnation = state.Incarnation
 		if seq.Valid {
@@ -208,22 +208,29 @@ func (s *core) changesSince(ctx context.Context, read *mark) (next *mark, lines 
 	}
 	s.unnamed(rows.Err())
 	if err := rows.Err(); err != nil {
-		return nil, nil, clean(err)
+		return nil, nil, databaseError(err)
 	}
 	return next, lines, s.usable(state)
 }
 
+func (l Listener) missed(ctx context.Context) {
+	if l.Missed != nil {
+		l.Missed(ctx)
+	}
+}
+
+// announce tells the listener of one line.
 func (c change) announce(ctx context.Context, listener Listener) {
 	first, second, _ := strings.Cut(c.Object, "/")
-	switch c.Kind {
-	case connectionChanged:
-		listener.ConnectionChanged(first, second)
-	case userChanged:
-		listener.UserChanged(first, second)
-	case sessionChanged:
-		listener.SessionChanged(c.Object)
-	case keysChanged:
-		listener.KeysChanged(ctx)
+	switch {
+	case c.Kind == connectionChanged && listener.Connection != nil:
+		listener.Connection(first, second)
+	case c.Kind == userChanged && listener.User != nil:
+		listener.User(first, second)
+	case c.Kind == sessionChanged && listener.Session != nil:
+		listener.Session(c.Object)
+	case c.Kind == keysChanged && listener.Keys != nil:
+		listener.Keys(ctx)
 	}
 }
 
@@ -251,7 +258,7 @@ func (s *core) notify(word string) {
 const maxRing = 512
 
 // ringBell sends notifications, as many at once as there are.
-func (s *core) ringBell(ctx context.Context) {
+func (s *Feed) ringBell(ctx context.Context) {
 	for {
 		select {
 		case <-ctx.Done():
@@ -275,7 +282,7 @@ func (s *core) ringOnce(ctx context.Context, first string) {
 
 // hearNotifications keeps a connection of its own that listens, for as long as it lasts, again and
 // again. Of changes it only wakes the poll: there is one way in which they are read.
-func (s *core) hearNotifications(ctx context.Context, listener Listener) {
+func (s *Feed) hearNotifications(ctx context.Context, listener Listener) {
 	for ctx.Err() == nil {
 		s.listen(ctx, listener)
 		select {
@@ -285,7 +292,8 @@ func (s *core) hearNotifications(ctx context.Context, listener Listener) {
 	}
 }
 
-func (s *core) listen(ctx context.Context, listener Listener) {
+// listen waits for notifications on one connection, past any pooler: one in transaction mode would take it away.
+func (s *Feed) listen(ctx context.Context, listener Listener) {
 	config, err := parsePostgres(s.direct)
 	if err != nil {
 		return
@@ -305,7 +313,9 @@ func (s *core) listen(ctx context.Context, listener Listener) {
 		}
 		if object, landed := strings.CutPrefix(heard.Payload, landedWord); landed {
 			userID, providerID, _ := strings.Cut(object, "/")
-			listener.FlightLanded(userID, providerID)
+			if listener.Landed != nil {
+				listener.Landed(userID, providerID)
+			}
 			continue
 		}
 		s.wake()

@@ -3,8 +3,6 @@ package store
 import (
 	"context"
 	"errors"
-	"maps"
-	"slices"
 	"time"
 
 	"gorm.io/gorm"
@@ -58,9 +56,15 @@ func placeOf(userID, providerID, column string, stored int64) keyring.Place {
 	return keyring.Place{Table: "connections", Owner: userID, Part: providerID, Column: column, Counter: stored}
 }
 
+// connectionRows reads and writes the table of connections, and what goes with a change of it.
+type connectionRows struct {
+	*core
+	outbox *Outbox
+}
+
 // open reads a row. One that the keyring does not open is unreadable, which is no error: the row
 // stays as it is for the keyring that does.
-func (s *core) open(row *connection, reading broker.Reading) broker.Row {
+func (s *connectionRows) open(row *connection, reading broker.Reading) broker.Row {
 	found := broker.Row{
 		Connection: broker.Connection{
 			UserID: row.UserID, Provider: row.Provider, Subject: row.Subject, Phase: broker.Phase(row.Phase), Reason: row.Reason,
@@ -88,7 +92,7 @@ func (s *core) open(row *connection, reading broker.Reading) broker.Row {
 
 // readRow reads a row of our own table, with the database's time; broker.ErrNotConnected where there is
 // none.
-func (s *core) readRow(tx *gorm.DB, userID, providerID string, lock bool) (broker.Row, error) {
+func (s *connectionRows) readRow(tx *gorm.DB, userID, providerID string, lock bool) (broker.Row, error) {
 	var rows []readConnection
 	reading := broker.Reading{Sent: time.Now()}
 	// The state comes even where there is no row.
@@ -125,7 +129,7 @@ func (s *core) readingAt(state databaseState, reading broker.Reading) broker.Rea
 }
 
 // ownRow reads a row of our own table.
-func (s *core) ownRow(ctx context.Context, userID, providerID string) (row broker.Row, err error) {
+func (s *connectionRows) ownRow(ctx context.Context, userID, providerID string) (row broker.Row, err error) {
 	missing := false
 	err = s.run(ctx, func(tx *gorm.DB) (err error) {
 		row, err = s.readRow(tx, userID, providerID, false)
@@ -142,14 +146,27 @@ func (s *core) ownRow(ctx context.Context, userID, providerID string) (row broke
 
 // Row implements broker.Store.
 func (s *Connections) Row(ctx context.Context, userID, providerID string) (broker.Row, error) {
-	own, err := s.ownRow(ctx, userID, providerID)
-	return s.fromGen3(ctx, userID, providerID, own, err)
+	var own []broker.Row
+	row, err := s.ownRow(ctx, userID, providerID)
+	switch {
+	case err == nil:
+		own = []broker.Row{row}
+	case !errors.Is(err, broker.ErrNotConnected):
+		return row, err
+	}
+	found, err := s.legacy.find(ctx, userID, providerID, own)
+	switch {
+	case err != nil:
+		return broker.Row{}, err
+	case len(found) == 0:
+		return row, broker.ErrNotConnected
+	}
+	return found[0], nil
 }
 
 // Rows implements broker.Store.
 func (s *Connections) Rows(ctx context.Context, userID string) ([]broker.Row, error) {
 	var rows []readConnection
-	var elsewhere []string
 	var reading broker.Reading
 	err := s.run(ctx, func(tx *gorm.DB) (err error) {
 		rows, reading = nil, broker.Reading{Sent: time.Now()}
@@ -158,38 +175,21 @@ func (s *Connections) Rows(ctx context.Context, userID string) ([]broker.Row, er
 		if err == nil {
 			err = s.usable(rows[0].State)
 		}
-		if err != nil {
-			return err
-		}
-		elsewhere, err = s.gen3Providers(tx, userID)
 		return err
 	})
 	if err != nil {
 		return nil, err
 	}
-	found := map[string]broker.Row{}
+	own := make([]broker.Row, 0, len(rows))
 	for i := range rows {
 		if rows[i].Row.Version > 0 {
-			found[rows[i].Row.Provider] = s.open(&rows[i].Row, s.readingAt(rows[i].State, reading))
+			own = append(own, s.open(&rows[i].Row, s.readingAt(rows[i].State, reading)))
 		}
 	}
-	for _, id := range elsewhere {
-		if own, ours := found[id]; ours && !s.wanting(own, time.Now()) {
-			continue
-		}
-		completed, err := s.Row(ctx, userID, id)
-		switch {
-		case err == nil:
-			found[id] = completed
-		case !errors.Is(err, broker.ErrNotConnected):
-			return nil, err
-		}
-	}
-	return slices.Collect(maps.Values(found)), nil
+	return s.legacy.find(ctx, userID, "", own)
 }
 
-// Disconnect implements broker.Store. What Gen3's table holds goes with it, even where our own holds
-// nothing yet.
+// Disconnect implements broker.Store. What the legacy holds goes with it, even where our own table holds nothing yet.
 func (s *Connections) Disconnect(ctx context.Context, userID, providerID string) error {
 	refused := false
 	err := s.write(ctx, func(tx *gorm.DB) error {
@@ -201,16 +201,16 @@ func (s *Connections) Disconnect(ctx context.Context, userID, providerID string)
 		if err != nil && !errors.Is(err, broker.ErrNotConnected) {
 			return err
 		}
-		forgotten, err := s.gen3Forget(tx, userID, providerID)
+		forgotten, err := s.legacy.forget(tx, userID, providerID, "")
 		if err != nil {
 			return err
 		}
-		if row.Version == 0 && forgotten > 0 {
+		if row.Version == 0 && forgotten {
 			row.Version, row.Phase, row.Rotates = 0, broker.Ready, broker.RotationUnknown
 			return s.tombstone(tx, row)
 		}
 		change, err := s.applyLocked(tx, row, broker.Disconnect{})
-		refused = errors.Is(err, broker.ErrNotConnected) || change.Refusal != nil && forgotten == 0
+		refused = errors.Is(err, broker.ErrNotConnected) || change.Refusal != nil && !forgotten
 		if errors.Is(err, broker.ErrNotConnected) {
 			return nil
 		}
@@ -222,8 +222,8 @@ func (s *Connections) Disconnect(ctx context.Context, userID, providerID string)
 	return err
 }
 
-// tombstone marks what only Gen3's table held, so that no replica takes it over again.
-func (s *core) tombstone(tx *gorm.DB, row broker.Row) error {
+// tombstone marks what only the legacy held, so that no replica takes it over again.
+func (s *connectionRows) tombstone(tx *gorm.DB, row broker.Row) error {
 	next := row
 	next.Version, next.Phase, next.ConnectedAt = 1, broker.Disconnected, row.Reading.Database
 	if err := s.insert(tx, next); err != nil {
@@ -234,12 +234,12 @@ func (s *core) tombstone(tx *gorm.DB, row broker.Row) error {
 
 // lockUser comes before a lock on a connection that may not be there yet: what has no row cannot be
 // locked itself.
-func (s *core) lockUser(tx *gorm.DB, userID string) error {
+func (s *connectionRows) lockUser(tx *gorm.DB, userID string) error {
 	return s.locked(tx).Select("id").Take(&user{}, "id = ?", userID).Error
 }
 
 // lockRow reads a row for a change. Where there is none it returns broker.ErrNotConnected and an empty
 // row with the database's time.
-func (s *core) lockRow(tx *gorm.DB, userID, providerID string) (broker.Row, error) {
+func (s *connectionRows) lockRow(tx *gorm.DB, userID, providerID string) (broker.Row, error) {
 	return s.readRow(tx, userID, providerID, true)
 }

@@ -117,18 +117,15 @@ func (s *core) unnamed(err error) bool {
 }
 
 // sameDatabase adds to a swap's condition that the database is still the one that the row was read in.
-func (s *core) sameDatabase(row broker.Row) (condition string, arguments []any) {
+func (s *connectionRows) sameDatabase(row broker.Row) (condition string, arguments []any) {
 	if row.Reading.Incarnation == "" || s.nameless.Load() {
 		return "", nil
 	}
 	return " AND " + incarnationOf + " = ?", []any{row.Reading.Incarnation}
 }
 
-// Failovers brings back what a failover lost; it implements broker.Failovers.
-type Failovers struct{ *core }
-
 // mark notes a new database's incarnation as settled: it has lost nothing.
-func (s *core) mark(ctx context.Context) error {
+func (s *Store) mark(ctx context.Context) error {
 	if s.dialect == "sqlite" {
 		return nil
 	}
@@ -188,7 +185,7 @@ func (s *Failovers) Restore(ctx context.Context, lost broker.Restore) error {
 	var change broker.Change
 	err := s.write(besideRequests(ctx), func(tx *gorm.DB) error {
 		if err := s.lockUser(tx, lost.Row.UserID); errors.Is(err, gorm.ErrRecordNotFound) && lost.Person != nil {
-			if err := s.restorePerson(tx, *lost.Person); err != nil {
+			if err := s.users.restorePerson(tx, *lost.Person); err != nil {
 				return err
 			}
 		} else if err != nil {
@@ -216,7 +213,7 @@ func (s *Failovers) Restore(ctx context.Context, lost broker.Restore) error {
 func (s *Failovers) Recommit(ctx context.Context, userID, providerID string, commit broker.Commit) (broker.Change, error) {
 	ctx = context.WithValue(ctx, restoring{}, true)
 	row := broker.Row{Connection: broker.Connection{UserID: userID, Provider: providerID}}
-	return (&Connections{s.core}).Apply(besideRequests(ctx), row, commit)
+	return s.Apply(besideRequests(ctx), row, commit)
 }
 
 // restoring marks the context of what may be done while the database is not settled.
@@ -231,7 +228,7 @@ func timelineFor(ctx context.Context, row broker.Row) int64 {
 }
 
 // restorePerson makes the user again whom a login had made, with the id that other rows name.
-func (s *core) restorePerson(tx *gorm.DB, person broker.Person) error {
+func (s *Users) restorePerson(tx *gorm.DB, person broker.Person) error {
 	now, err := s.now(tx)
 	if err != nil {
 		return err
@@ -324,6 +321,7 @@ func (s *Failovers) RestoreEnds(ctx context.Context, window time.Duration) error
 	return nil
 }
 
+// restoreEnd applies one line again. What the database holds later of the same thing wins.
 func (s *Failovers) restoreEnd(ctx context.Context, line change) error {
 	switch line.Kind {
 	case connectionEnded:
@@ -337,7 +335,7 @@ func (s *Failovers) restoreEnd(ctx context.Context, line change) error {
 		return nil
 	case userDisabled:
 		id, _, _ := strings.Cut(line.Object, "/")
-		return s.write(besideRequests(ctx), func(tx *gorm.DB) error { return s.disableAgain(tx, id) })
+		return s.write(besideRequests(ctx), func(tx *gorm.DB) error { return s.users.disableAgain(tx, id) })
 	case sessionChanged:
 		digest, err := hex.DecodeString(line.Object)
 		if err != nil {
@@ -349,7 +347,7 @@ func (s *Failovers) restoreEnd(ctx context.Context, line change) error {
 			if err != nil {
 				return err
 			}
-			return s.endSessions(tx, now, "digest = ?", digest)
+			return s.users.sessions.endSessions(tx, now, "digest = ?", digest)
 		})
 	}
 	return nil
@@ -373,7 +371,7 @@ func endedRow(object string) (row broker.Row, ok bool) {
 }
 
 // disableAgain disables a user whom the database holds as enabled.
-func (s *core) disableAgain(tx *gorm.DB, id string) error {
+func (s *Users) disableAgain(tx *gorm.DB, id string) error {
 	now, err := s.now(tx)
 	if err != nil {
 		return err

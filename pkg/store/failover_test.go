@@ -191,7 +191,7 @@ func TestEndsComeBack(t *testing.T) {
 	ears := &ear{heard: map[string]time.Time{}}
 	ctx, stop := context.WithCancel(t.Context())
 	followed := make(chan struct{})
-	go func() { reader.Follow(ctx, ears, time.Hour); close(followed) }()
+	go func() { reader.Feed.Follow(ctx, ears.listener(), time.Hour); close(followed) }()
 	defer func() { stop(); <-followed }()
 	await(t, ears, "missed", time.Time{})
 	alice, bob, carol := connect(t, writer, "alice"), connect(t, writer, "bob"), connect(t, writer, "carol")

@@ -4,244 +4,127 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"sync/atomic"
+	"log/slog"
+	"slices"
 	"time"
 
 	"gorm.io/gorm"
 
+	"github.com/workspace-token-service/wts/pkg/authn"
 	"github.com/workspace-token-service/wts/pkg/broker"
-	"github.com/workspace-token-service/wts/pkg/keyring"
 	"github.com/workspace-token-service/wts/pkg/secret"
+	"github.com/workspace-token-service/wts/pkg/store/gen3"
 )
 
-// Gen3Config is the table refresh_token of Gen3's Python service, which we find in the database that
-// we take over. What stands in it is read, and what we keep is mirrored into it, so that old and new
-// pods run side by side and the way back loses nobody (Gen3 contract 1.4 and 4).
-type Gen3Config struct {
-	// EncryptionKey is the Fernet key of the table. The table is left alone without it.
-	EncryptionKey     secret.Text `config:"encryption_key"`
-	EncryptionKeyFile string      `config:"encryption_key_file"`
-	// Mirror writes the refresh tokens of providers known not to rotate into the table. On unless told
-	// otherwise.
-	Mirror *bool `config:"mirror"`
-
-	// DefaultProvider is the provider that the table calls "default".
-	DefaultProvider string `config:"-"`
-	// Providers are those configured; true where one is known not to rotate.
-	Providers map[string]bool `config:"-"`
+// Gen3 is the table of Gen3's Python service, of which old pods may still run. Its rows are taken over when they are
+// asked for, and what we keep is mirrored into it, for the way back (Gen3 contract 1.4 and 4).
+type Gen3 struct {
+	*connectionRows
+	users *Users
+	table *gen3.Table
 }
 
-// Validate judges the key.
-func (c Gen3Config) Validate() error {
-	if c.EncryptionKey == "" {
+// gen3Issuer marks people of whom Gen3's table knows the name alone. Their own first login with us
+// says which identity they are; until then the name is, as it was with the Python service.
+const gen3Issuer = "gen3"
+
+// connectGen3 gives the table its say.
+func (s *Store) connectGen3(config gen3.Config) error {
+	if !config.Enabled() {
 		return nil
 	}
-	if _, err := keyring.NewFernet(string(c.EncryptionKey)); err != nil {
-		return fmt.Errorf("gen3.encryption_key: %w", err)
+	table, err := gen3.New(config)
+	if err != nil {
+		return err
+	}
+	s.Gen3 = &Gen3{connectionRows: s.Connections.connectionRows, users: s.Users, table: table}
+	s.legacy = legacy{
+		find: s.Gen3.find, person: s.Gen3.person, adopt: s.Gen3.adopt, rename: s.Gen3.rename, mirror: s.Gen3.mirror, forget: s.Gen3.forget,
+		copies: true, prepare: gen3.Make, tidy: s.Gen3.tidy,
 	}
 	return nil
 }
 
-// gen3 is the table, as one process sees it. A nil one is none.
-type gen3 struct {
-	config  Gen3Config
-	fernet  *keyring.Fernet
-	current atomic.Bool // the table was seen in its last form, in which it stays
-}
-
-func newGen3(config Gen3Config) (*gen3, error) {
-	if config.EncryptionKey == "" {
-		return nil, nil
-	}
-	fernet, err := keyring.NewFernet(string(config.EncryptionKey))
-	if err != nil {
-		return nil, fmt.Errorf("gen3.encryption_key: %w", err)
-	}
-	return &gen3{config: config, fernet: fernet}, nil
-}
-
-// Enabled tells whether there is such a table to look at.
-func (g *gen3) Enabled() bool { return g != nil }
-
-// knows tells whether the table may hold something of a provider that is configured.
-func (g *gen3) knows(providerID string) bool {
-	if !g.Enabled() {
-		return false
-	}
-	_, configured := g.config.Providers[providerID]
-	return configured
-}
-
-func (g *gen3) mirrors(providerID string) bool {
-	return g.Enabled() && (g.config.Mirror == nil || *g.config.Mirror) && g.config.Providers[providerID]
-}
-
-const gen3Default = "default"
-
-// idp is the table's word for a provider, and provider the other way round.
-func (g *gen3) idp(providerID string) string {
-	if providerID == g.config.DefaultProvider {
-		return gen3Default
-	}
-	return providerID
-}
-
-func (g *gen3) provider(idp string) (id string, configured bool) {
-	if idp == gen3Default {
-		return g.config.DefaultProvider, true
-	}
-	return idp, g.knows(idp) && idp != g.config.DefaultProvider
-}
-
-// gen3Row is a row of refresh_token.
-type gen3Row struct {
-	Token    string `gorm:"primaryKey"`
-	JTI      string `gorm:"column:jti"`
-	Username string
-	UserID   string `gorm:"column:userid"`
-	Expires  int64  // unix seconds
-	IDP      string `gorm:"column:idp"`
-}
-
-// TableName implements gorm's Tabler.
-func (gen3Row) TableName() string { return "refresh_token" }
-
-// gen3Form is what the table looks like, which tells how old it is: its migrations first made it,
-// then added idp, then encrypted the tokens. An old form is read as it is and never changed: the
-// binary that one may have to go back to knows no later one.
-type gen3Form struct {
-	there, idp, sealed bool
-}
-
-// The revisions of its migrations; the last one encrypts the tokens.
-const (
-	gen3Created  = "a38a346e6ded"
-	gen3AddedIDP = "27833deaf81f"
-	gen3Sealed   = "3417aec47fe2"
-)
-
-func (s *core) gen3Form(tx *gorm.DB) (form gen3Form, err error) {
-	if s.gen3.current.Load() {
-		return gen3Form{true, true, true}, nil
-	}
-	columns := func(table string, names ...string) (count int64, err error) {
-		query := "SELECT count(*) FROM information_schema.columns WHERE table_schema = ANY (current_schemas(false)) AND table_name = ? AND column_name IN ?"
-		if s.dialect == "sqlite" {
-			query = "SELECT count(*) FROM pragma_table_info(?) WHERE name IN ?"
-		}
-		return count, tx.Raw(query, table, names).Scan(&count).Error
-	}
-	count, err := columns("refresh_token", "token", "idp")
-	if err != nil || count == 0 {
-		return gen3Form{}, err
-	}
-	form = gen3Form{there: true, idp: count == 2}
-	versions, err := columns("alembic_version", "version_num")
-	if err != nil || versions == 0 {
-		return form, err
-	}
-	var revision string
-	if err := tx.Raw("SELECT version_num FROM alembic_version").Scan(&revision).Error; err != nil {
-		return form, err
-	}
-	form.sealed = form.idp && revision != "" && revision != gen3Created && revision != gen3AddedIDP
-	s.gen3.current.Store(form.sealed)
-	return form, nil
-}
-
-// gen3Pair narrows a query to the rows of one user and provider. Before there was an idp, every row
-// was the default provider's.
-func (s *core) gen3Pair(tx *gorm.DB, form gen3Form, userID, providerID string) *gorm.DB {
-	pair := tx.Where("username = (SELECT username FROM users WHERE id = ? AND set_aside_at IS NULL)", userID)
-	if providerID == s.gen3.config.DefaultProvider {
+// of are the rows of a user at a provider.
+func (s *Gen3) of(tx *gorm.DB, form gen3.Form, userID, providerID string) *gorm.DB {
+	rows := tx.Where("username = (SELECT username FROM users WHERE id = ? AND set_aside_at IS NULL)", userID)
+	if s.table.IsDefault(providerID) {
 		// Python stored whatever account was logged in to under the name that was logged in before. A person
 		// whose identity is known has only what is theirs.
-		pair = pair.Where("userid = (SELECT subject FROM users WHERE id = ?) OR EXISTS (SELECT 1 FROM users WHERE id = ? AND issuer = ?)", userID, userID, gen3Issuer)
+		rows = rows.Where("userid = (SELECT subject FROM users WHERE id = ?) OR EXISTS (SELECT 1 FROM users WHERE id = ? AND issuer = ?)", userID, userID, gen3Issuer)
 	}
-	switch {
-	case form.idp:
-		return pair.Where("idp = ?", s.gen3.idp(providerID))
-	case providerID != s.gen3.config.DefaultProvider:
-		return pair.Where("1 = 0")
-	}
-	return pair
+	return s.table.At(rows, form, providerID)
 }
 
-// gen3Grant is the newest grant that the table holds of a user at a provider.
-type gen3Grant struct {
-	token      secret.Text
-	subject    string // whose it is there, as Python read it in the token
-	expires    time.Time
-	unreadable bool // there are rows, and the key opens none
+// newest is the newest grant that the table holds of a user at a provider; nil where there is none.
+func (s *Gen3) newest(tx *gorm.DB, userID, providerID string) (*gen3.Grant, error) {
+	form, err := s.table.Form(tx)
+	if err != nil || !form.There {
+		return nil, err
+	}
+	return s.table.Newest(s.of(tx, form, userID, providerID), form)
 }
 
-// gen3Newest reads it; nil where there is none.
-func (s *core) gen3Newest(tx *gorm.DB, userID, providerID string) (*gen3Grant, error) {
-	form, err := s.gen3Form(tx)
-	if err != nil || !form.there {
-		return nil, err
+// wanting tells that a row of ours is missing or does not serve, so that Gen3's table may know better: a Python pod
+// may have written there what it was given meanwhile.
+func wanting(own broker.Row, now time.Time) bool {
+	return own.Version == 0 || own.Phase == broker.Broken || own.Phase == broker.Disconnected || own.Unreadable ||
+		!own.RefreshExpiresAt.IsZero() && !now.Before(own.RefreshExpiresAt)
+}
+
+// find implements legacy.
+func (s *Gen3) find(ctx context.Context, userID, providerID string, own []broker.Row) (found []broker.Row, err error) {
+	ids := []string{providerID}
+	if providerID == "" {
+		if ids, err = s.providers(ctx, userID); err != nil {
+			return nil, err
+		}
 	}
-	var rows []gen3Row
-	if err := s.gen3Pair(tx, form, userID, providerID).Select("token", "userid", "expires").Order("expires DESC").Limit(10).Find(&rows).Error; err != nil {
-		return nil, err
-	}
-	for _, row := range rows {
-		token, err := s.gen3.fernet.Open(row.Token)
-		if err != nil && (form.sealed || keyring.IsFernet(row.Token)) {
+	found = slices.Clone(own)
+	for _, id := range ids {
+		i := slices.IndexFunc(found, func(row broker.Row) bool { return row.Provider == id })
+		if !s.table.Knows(id) || i >= 0 && !wanting(found[i], time.Now()) {
 			continue
 		}
-		if err != nil {
-			token = row.Token // from before they were encrypted
+		row, held, err := s.findOne(ctx, userID, id, i < 0)
+		switch {
+		case err != nil:
+			return nil, err
+		case held && i < 0:
+			found = append(found, row)
+		case held:
+			found[i] = row
 		}
-		return &gen3Grant{token: secret.Text(token), subject: row.UserID, expires: time.Unix(row.Expires, 0)}, nil
 	}
-	if len(rows) > 0 {
-		return &gen3Grant{unreadable: true, expires: time.Unix(rows[0].Expires, 0)}, nil
-	}
-	return nil, nil
+	return found, nil
 }
 
-// wanting tells that a row of ours does not serve, so that Gen3's table may know better: a Python pod
-// may have written there what it was given meanwhile.
-func (s *core) wanting(found broker.Row, now time.Time) bool {
-	return found.Phase == broker.Broken || found.Phase == broker.Disconnected || found.Unreadable || !found.RefreshExpiresAt.IsZero() && !now.Before(found.RefreshExpiresAt)
-}
-
-// fromGen3 completes what our own table says, which may be nothing.
-func (s *core) fromGen3(ctx context.Context, userID, providerID string, found broker.Row, err error) (broker.Row, error) {
-	missing := errors.Is(err, broker.ErrNotConnected)
-	now := time.Now()
-	if !s.gen3.knows(providerID) || err != nil && !missing || !missing && !s.wanting(found, now) {
-		return found, err
-	}
-	var grant *gen3Grant
-	failed := s.run(ctx, func(tx *gorm.DB) (err error) {
-		grant, err = s.gen3Newest(tx, userID, providerID)
+// findOne is what the table holds in the place of a row that is missing or does not serve.
+func (s *Gen3) findOne(ctx context.Context, userID, providerID string, missing bool) (row broker.Row, held bool, err error) {
+	var grant *gen3.Grant
+	err = s.run(ctx, func(tx *gorm.DB) (err error) {
+		grant, err = s.newest(tx, userID, providerID)
 		return err
 	})
 	switch {
-	case failed != nil:
-		return broker.Row{}, failed
-	case grant == nil:
-		return found, err
-	case grant.unreadable, !now.Before(grant.expires):
-		if !missing {
-			return found, err
+	case err != nil || grant == nil:
+		return row, false, err
+	case grant.Lives(time.Now()):
+		row, err = s.takeOver(ctx, userID, providerID)
+		if errors.Is(err, broker.ErrNotConnected) {
+			return row, false, nil
 		}
-		// Nothing to keep, and something to say: that it cannot be read, or has expired.
-		return broker.Row{Connection: broker.Connection{
-			UserID: userID, Provider: providerID, Phase: broker.Ready, Unreadable: grant.unreadable,
-			RefreshToken: grant.token, RefreshExpiresAt: grant.expires,
-		}}, nil
+		return row, err == nil, err
 	}
-	return s.takeOver(ctx, userID, providerID)
+	// Nothing to keep, and something to say where there is no row: that it cannot be read, or has expired.
+	return broker.Row{Connection: broker.Connection{
+		UserID: userID, Provider: providerID, Phase: broker.Ready, Unreadable: grant.Unreadable,
+		RefreshToken: grant.Token, RefreshExpiresAt: grant.Expires,
+	}}, missing, nil
 }
 
-// gen3Life is how long Fence's refresh tokens live, which tells when one was given.
-const gen3Life = 30 * 24 * time.Hour
-
 // takeOver copies a grant from Gen3's table into ours. It stays there, for the way back.
-func (s *core) takeOver(ctx context.Context, userID, providerID string) (found broker.Row, err error) {
+func (s *Gen3) takeOver(ctx context.Context, userID, providerID string) (found broker.Row, err error) {
 	err = s.write(ctx, func(tx *gorm.DB) error {
 		if err := s.lockUser(tx, userID); err != nil {
 			return err
@@ -252,15 +135,14 @@ func (s *core) takeOver(ctx context.Context, userID, providerID string) (found b
 			return err
 		}
 		now := row.Reading.Now().Truncate(time.Millisecond)
-		if found = row; !missing && !s.wanting(row, now) {
+		if found = row; !wanting(row, now) {
 			return nil // another was quicker
 		}
-		grant, err := s.gen3Newest(tx, userID, providerID)
+		grant, err := s.newest(tx, userID, providerID)
 		switch {
 		case err != nil:
 			return err
-		case grant == nil || grant.unreadable || !now.Before(grant.expires),
-			!missing && string(row.Digest) == string(s.keys.Digest(string(grant.token))):
+		case !grant.Lives(now), !missing && string(row.Digest) == string(s.keys.Digest(string(grant.Token))):
 			if missing {
 				return gorm.ErrRecordNotFound
 			}
@@ -268,11 +150,11 @@ func (s *core) takeOver(ctx context.Context, userID, providerID string) (found b
 		}
 		next := broker.Row{
 			Connection: broker.Connection{
-				UserID: userID, Provider: providerID, Subject: grant.subject, Phase: broker.Ready, Version: row.Version + 1,
-				ConnectedAt: earlier(now, grant.expires.Add(-gen3Life)), Rotates: broker.RotationUnknown,
-				RefreshToken: grant.token, RefreshExpiresAt: grant.expires,
+				UserID: userID, Provider: providerID, Subject: grant.Subject, Phase: broker.Ready, Version: row.Version + 1,
+				ConnectedAt: earlier(now, grant.Expires.Add(-gen3.Life)), Rotates: broker.RotationUnknown,
+				RefreshToken: grant.Token, RefreshExpiresAt: grant.Expires,
 			},
-			Digest: s.keys.Digest(string(grant.token)), StoredVersion: row.Version + 1, Reading: row.Reading,
+			Digest: s.keys.Digest(string(grant.Token)), StoredVersion: row.Version + 1, Reading: row.Reading,
 		}
 		if missing {
 			err = s.insert(tx, next) // where another was quicker, all of this is run again
@@ -291,16 +173,168 @@ func (s *core) takeOver(ctx context.Context, userID, providerID string) (found b
 	return found, err
 }
 
-func earlier(one, other time.Time) time.Time {
-	if other.Before(one) {
-		return other
+func earlier(a, b time.Time) time.Time {
+	if b.Before(a) {
+		return b
 	}
-	return one
+	return a
 }
 
-func (s *core) gen3Reachable(tx *gorm.DB) (gen3Form, error) {
-	if !s.gen3.Enabled() {
-		return gen3Form{}, nil
+// providers are those of which the table holds something of a user's that lives.
+func (s *Gen3) providers(ctx context.Context, userID string) (ids []string, err error) {
+	idps := []string{}
+	err = s.run(ctx, func(tx *gorm.DB) error {
+		form, err := s.table.Form(tx)
+		if err != nil || !form.There {
+			return err
+		}
+		rows := tx.Model(&gen3.Row{}).Where("username = (SELECT username FROM users WHERE id = ? AND set_aside_at IS NULL) AND expires > ?", userID, time.Now().Unix())
+		if form.IDP {
+			return rows.Distinct("idp").Pluck("idp", &idps).Error
+		}
+		var count int64
+		if err := rows.Count(&count).Error; err != nil || count == 0 {
+			return err
+		}
+		idps = append(idps, gen3.Default)
+		return nil
+	})
+	for _, idp := range idps {
+		if id, configured := s.table.Provider(idp); configured {
+			ids = append(ids, id)
+		}
 	}
-	return s.gen3Form(tx)
+	return ids, err
+}
+
+// mirror implements legacy. A grant is written in the place of what the table held of that user and provider. It is
+// a copy for the way back, so that no login fails with it.
+func (s *Gen3) mirror(tx *gorm.DB, who *user, row broker.Row, token secret.Text) error {
+	if s.table.Rotates(row.Provider) {
+		// What may have rotated is of no use on the way back, and would come up again behind the new grant.
+		_, err := s.forget(tx, who.ID, row.Provider, "")
+		return err
+	}
+	if !s.table.Mirrors(row.Provider) || token == "" {
+		return nil
+	}
+	form, err := s.table.Form(tx)
+	if err != nil || !form.Sealed {
+		return err // into an older form they would go in clear
+	}
+	err = tx.Transaction(func(tx *gorm.DB) error { // a savepoint
+		if err := s.of(tx, form, row.UserID, row.Provider).Delete(&gen3.Row{}).Error; err != nil {
+			return err
+		}
+		return s.table.Create(tx, who.Username, row.Provider, gen3.Grant{Token: token, Subject: row.Subject, Expires: row.RefreshExpiresAt})
+	})
+	if err != nil && !stale(err) {
+		s.log.Warn("a connection was kept, and not mirrored into Gen3's table", slog.String("provider", row.Provider), slog.String("error", err.Error()))
+		return nil
+	}
+	return err
+}
+
+// forget implements legacy. Of a token that is spent the copies are deleted, as housekeeping, for the sake of which
+// nothing of ours is undone: the successor is in the same transaction. Another token of the same user stays: a Python
+// pod was given it meanwhile, and it may well be alive.
+func (s *Gen3) forget(tx *gorm.DB, userID, providerID string, token secret.Text) (forgotten bool, err error) {
+	form, err := s.table.Form(tx)
+	if err != nil || !form.There {
+		return false, err
+	}
+	if token == "" {
+		deleted := s.of(tx, form, userID, providerID).Delete(&gen3.Row{})
+		return deleted.RowsAffected > 0, deleted.Error
+	}
+	err = tx.Transaction(func(tx *gorm.DB) error { // a savepoint
+		return s.table.DeleteCopies(tx, s.of(tx, form, userID, providerID), token)
+	})
+	if err != nil && !stale(err) {
+		s.log.Warn("a token that is spent could not be deleted from Gen3's table", slog.String("provider", providerID), slog.String("error", err.Error()))
+		return false, nil
+	}
+	return false, err
+}
+
+// tidy implements legacy.
+func (s *Gen3) tidy(tx *gorm.DB) error {
+	form, err := s.table.Form(tx)
+	if err != nil || !form.There {
+		return err
+	}
+	now, err := s.now(tx)
+	if err != nil {
+		return err
+	}
+	return tx.Where("expires < ?", time.UnixMilli(now).Add(-deadKept).Unix()).Delete(&gen3.Row{}).Error
+}
+
+// Gen3Import is what Import found.
+type Gen3Import struct {
+	Imported   int // connections that are ours now
+	Unreadable int // rows of providers of ours that the key does not open
+	Ignored    int // rows of providers that are not configured
+}
+
+// Import takes over everything that Gen3's table holds and that still lives. It may be called again at any time; what
+// is not imported is read when it is asked for.
+func (s *Gen3) Import(ctx context.Context) (result Gen3Import, err error) {
+	pairs, err := s.pairs(ctx)
+	if err != nil {
+		return result, err
+	}
+	for _, pair := range pairs {
+		providerID, configured := s.table.Provider(pair.IDP)
+		if !configured {
+			result.Ignored++
+			continue
+		}
+		who, err := s.users.UserByName(ctx, pair.Username)
+		if errors.Is(err, authn.ErrUnknown) {
+			continue // it was deleted meanwhile
+		}
+		if err != nil {
+			return result, err
+		}
+		own, err := s.ownRow(ctx, who.ID, providerID)
+		if err == nil && !wanting(own, time.Now()) {
+			continue
+		}
+		missing := errors.Is(err, broker.ErrNotConnected)
+		if err != nil && !missing {
+			return result, err
+		}
+		found, held, err := s.findOne(ctx, who.ID, providerID, missing)
+		switch {
+		case err != nil:
+			return result, fmt.Errorf("importing Gen3's table: %w", err)
+		case held && found.Unreadable:
+			result.Unreadable++
+		case held && found.Version > own.Version:
+			result.Imported++
+		}
+	}
+	return result, nil
+}
+
+// pairs are the users and providers of whom the table holds something that lives.
+func (s *Gen3) pairs(ctx context.Context) (pairs []gen3.Row, err error) {
+	err = s.run(ctx, func(tx *gorm.DB) error {
+		form, err := s.table.Form(tx)
+		if err != nil || !form.There {
+			return err
+		}
+		columns := []string{"username", "idp"}
+		if !form.IDP {
+			columns = columns[:1]
+		}
+		return tx.Model(&gen3.Row{}).Distinct(columns).Where("expires > ?", time.Now().Unix()).Find(&pairs).Error
+	})
+	for i := range pairs {
+		if pairs[i].IDP == "" {
+			pairs[i].IDP = gen3.Default
+		}
+	}
+	return pairs, err
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/workspace-token-service/wts/pkg/provider"
 	"github.com/workspace-token-service/wts/pkg/secret"
 	"github.com/workspace-token-service/wts/pkg/store"
+	"github.com/workspace-token-service/wts/pkg/store/gen3"
 	"github.com/workspace-token-service/wts/pkg/store/storetest"
 )
 
@@ -85,7 +86,7 @@ func openLegacy(t *testing.T, url string, statements ...string) *legacy {
 	for _, statement := range statements {
 		l.exec(t, statement)
 	}
-	l.Store, err = store.Open(store.Config{URL: secret.Text(url), Gen3: store.Gen3Config{
+	l.Store, err = store.Open(store.Config{URL: secret.Text(url), Gen3: gen3.Config{
 		EncryptionKey: fernetKey, DefaultProvider: "main", Providers: map[string]bool{"main": true, "other": true, "rotating": false},
 	}}, newKeys(t), slog.New(slog.DiscardHandler))
 	if err != nil {
@@ -256,7 +257,7 @@ func TestOlderFormsAreReadAndNotTouched(t *testing.T) {
 		for database, fresh := range databases {
 			t.Run(name+" on "+database, func(t *testing.T) {
 				l := openLegacy(t, fresh(t), statements...)
-				imported, err := l.ImportGen3(t.Context())
+				imported, err := l.Gen3.Import(t.Context())
 				if err != nil || imported.Imported != 1 {
 					t.Fatalf("%+v, %v", imported, err)
 				}
@@ -436,17 +437,17 @@ func TestWhoSomebodyFromGen3sTableIs(t *testing.T) {
 
 func TestImportingGen3sTable(t *testing.T) {
 	besidePython(t, func(t *testing.T, l *legacy) {
-		for at := range 30 {
-			l.python(t, fmt.Sprintf("user%d", at), "default", fmt.Sprintf("token%d", at), time.Hour)
+		for i := range 30 {
+			l.python(t, fmt.Sprintf("user%d", i), "default", fmt.Sprintf("token%d", i), time.Hour)
 		}
 		l.python(t, "user1", "other", "elsewhere", time.Hour)
 		l.python(t, "user1", "removed", "nowhere", time.Hour)
 		l.python(t, "user2", "other", "late", -time.Hour)
-		got, err := l.ImportGen3(t.Context())
+		got, err := l.Gen3.Import(t.Context())
 		if err != nil || got != (store.Gen3Import{Imported: 31, Ignored: 1}) {
 			t.Errorf("%+v, %v", got, err)
 		}
-		if got, err = l.ImportGen3(t.Context()); err != nil || got != (store.Gen3Import{Ignored: 1}) {
+		if got, err = l.Gen3.Import(t.Context()); err != nil || got != (store.Gen3Import{Ignored: 1}) {
 			t.Errorf("again: %+v, %v", got, err)
 		}
 	})
@@ -457,14 +458,14 @@ func TestManyReadersTakeOverOnce(t *testing.T) {
 		l.python(t, "alice", "default", "r1", time.Hour)
 		ids := make([]string, 20)
 		var reading sync.WaitGroup
-		for at := range ids {
+		for i := range ids {
 			reading.Go(func() {
 				who, err := l.UserByName(context.Background(), "alice")
 				if err != nil {
 					t.Error(err)
 					return
 				}
-				ids[at] = who.ID
+				ids[i] = who.ID
 				if found, err := l.Connection(context.Background(), who.ID, "main"); err != nil || found.RefreshToken != "r1" || found.Version != 1 {
 					t.Errorf("%+v, %v", found, err)
 				}

@@ -34,7 +34,7 @@ func (s *Store) Own() error {
 func (s *Store) Ping(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, time.Second)
 	defer cancel()
-	return clean(s.pool.PingContext(ctx))
+	return databaseError(s.pool.PingContext(ctx))
 }
 
 // Clock reaches for the database and says how far its clock is ahead of this machine's.
@@ -68,7 +68,3 @@ func (s *Store) Close() error {
 
 // Plaintext tells whether the database is another machine that may be reached without TLS.
 func (s *Store) Plaintext() bool { return s.dialect == "postgres" && plaintext(s.dsn) }
-
-// statementTimeout bounds every transaction. The change feed relies on it: whatever was written is
-// committed, or never will be, this long after.
-const statementTimeout = 5 * time.Second

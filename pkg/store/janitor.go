@@ -40,9 +40,13 @@ func (s *Store) Tidy(ctx context.Context) error {
 	if err := s.write(ctx, s.shred); err != nil {
 		faults = append(faults, fmt.Errorf("tidying connections: %w", err))
 	}
+	if err := s.write(ctx, s.legacy.tidy); err != nil {
+		faults = append(faults, fmt.Errorf("tidying what another service left: %w", err))
+	}
 	return errors.Join(faults...)
 }
 
+// deleteExpired deletes in batches, with a pause after each as long as the batch took.
 func (s *Store) deleteExpired(ctx context.Context, of expired) error {
 	row := map[string]string{"sqlite": "rowid", "postgres": "ctid"}[s.dialect]
 	for {
@@ -73,26 +77,18 @@ const deadKept = 30 * 24 * time.Hour
 
 // shred forgets the tokens of grants that ended long ago. The rows stay, as those of a disconnect do:
 // their versions must never start again.
-func (s *core) shred(tx *gorm.DB) error {
+func (s *Store) shred(tx *gorm.DB) error {
 	now, err := s.now(tx)
 	if err != nil {
 		return err
 	}
 	before := now - deadKept.Milliseconds()
-	err = tx.Model(&connection{}).
+	return tx.Model(&connection{}).
 		Where("phase = ? AND updated_at < ? OR phase = ? AND refresh_expires_at < ?", string(broker.Broken), before, string(broker.Ready), before).
 		Updates(map[string]any{
 			"phase": string(broker.Disconnected), "version": gorm.Expr("version + 1"), "updated_at": now,
 			"refresh_token": nil, "refresh_digest": nil, "access_token": nil,
 		}).Error
-	if err != nil {
-		return err
-	}
-	form, err := s.gen3Reachable(tx)
-	if err != nil || !form.there {
-		return err
-	}
-	return tx.Where("expires < ?", before/1000).Delete(&gen3Row{}).Error
 }
 
 // Unreadable counts the connections whose tokens the keyring does not open, by the key ids in their

@@ -99,7 +99,7 @@ func TestACommitThatArrivesLate(t *testing.T) {
 			ears := &ear{heard: map[string]time.Time{}}
 			ctx, stop := context.WithCancel(t.Context())
 			followed := make(chan struct{})
-			go func() { direct.Follow(ctx, ears, time.Hour); close(followed) }()
+			go func() { direct.Feed.Follow(ctx, ears.listener(), time.Hour); close(followed) }()
 			defer func() { stop(); <-followed }()
 			await(t, ears, "missed", time.Time{})
 
@@ -150,7 +150,7 @@ func TestADisconnectIsToldAgain(t *testing.T) {
 		ears := &ear{heard: map[string]time.Time{}}
 		ctx, stop := context.WithCancel(t.Context())
 		followed := make(chan struct{})
-		go func() { reader.Follow(ctx, ears, time.Hour); close(followed) }()
+		go func() { reader.Feed.Follow(ctx, ears.listener(), time.Hour); close(followed) }()
 		defer func() { stop(); <-followed }()
 		await(t, ears, "missed", time.Time{})
 		since := time.Now()
@@ -170,7 +170,7 @@ func TestLinesThatCommitOutOfOrder(t *testing.T) {
 	ears := &ear{heard: map[string]time.Time{}}
 	ctx, stop := context.WithCancel(t.Context())
 	followed := make(chan struct{})
-	go func() { reader.Follow(ctx, ears, time.Hour); close(followed) }()
+	go func() { reader.Feed.Follow(ctx, ears.listener(), time.Hour); close(followed) }()
 	defer func() { stop(); <-followed }()
 	await(t, ears, "missed", time.Time{})
 	begun := time.Now()
@@ -258,7 +258,7 @@ func TestAnOrdinaryUserHearsChanges(t *testing.T) {
 			ears := &ear{heard: map[string]time.Time{}}
 			ctx, stop := context.WithCancel(t.Context())
 			followed := make(chan struct{})
-			go func() { s.Follow(ctx, ears, time.Hour); close(followed) }()
+			go func() { s.Feed.Follow(ctx, ears.listener(), time.Hour); close(followed) }()
 			defer func() { stop(); <-followed }()
 			await(t, ears, "missed", time.Time{})
 			since := time.Now()
@@ -293,7 +293,7 @@ func TestAFeedThatCannotBeRead(t *testing.T) {
 				ears := &ear{heard: map[string]time.Time{}}
 				ctx, stop := context.WithCancel(t.Context())
 				followed := make(chan struct{})
-				go func() { s.Follow(ctx, ears, row.patience); close(followed) }()
+				go func() { s.Feed.Follow(ctx, ears.listener(), row.patience); close(followed) }()
 				defer func() { stop(); <-followed }()
 				await(t, ears, "missed", time.Time{})
 				exec(t, raw(t, address), "ALTER TABLE changes RENAME TO elsewhere")
@@ -329,7 +329,7 @@ func TestAFeedThatWasSilentForLong(t *testing.T) {
 				ears := &ear{heard: map[string]time.Time{}}
 				ctx, stop := context.WithCancel(t.Context())
 				followed := make(chan struct{})
-				go func() { s.Follow(ctx, ears, time.Hour); close(followed) }()
+				go func() { s.Feed.Follow(ctx, ears.listener(), time.Hour); close(followed) }()
 				defer func() { stop(); <-followed }()
 				await(t, ears, "missed", time.Time{})
 				exec(t, db, "ALTER TABLE changes RENAME TO elsewhere")
@@ -458,8 +458,8 @@ func TestAFlightThatLandsIsNotified(t *testing.T) {
 	ctx, stop := context.WithCancel(t.Context())
 	ears, own := &ear{heard: map[string]time.Time{}}, &ear{heard: map[string]time.Time{}}
 	followed := make(chan struct{}, 2)
-	go func() { reader.Follow(ctx, ears, time.Hour); followed <- struct{}{} }()
-	go func() { writer.Follow(ctx, own, time.Hour); followed <- struct{}{} }()
+	go func() { reader.Feed.Follow(ctx, ears.listener(), time.Hour); followed <- struct{}{} }()
+	go func() { writer.Feed.Follow(ctx, own.listener(), time.Hour); followed <- struct{}{} }()
 	defer func() { stop(); <-followed; <-followed }()
 	await(t, ears, "missed", time.Time{})
 	await(t, own, "missed", time.Time{})

@@ -46,9 +46,9 @@ func (s *Logins) Connect(ctx context.Context, grant broker.Grant) (stored broker
 		}
 		var who *user
 		if grant.UserID == "" {
-			who, err = s.identify(tx, grant.Identity, now)
+			who, err = s.users.identify(tx, grant.Identity, now)
 		} else {
-			who, err = s.existing(tx, grant.UserID)
+			who, err = s.users.existing(tx, grant.UserID)
 		}
 		if err != nil {
 			return err
@@ -80,7 +80,7 @@ func (s *Logins) Connect(ctx context.Context, grant broker.Grant) (stored broker
 // identify finds the user of an identity, or makes one, and lets the username mean them. Issuer and
 // subject are the person; a name that comes back with another subject is another person, who
 // inherits nothing (docs/architecture.md, "Users").
-func (s *core) identify(tx *gorm.DB, identity provider.Identity, now int64) (*user, error) {
+func (s *Users) identify(tx *gorm.DB, identity provider.Identity, now int64) (*user, error) {
 	var who user
 	err := s.locked(tx).Take(&who, "issuer = ? AND subject = ?", identity.Issuer, identity.Subject).Error
 	known := err == nil
@@ -90,7 +90,7 @@ func (s *core) identify(tx *gorm.DB, identity provider.Identity, now int64) (*us
 	if known && who.Username == identity.Username && who.SetAsideAt == nil {
 		return &who, nil
 	}
-	if adopted, err := s.adopt(tx, identity, known, now); adopted != nil || err != nil {
+	if adopted, err := s.legacy.adopt(tx, identity, known, now); adopted != nil || err != nil {
 		return adopted, err
 	}
 	if err := s.setAside(tx, identity.Username, now); err != nil {
@@ -107,7 +107,7 @@ func (s *core) identify(tx *gorm.DB, identity provider.Identity, now int64) (*us
 		return nil, err
 	}
 	if who.SetAsideAt == nil {
-		if err := s.gen3Rename(tx, who.Username, identity.Username); err != nil {
+		if err := s.legacy.rename(tx, &who, identity.Username); err != nil {
 			return nil, err
 		}
 	}
@@ -120,7 +120,7 @@ func (s *core) identify(tx *gorm.DB, identity provider.Identity, now int64) (*us
 
 // setAside takes a username from the user who has it, and ends their sessions. They get a name
 // again, and find everything as it was, when they next log in.
-func (s *core) setAside(tx *gorm.DB, username string, now int64) error {
+func (s *Users) setAside(tx *gorm.DB, username string, now int64) error {
 	var holder user
 	err := s.locked(tx).Take(&holder, "username = ? AND set_aside_at IS NULL", username).Error
 	if errors.Is(err, gorm.ErrRecordNotFound) {
@@ -133,18 +133,16 @@ func (s *core) setAside(tx *gorm.DB, username string, now int64) error {
 	if err := tx.Save(&holder).Error; err != nil {
 		return err
 	}
-	if err := s.endSessionsOf(tx, holder.ID, now); err != nil {
+	if err := s.sessions.endSessionsOf(tx, holder.ID, now); err != nil {
 		return err
 	}
-	if holder.Issuer != gen3Issuer { // of whom only the name is known, the name's rows are
-		if err := s.gen3Rename(tx, username, ""); err != nil {
-			return err
-		}
+	if err := s.legacy.rename(tx, &holder, ""); err != nil {
+		return err
 	}
 	return s.tell(tx, now, userChanged, holder.object())
 }
 
-func (s *core) existing(tx *gorm.DB, userID string) (*user, error) {
+func (s *Users) existing(tx *gorm.DB, userID string) (*user, error) {
 	var who user
 	err := s.locked(tx).Take(&who, "id = ?", userID).Error
 	if errors.Is(err, gorm.ErrRecordNotFound) {
@@ -155,7 +153,7 @@ func (s *core) existing(tx *gorm.DB, userID string) (*user, error) {
 
 // putConnection stores a grant over whatever was there for that user and provider, unless another
 // account is connected: then the person is asked first.
-func (s *core) putConnection(tx *gorm.DB, who *user, grant broker.Grant) (broker.Change, error) {
+func (s *Logins) putConnection(tx *gorm.DB, who *user, grant broker.Grant) (broker.Change, error) {
 	row, err := s.lockRow(tx, who.ID, grant.Provider)
 	if err != nil && !errors.Is(err, broker.ErrNotConnected) {
 		return broker.Change{}, err
@@ -173,7 +171,7 @@ func (s *core) putConnection(tx *gorm.DB, who *user, grant broker.Grant) (broker
 		return change, err
 	}
 	if !grant.Separate && !grant.Began.IsZero() {
-		revoking, err := s.revoking(tx, grant.Provider, grant.Identity.Subject, row.Reading.ToDatabase(grant.Began))
+		revoking, err := s.outbox.revoking(tx, grant.Provider, grant.Identity.Subject, row.Reading.ToDatabase(grant.Began))
 		if err != nil {
 			return change, err
 		}
@@ -181,13 +179,7 @@ func (s *core) putConnection(tx *gorm.DB, who *user, grant broker.Grant) (broker
 			return change, broker.ErrRevoking
 		}
 	}
-	if s.gen3.Enabled() && !s.gen3.config.Providers[grant.Provider] {
-		// What may have rotated is of no use on the way back, and would come up again behind the new grant.
-		if _, err := s.gen3Forget(tx, who.ID, grant.Provider); err != nil {
-			return change, err
-		}
-	}
-	return change, s.gen3Mirror(tx, who, change.Row, grant.Tokens.RefreshToken)
+	return change, s.legacy.mirror(tx, who, change.Row, grant.Tokens.RefreshToken)
 }
 
 // locked locks the rows that are read, until the transaction ends. In SQLite the transaction holds

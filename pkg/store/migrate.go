@@ -60,12 +60,10 @@ func (s *Store) Migrate(ctx context.Context) (applied int, err error) {
 	}
 	results, err := provider.Up(ctx)
 	if err != nil {
-		return 0, clean(err)
+		return 0, databaseError(err)
 	}
-	if s.gen3.Enabled() {
-		if err := s.makeGen3Table(ctx); err != nil {
-			return 0, err
-		}
+	if err := s.write(ctx, s.legacy.prepare); err != nil {
+		return 0, err
 	}
 	if err := s.mark(ctx); err != nil {
 		return 0, err
@@ -76,7 +74,7 @@ func (s *Store) Migrate(ctx context.Context) (applied int, err error) {
 
 // checkAge refuses a schema that needs a later binary than this one, which knows the migrations up
 // to newest.
-func (s *core) checkAge(ctx context.Context, newest int64) error {
+func (s *Store) checkAge(ctx context.Context, newest int64) error {
 	return s.run(ctx, func(tx *gorm.DB) error {
 		if !tx.Migrator().HasTable("wts_schema") {
 			return tx.Exec("SELECT 1").Error // gorm's HasTable keeps a lost connection to itself

@@ -16,10 +16,10 @@ const (
 	orphanColumns = `SELECT c.*, @now AS now,
 	EXISTS (SELECT 1 FROM connections o WHERE o.provider = c.provider AND o.rotates = 'yes') AS provider_rotates
 	FROM connections c WHERE `
-	orphanFlights = orphanColumns + `c.flight <> '' AND c.claimed_at <= @now - 1000
+	orphanFlights = orphanColumns + `c.flight <> '' AND c.claimed_at <= @now - @rested
 	AND (c.replica = @replica OR c.replica NOT IN @healthy OR c.claimed_at <= @now - @overdue)
 	ORDER BY c.claimed_at LIMIT 500`
-	orphanDoubts = orphanColumns + `c.phase = 'suspect' AND c.flight = '' AND c.next_attempt_at <= @now - 1000 ORDER BY c.next_attempt_at LIMIT 500`
+	orphanDoubts = orphanColumns + `c.phase = 'suspect' AND c.flight = '' AND c.next_attempt_at <= @now - @rested ORDER BY c.next_attempt_at LIMIT 500`
 )
 
 // Orphans implements broker.Store.
@@ -35,7 +35,7 @@ func (s *Connections) Orphans(ctx context.Context, look broker.Look) (orphans []
 		var flights, doubts []found
 		reading = broker.Reading{Sent: time.Now()}
 		arguments := map[string]any{
-			"now": s.clock(), "replica": look.Replica, "healthy": append(look.Healthy, ""), "overdue": look.Overdue.Milliseconds(),
+			"now": s.clock(), "replica": look.Replica, "healthy": append(look.Healthy, ""), "overdue": look.Overdue.Milliseconds(), "rested": look.Rested.Milliseconds(),
 		}
 		err := errors.Join(tx.Raw(orphanFlights, arguments).Scan(&flights).Error, tx.Raw(orphanDoubts, arguments).Scan(&doubts).Error)
 		reading.Received = time.Now()

@@ -60,7 +60,7 @@ func (s *Store) Reencrypt(ctx context.Context) (Reencrypted, error) {
 }
 
 // reencrypt does a batch of those that follow the last one.
-func (s *core) reencrypt(tx *gorm.DB, of sealed, last sealedValue) (done Reencrypted, next sealedValue, more bool, err error) {
+func (s *Store) reencrypt(tx *gorm.DB, of sealed, last sealedValue) (done Reencrypted, next sealedValue, more bool, err error) {
 	if of.table == "signing_keys" && s.dialect == "postgres" { // a change of them writes whole rows
 		if err := tx.Exec("SELECT pg_advisory_xact_lock(?)", keysLock).Error; err != nil {
 			return done, next, false, err

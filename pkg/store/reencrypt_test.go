@@ -70,8 +70,8 @@ func TestReencrypt(t *testing.T) {
 		keys := newKeys(t)
 		old, fresh := open(t, url, keys), open(t, url, inForm2(t, keys))
 		users := map[string]string{}
-		for at := range people {
-			name := "user" + string(rune('a'+at/26)) + string(rune('a'+at%26))
+		for i := range people {
+			name := "user" + string(rune('a'+i/26)) + string(rune('a'+i%26))
 			users[name] = connect(t, old, name)
 		}
 		gone := connect(t, old, "gone")
@@ -206,10 +206,10 @@ func TestReencryptBesideRotations(t *testing.T) {
 			})
 		}
 		last := "canary-refresh-alice"
-		for at := range 40 {
-			s := both[at%2]
+		for i := range 40 {
+			s := both[i%2]
 			next := last
-			if at%3 > 0 { // else the provider does not rotate, and only the access token is new
+			if i%3 > 0 { // else the provider does not rotate, and only the access token is new
 				next = "refresh-" + time.Now().Format(time.RFC3339Nano)
 			}
 			rotate(t, s, keys, alice, next)
@@ -217,7 +217,7 @@ func TestReencryptBesideRotations(t *testing.T) {
 			for form, reader := range both {
 				row, err := reader.Connections.Row(t.Context(), alice, "main")
 				if err != nil || row.Unreadable || string(row.RefreshToken) != last || row.AccessToken != "access" {
-					t.Fatalf("rotation %d, read by replica %d: %q, %q, %v; want %q", at, form, row.RefreshToken, row.AccessToken, err, last)
+					t.Fatalf("rotation %d, read by replica %d: %q, %q, %v; want %q", i, form, row.RefreshToken, row.AccessToken, err, last)
 				}
 			}
 		}
@@ -242,8 +242,8 @@ func TestReencryptBesideARotationOfSigningKeys(t *testing.T) {
 				}
 			})
 			time.Sleep(500 * time.Millisecond) // for it to come as far as it can
-			for at := range present {
-				present[at].TokenLife += time.Minute
+			for i := range present {
+				present[i].TokenLife += time.Minute
 			}
 			return present, nil
 		})

@@ -34,7 +34,7 @@ func (r *revocation) place() keyring.Place {
 }
 
 // unwanted puts a token into the outbox, in the transaction that made it unwanted.
-func (s *core) unwanted(tx *gorm.DB, row broker.Row, unwanted broker.Unwanted, at time.Time) error {
+func (s *Outbox) unwanted(tx *gorm.DB, row broker.Row, unwanted broker.Unwanted, at time.Time) error {
 	now := at.UnixMilli()
 	entry := revocation{ID: rand.Text(), UserID: row.UserID, Provider: row.Provider, Subject: unwanted.Subject, CreatedAt: now, NextAttemptAt: now}
 	entry.Token = s.keys.Seal([]byte(unwanted.Token), entry.place())
@@ -44,14 +44,14 @@ func (s *core) unwanted(tx *gorm.DB, row broker.Row, unwanted broker.Unwanted, a
 // cancelRevocations drops what is to be revoked of the very grant that a login has just renewed: at many
 // providers both share one, and a late revocation would end the new one. One that a replica has taken may
 // be on its way, and is not dropped.
-func (s *core) cancelRevocations(tx *gorm.DB, row broker.Row, at time.Time) error {
+func (s *Outbox) cancelRevocations(tx *gorm.DB, row broker.Row, at time.Time) error {
 	return tx.Where("user_id = ? AND provider = ? AND subject = ? AND ended_at IS NULL AND taken_until <= ?", row.UserID, row.Provider, row.Subject, at.UnixMilli()).
 		Delete(&revocation{}).Error
 }
 
 // revoking tells whether a revocation for the person may have reached the provider since then: it may have
 // ended a grant that was given since.
-func (s *core) revoking(tx *gorm.DB, providerID, subject string, since time.Time) (bool, error) {
+func (s *Outbox) revoking(tx *gorm.DB, providerID, subject string, since time.Time) (bool, error) {
 	var count int64
 	err := tx.Model(&revocation{}).
 		Where("provider = ? AND subject = ? AND coalesce(ended_at, taken_until) >= ?", providerID, subject, since.UnixMilli()).Limit(1).Count(&count).Error

@@ -72,11 +72,12 @@ func (s *Sessions) EndSession(ctx context.Context, digest authn.SessionDigest) e
 	})
 }
 
-func (s *core) endSessionsOf(tx *gorm.DB, userID string, now int64) error {
+func (s *Sessions) endSessionsOf(tx *gorm.DB, userID string, now int64) error {
 	return s.endSessions(tx, now, "user_id = ?", userID)
 }
 
-func (s *core) endSessions(tx *gorm.DB, now int64, condition string, argument any) error {
+// endSessions deletes sessions and tells every replica of each, in the same transaction.
+func (s *Sessions) endSessions(tx *gorm.DB, now int64, condition string, argument any) error {
 	var ended []session
 	if err := tx.Find(&ended, condition, argument).Error; err != nil {
 		return err

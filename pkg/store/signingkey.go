@@ -41,7 +41,8 @@ func (s *SigningKeys) SigningKeys(ctx context.Context) (keys []issuer.Key, now t
 	return keys, now, err
 }
 
-func (s *core) signingKeys(tx *gorm.DB) (rows []signingKey, keys []issuer.Key, now time.Time, err error) {
+// signingKeys reads the keys with the database's time, by which they activate and leave.
+func (s *SigningKeys) signingKeys(tx *gorm.DB) (rows []signingKey, keys []issuer.Key, now time.Time, err error) {
 	at, err := s.now(tx)
 	if err != nil {
 		return nil, nil, time.Time{}, err
@@ -61,7 +62,7 @@ func (s *core) signingKeys(tx *gorm.DB) (rows []signingKey, keys []issuer.Key, n
 
 // openKey reads a row. A private half that the keyring does not open is left out: the key is
 // published all the same.
-func (s *core) openKey(row *signingKey) (issuer.Key, error) {
+func (s *SigningKeys) openKey(row *signingKey) (issuer.Key, error) {
 	public, err := x509.ParsePKIXPublicKey(row.Public)
 	if err != nil {
 		return issuer.Key{}, fmt.Errorf("the public half of signing key %s: %w", row.ID, err)
@@ -105,7 +106,7 @@ func (s *SigningKeys) UpdateSigningKeys(ctx context.Context, update func([]issue
 }
 
 // storeKeys makes the table hold these keys and no others, touching only what differs.
-func (s *core) storeKeys(tx *gorm.DB, rows []signingKey, keys []issuer.Key) (changed bool, err error) {
+func (s *SigningKeys) storeKeys(tx *gorm.DB, rows []signingKey, keys []issuer.Key) (changed bool, err error) {
 	before := map[string]signingKey{}
 	for _, row := range rows {
 		before[row.ID] = row
@@ -135,7 +136,7 @@ func (s *core) storeKeys(tx *gorm.DB, rows []signingKey, keys []issuer.Key) (cha
 }
 
 // sealKey is the row of a key. A key that was there keeps its halves, byte for byte.
-func (s *core) sealKey(key issuer.Key, old signingKey) (signingKey, error) {
+func (s *SigningKeys) sealKey(key issuer.Key, old signingKey) (signingKey, error) {
 	row := signingKey{
 		ID: key.ID, Algorithm: key.Algorithm, Private: old.Private, Public: old.Public, CreatedAt: key.CreatedAt.UnixMilli(),
 		ActivatesAt: key.ActivatesAt.UnixMilli(), LeavesAt: millis(key.LeavesAt), TokenLife: key.TokenLife.Milliseconds(),

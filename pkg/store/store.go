@@ -25,8 +25,10 @@ import (
 	"gorm.io/gorm"
 	"gorm.io/gorm/logger"
 
+	"github.com/workspace-token-service/wts/pkg/broker"
 	"github.com/workspace-token-service/wts/pkg/keyring"
 	"github.com/workspace-token-service/wts/pkg/secret"
+	"github.com/workspace-token-service/wts/pkg/store/gen3"
 )
 
 // Config is the database, as the operator writes it.
@@ -43,7 +45,7 @@ type Config struct {
 	// MaxConnections bounds the pool. Default 16; SQLite has 4.
 	MaxConnections int `config:"max_connections"`
 	// Gen3 is the table of Gen3's Python service in the same database.
-	Gen3 Gen3Config `config:"-"`
+	Gen3 gen3.Config `config:"-"`
 }
 
 const sqlitePrefix = "sqlite:"
@@ -90,16 +92,24 @@ type Store struct {
 	Outbox      *Outbox
 	Replicas    *Replicas
 	Failovers   *Failovers
+	Feed        *Feed
+	Gen3        *Gen3 // nil where there is no such table
 }
 
-// The parts. Each is a table or two, and sees nothing of another but through the core.
+// The parts. Each is a table or two, and what it needs of another is a field of it.
 type (
 	// Connections keeps users' grants; it implements broker.Store.
-	Connections struct{ *core }
+	Connections struct{ *connectionRows }
 	// Logins stores what a login gave; it implements broker.LoginStore.
-	Logins struct{ *core }
+	Logins struct {
+		*connectionRows
+		users *Users
+	}
 	// Users implements authn.Directory.
-	Users struct{ *core }
+	Users struct {
+		*core
+		sessions *Sessions
+	}
 	// Sessions implements authn.SessionStore.
 	Sessions struct{ *core }
 	// SigningKeys implements issuer.Store.
@@ -108,6 +118,13 @@ type (
 	Outbox struct{ *core }
 	// Replicas keeps heartbeats; it implements broker.Replicas.
 	Replicas struct{ *core }
+	// Failovers brings back what a failover lost; it implements broker.Failovers.
+	Failovers struct {
+		*Connections
+		users *Users
+	}
+	// Feed tells what changed.
+	Feed struct{ *core }
 )
 
 // core is what the parts share: the connections to the database, its clock, the keyring and the feed.
@@ -119,7 +136,7 @@ type core struct {
 	dsn     string  // a URL, or a path
 	direct  string  // the URL past a pooler; the same where there is none
 	keys    *keyring.Keyring
-	gen3    *gen3 // nil where there is no such table
+	legacy  legacy
 	owner   *flock.Flock
 	log     *slog.Logger
 
@@ -136,11 +153,10 @@ type core struct {
 // Open prepares a database without reaching for it: one that is down does not keep the service from
 // starting. The schema is there after Migrate.
 func Open(config Config, keys *keyring.Keyring, log *slog.Logger) (*Store, error) {
-	c := &core{keys: keys, log: log, woken: make(chan struct{}, 1), bell: make(chan string, 4096), ends: ends{heard: map[string]end{}}}
-	s := &Store{
-		core: c, Connections: &Connections{c}, Logins: &Logins{c}, Users: &Users{c}, Sessions: &Sessions{c}, SigningKeys: &SigningKeys{c},
-		Outbox: &Outbox{c}, Replicas: &Replicas{c}, Failovers: &Failovers{c},
-	}
+	s := newStore(&core{
+		keys: keys, legacy: noLegacy(), log: log,
+		woken: make(chan struct{}, 1), bell: make(chan string, 4096), ends: ends{heard: map[string]end{}},
+	})
 	url := string(config.URL)
 	var dialector gorm.Dialector
 	var err error
@@ -159,7 +175,7 @@ func Open(config Config, keys *keyring.Keyring, log *slog.Logger) (*Store, error
 	if err != nil {
 		return nil, err
 	}
-	if s.gen3, err = newGen3(config.Gen3); err != nil {
+	if err := s.connectGen3(config.Gen3); err != nil {
 		return nil, errors.Join(err, s.Close())
 	}
 	if config.MaxConnections == 0 {
@@ -184,6 +200,16 @@ func Open(config Config, keys *keyring.Keyring, log *slog.Logger) (*Store, error
 		return nil, errors.Join(err, s.pool.Close())
 	}
 	return s, nil
+}
+
+func newStore(c *core) *Store {
+	outbox, sessions := &Outbox{c}, &Sessions{c}
+	rows, users := &connectionRows{c, outbox}, &Users{c, sessions}
+	connections := &Connections{rows}
+	return &Store{
+		core: c, Connections: connections, Logins: &Logins{rows, users}, Users: users, Sessions: sessions, SigningKeys: &SigningKeys{c},
+		Outbox: outbox, Replicas: &Replicas{c}, Failovers: &Failovers{connections, users}, Feed: &Feed{c},
+	}
 }
 
 // countStatements keeps count of what is asked of the database, for the tests that say how much
@@ -215,14 +241,14 @@ func (s *Store) Statements() int64 { return s.statements.Load() }
 
 // run runs a statement of its own, or several that need no transaction.
 func (s *core) run(ctx context.Context, query func(tx *gorm.DB) error) error {
-	ctx, cancel := context.WithTimeout(ctx, statementTimeout)
+	ctx, cancel := context.WithTimeout(ctx, broker.StatementTimeout)
 	defer cancel()
 	for attempt := 0; ; attempt++ {
 		err := query(s.db.WithContext(ctx))
 		if (stale(err) || s.unnamed(err)) && attempt < maxAttempts {
 			continue
 		}
-		return clean(err)
+		return databaseError(err)
 	}
 }
 
@@ -230,7 +256,7 @@ func (s *core) run(ctx context.Context, query func(tx *gorm.DB) error) error {
 // what it found the first time has changed. So is one whose connection was gone before the commit was sent: nothing of
 // it has happened.
 func (s *core) write(ctx context.Context, work func(tx *gorm.DB) error) error {
-	ctx, cancel := context.WithTimeout(ctx, statementTimeout)
+	ctx, cancel := context.WithTimeout(ctx, broker.StatementTimeout)
 	defer cancel()
 	var told []change
 	ctx = context.WithValue(ctx, toldKey{}, &told)
@@ -255,7 +281,7 @@ func (s *core) write(ctx context.Context, work func(tx *gorm.DB) error) error {
 			}
 			s.announced()
 		}
-		return clean(err)
+		return databaseError(err)
 	}
 }
 
@@ -266,7 +292,7 @@ func (s *core) limit(tx *gorm.DB) error {
 	if s.dialect != "postgres" || s.unlimited {
 		return nil
 	}
-	return tx.Exec(fmt.Sprintf("SET LOCAL idle_in_transaction_session_timeout = %d", statementTimeout.Milliseconds())).Error
+	return tx.Exec(fmt.Sprintf("SET LOCAL idle_in_transaction_session_timeout = %d", broker.StatementTimeout.Milliseconds())).Error
 }
 
 // maxAttempts is more than the pool holds: after the database was restarted, each of its connections
@@ -301,9 +327,9 @@ func stale(err error) bool {
 	return pgconn.SafeToRetry(err)
 }
 
-// clean keeps what a driver says out of reach of callers only where it could hold a secret: a
-// connection error repeats the address, never the password, and is kept.
-func clean(err error) error {
+// databaseError says of an error that the database made it. What a driver says may be shown: a connection error repeats the
+// address, never the password.
+func databaseError(err error) error {
 	if err == nil {
 		return nil
 	}

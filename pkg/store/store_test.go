@@ -337,13 +337,11 @@ func TestASchemaOfALaterVersion(t *testing.T) {
 	})
 }
 
-// ear is a Listener that notes what it hears.
+// ear notes what a listener hears.
 type ear struct {
 	mu    sync.Mutex
 	heard map[string]time.Time
 }
-
-func (e *ear) FlightLanded(userID, providerID string) { e.hear("landed " + userID + " " + providerID) }
 
 func (e *ear) hear(what string) {
 	e.mu.Lock()
@@ -351,11 +349,16 @@ func (e *ear) hear(what string) {
 	e.heard[what] = time.Now()
 }
 
-func (e *ear) ConnectionChanged(user, provider string) { e.hear("connection " + user + " " + provider) }
-func (e *ear) UserChanged(_, name string)              { e.hear("user " + name) }
-func (e *ear) SessionChanged(digest string)            { e.hear("session " + digest) }
-func (e *ear) KeysChanged(context.Context)             { e.hear("keys") }
-func (e *ear) MissedChanges(context.Context)           { e.hear("missed") }
+func (e *ear) listener() store.Listener {
+	return store.Listener{
+		Connection: func(user, provider string) { e.hear("connection " + user + " " + provider) },
+		Landed:     func(user, provider string) { e.hear("landed " + user + " " + provider) },
+		User:       func(_, name string) { e.hear("user " + name) },
+		Session:    func(digest string) { e.hear("session " + digest) },
+		Keys:       func(context.Context) { e.hear("keys") },
+		Missed:     func(context.Context) { e.hear("missed") },
+	}
+}
 
 func (e *ear) heardAfter(what string, since time.Time) bool {
 	e.mu.Lock()
@@ -370,7 +373,7 @@ func TestOneReplicaHearsOfAnothersChanges(t *testing.T) {
 		ears := &ear{heard: map[string]time.Time{}}
 		ctx, stop := context.WithCancel(t.Context())
 		var following sync.WaitGroup
-		following.Go(func() { reader.Follow(ctx, ears, time.Minute) })
+		following.Go(func() { reader.Feed.Follow(ctx, ears.listener(), time.Minute) })
 		defer following.Wait()
 		defer stop()
 		await(t, ears, "missed", time.Time{}) // what was before it began

@@ -53,7 +53,7 @@ func (s *Connections) Apply(ctx context.Context, row broker.Row, action broker.A
 }
 
 // applyLocked applies an action to a row that is locked in a transaction.
-func (s *core) applyLocked(tx *gorm.DB, row broker.Row, action broker.Action) (broker.Change, error) {
+func (s *connectionRows) applyLocked(tx *gorm.DB, row broker.Row, action broker.Action) (broker.Change, error) {
 	at := row.Reading.Now().Truncate(time.Millisecond)
 	change, err := broker.Apply(row, broker.Event{At: at, Timeline: timelineFor(tx.Statement.Context, row), Action: action})
 	if err != nil {
@@ -77,12 +77,12 @@ func (s *core) applyLocked(tx *gorm.DB, row broker.Row, action broker.Action) (b
 
 // swap stores a change where the row still has the version that the rule saw, and the database is still
 // the one that the row was read in.
-func (s *core) swap(ctx context.Context, row broker.Row, change broker.Change, at time.Time) (swapped bool, err error) {
+func (s *Connections) swap(ctx context.Context, row broker.Row, change broker.Change, at time.Time) (swapped bool, err error) {
 	object := objectOf(row.UserID, row.Provider)
 	switch {
 	case change.Keep && !change.Tell:
 		return true, nil
-	case s.dialect == "postgres" && !change.Keep && len(change.Revoke) == 0 && !change.Cancel && (change.Spent == "" || !s.gen3.Enabled()):
+	case s.dialect == "postgres" && !change.Keep && len(change.Revoke) == 0 && !change.Cancel && (change.Spent == "" || !s.legacy.copies):
 		swapped, err = s.swapAlone(ctx, row, change, at)
 	default:
 		err = s.write(ctx, func(tx *gorm.DB) (err error) {
@@ -102,7 +102,7 @@ func (s *core) swap(ctx context.Context, row broker.Row, change broker.Change, a
 }
 
 // swapAlone is a swap in one statement, the line of the change feed in it.
-func (s *core) swapAlone(ctx context.Context, row broker.Row, change broker.Change, at time.Time) (bool, error) {
+func (s *Connections) swapAlone(ctx context.Context, row broker.Row, change broker.Change, at time.Time) (bool, error) {
 	set, values := s.assignments(row, change.Row, at)
 	same, incarnation := s.sameDatabase(row)
 	statement := "WITH swapped AS (UPDATE connections SET " + set + " WHERE user_id = ? AND provider = ? AND version = ?" + same + " RETURNING 1)"
@@ -119,7 +119,7 @@ func (s *core) swapAlone(ctx context.Context, row broker.Row, change broker.Chan
 }
 
 // update swaps a row in a transaction.
-func (s *core) update(tx *gorm.DB, was, next broker.Row, at time.Time) (swapped bool, err error) {
+func (s *connectionRows) update(tx *gorm.DB, was, next broker.Row, at time.Time) (swapped bool, err error) {
 	set, values := s.assignments(was, next, at)
 	same, incarnation := s.sameDatabase(was)
 	values = append(append(values, was.UserID, was.Provider, was.Version), incarnation...)
@@ -128,10 +128,10 @@ func (s *core) update(tx *gorm.DB, was, next broker.Row, at time.Time) (swapped 
 }
 
 // insert stores a row that was not there.
-func (s *core) insert(tx *gorm.DB, next broker.Row) error {
+func (s *connectionRows) insert(tx *gorm.DB, next broker.Row) error {
 	columns, values := []string{"user_id", "provider"}, []any{next.UserID, next.Provider}
-	for _, one := range s.columns(broker.Row{}, next) {
-		columns, values = append(columns, one.name), append(values, one.value)
+	for _, column := range s.columns(broker.Row{}, next) {
+		columns, values = append(columns, column.name), append(values, column.value)
 	}
 	columns, values = append(columns, "updated_at"), append(values, next.ConnectedAt.UnixMilli())
 	marks := strings.TrimSuffix(strings.Repeat("?, ", len(columns)), ", ")
@@ -139,11 +139,11 @@ func (s *core) insert(tx *gorm.DB, next broker.Row) error {
 }
 
 // assignments are the changed columns for a SET clause, with their values.
-func (s *core) assignments(was, next broker.Row, at time.Time) (set string, values []any) {
+func (s *connectionRows) assignments(was, next broker.Row, at time.Time) (set string, values []any) {
 	text := strings.Builder{}
-	for _, one := range s.columns(was, next) {
-		text.WriteString(one.name + " = ?, ")
-		values = append(values, one.value)
+	for _, column := range s.columns(was, next) {
+		text.WriteString(column.name + " = ?, ")
+		values = append(values, column.value)
 	}
 	text.WriteString("updated_at = ?")
 	return text.String(), append(values, at.UnixMilli())
@@ -156,7 +156,7 @@ type column struct {
 
 // columns are those in which two rows differ. Tokens are sealed for their stored version, so both are sealed again
 // where it moves; those that the keyring does not open stay as they are unless another takes their place.
-func (s *core) columns(was, next broker.Row) (changed []column) {
+func (s *connectionRows) columns(was, next broker.Row) (changed []column) {
 	fresh := was.Version == 0
 	text := func(name, before, after string) {
 		if before != after || fresh {
@@ -222,20 +222,20 @@ func null(value []byte) any {
 }
 
 // effects stores what belongs to a change in the same transaction.
-func (s *core) effects(tx *gorm.DB, change broker.Change, at time.Time) error {
+func (s *connectionRows) effects(tx *gorm.DB, change broker.Change, at time.Time) error {
 	row := change.Row
 	for _, unwanted := range change.Revoke {
-		if err := s.unwanted(tx, row, unwanted, at); err != nil {
+		if err := s.outbox.unwanted(tx, row, unwanted, at); err != nil {
 			return err
 		}
 	}
 	if change.Cancel {
-		if err := s.cancelRevocations(tx, row, at); err != nil {
+		if err := s.outbox.cancelRevocations(tx, row, at); err != nil {
 			return err
 		}
 	}
 	if change.Spent != "" {
-		if err := s.gen3Spent(tx, row.UserID, row.Provider, change.Spent); err != nil {
+		if _, err := s.legacy.forget(tx, row.UserID, row.Provider, change.Spent); err != nil {
 			return err
 		}
 	}
@@ -251,7 +251,7 @@ func (s *core) effects(tx *gorm.DB, change broker.Change, at time.Time) error {
 }
 
 // ring notifies the other replicas of a change that was stored.
-func (s *core) ring(change broker.Change, object string) {
+func (s *connectionRows) ring(change broker.Change, object string) {
 	if change.Landed {
 		s.notify(landedWord + object)
 	}

@@ -29,8 +29,8 @@ func (s *Users) UserByID(ctx context.Context, id string) (authn.User, error) {
 // UserByName implements authn.Directory.
 func (s *Users) UserByName(ctx context.Context, username string) (authn.User, error) {
 	found, err := s.findUser(ctx, "username = ? AND set_aside_at IS NULL", username)
-	if errors.Is(err, authn.ErrUnknown) && s.gen3.Enabled() {
-		return s.findImported(ctx, username, "")
+	if errors.Is(err, authn.ErrUnknown) {
+		return s.legacy.person(ctx, username, "")
 	}
 	return found, err
 }
@@ -38,13 +38,14 @@ func (s *Users) UserByName(ctx context.Context, username string) (authn.User, er
 // UserBySubject implements authn.Directory.
 func (s *Users) UserBySubject(ctx context.Context, issuer, subject, username string) (authn.User, error) {
 	found, err := s.findUser(ctx, "issuer = ? AND subject = ? AND set_aside_at IS NULL", issuer, subject)
-	if errors.Is(err, authn.ErrUnknown) && s.gen3.Enabled() {
-		return s.findImported(ctx, username, subject)
+	if errors.Is(err, authn.ErrUnknown) {
+		return s.legacy.person(ctx, username, subject)
 	}
 	return found, err
 }
 
-func (s *core) findUser(ctx context.Context, condition string, arguments ...any) (authn.User, error) {
+// findUser reads a user, and refuses to say that there is none where the database may have lost them.
+func (s *Users) findUser(ctx context.Context, condition string, arguments ...any) (authn.User, error) {
 	var rows []struct {
 		Row   user          `gorm:"embedded"`
 		State databaseState `gorm:"embedded"`
@@ -69,7 +70,7 @@ func (s *core) findUser(ctx context.Context, condition string, arguments ...any)
 // SetDisabled shuts a user out, or lets them in again: denied on every replica within seconds, by
 // every proof. What they connected is kept.
 func (s *Users) SetDisabled(ctx context.Context, username string, disabled bool) error {
-	if _, err := s.UserByName(ctx, username); err != nil { // which makes a user of whom only Gen3's table knows
+	if _, err := s.UserByName(ctx, username); err != nil { // which makes a user of whom only the legacy knows
 		return err
 	}
 	err := s.write(ctx, func(tx *gorm.DB) error {
@@ -90,12 +91,12 @@ func (s *Users) SetDisabled(ctx context.Context, username string, disabled bool)
 }
 
 // disable disables or enables a user whose row is locked.
-func (s *core) disable(tx *gorm.DB, row *user, now int64, disabled bool) error {
+func (s *Users) disable(tx *gorm.DB, row *user, now int64, disabled bool) error {
 	kind := userEnabled
 	row.DisabledAt = nil
 	if disabled {
 		kind, row.DisabledAt = userDisabled, &now
-		if err := s.endSessionsOf(tx, row.ID, now); err != nil {
+		if err := s.sessions.endSessionsOf(tx, row.ID, now); err != nil {
 			return err
 		}
 	}

@@ -223,7 +223,7 @@ func orphans(t *testing.T, s Store) {
 	if err := settle(t, s, fly(t, s, dave), broker.Suspect, time.Hour); err != nil {
 		t.Fatal(err)
 	}
-	if young, _, err := s.Orphans(t.Context(), broker.Look{Replica: "r2"}); err != nil || len(young) > 0 {
+	if young, _, err := s.Orphans(t.Context(), broker.Look{Replica: "r2", Rested: time.Second}); err != nil || len(young) > 0 {
 		t.Errorf("found %d of the last second, %v; want none", len(young), err)
 	}
 	time.Sleep(1100 * time.Millisecond)

@@ -100,6 +100,13 @@ type tasks struct {
 	running sync.WaitGroup
 }
 
+// begin lets tasks run, until the context ends.
+func (t *tasks) begin(ctx context.Context) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.ctx = ctx
+}
+
 // background runs a task until it ends or the engine does. Before Run, and after it, nothing is run.
 func (t *tasks) background(task func(ctx context.Context)) {
 	t.mu.Lock()
@@ -130,9 +137,7 @@ func (t *tasks) again(step func(ctx context.Context) (over bool)) {
 // run keeps the engine: the heartbeat, the sweeper, the spool, the outbox. It returns when the context
 // has ended and everything with it.
 func (e *engine) run(ctx context.Context) {
-	e.tasks.mu.Lock()
-	e.tasks.ctx = ctx
-	e.tasks.mu.Unlock()
+	e.begin(ctx)
 	e.background(e.beat)
 	e.background(newSweeper(e).sweep)
 	for _, up := range e.upstreams {

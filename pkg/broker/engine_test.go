@@ -1071,7 +1071,7 @@ func TestADoubtIsResolved(t *testing.T) {
 					d.before = claimsAlone
 				}
 				ctx, cancel := context.WithCancel(t.Context())
-				e.tasks.ctx = ctx
+				e.begin(ctx)
 				e.lease.renewed(time.Now(), time.Now(), false)
 				d.answer = fails(provider.Unknown)
 				_, _ = e.fresh(t.Context(), deskKey, 0, 5*time.Second)
@@ -1209,7 +1209,7 @@ func TestASweeperHoldsItselfBack(t *testing.T) {
 				b, d, up := newDesk(provider.Config{RefreshRate: 10, RefreshTimeout: 10 * time.Second, ReuseGrace: 10 * time.Second})
 				e := b.engine
 				ctx, cancel := context.WithCancel(t.Context())
-				e.tasks.ctx = ctx
+				e.begin(ctx)
 				e.lease.renewed(time.Now(), time.Now(), false)
 				for range line.queue {
 					up.rate.Reserve()

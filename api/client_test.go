@@ -37,16 +37,18 @@ func TestWhatIsAskedAndAnswered(t *testing.T) {
 		"a provider's, opaque": {api.Request{}, "", `{"token":"opaque"}`, time.Time{}, "opaque"},
 		"less than a second":   {api.Request{Expires: time.Millisecond}, "expires=1", `{"token":"t"}`, time.Time{}, "t"},
 	} {
-		client := serve(t, func(w http.ResponseWriter, r *http.Request) {
-			if r.URL.Path != "/token" || r.URL.RawQuery != row.query {
-				t.Errorf("%s: asked %s", name, r.URL)
+		t.Run(name, func(t *testing.T) {
+			client := serve(t, func(w http.ResponseWriter, r *http.Request) {
+				if r.URL.Path != "/token" || r.URL.RawQuery != row.query {
+					t.Errorf("asked %s", r.URL)
+				}
+				fmt.Fprint(w, row.body)
+			})
+			got, err := client.Token(t.Context(), row.want)
+			if err != nil || got.Value != row.token || got.ExpiresAt.Sub(row.ends).Abs() > 2*time.Second {
+				t.Errorf("%+v, %v", got, err)
 			}
-			fmt.Fprint(w, row.body)
 		})
-		got, err := client.Token(t.Context(), row.want)
-		if err != nil || got.Value != row.token || got.ExpiresAt.Sub(row.ends).Abs() > 2*time.Second {
-			t.Errorf("%s: %+v, %v", name, got, err)
-		}
 	}
 }
 
@@ -62,16 +64,18 @@ func TestWhatGoesWrong(t *testing.T) {
 		"an outage":      {503, `{"message":"later"}`, "later", true},
 		"a proxy's page": {502, "<html>", "Bad Gateway", true},
 	} {
-		client := serve(t, func(w http.ResponseWriter, _ *http.Request) {
-			w.Header().Set("Retry-After", "7")
-			w.WriteHeader(row.status)
-			fmt.Fprint(w, row.body)
+		t.Run(name, func(t *testing.T) {
+			client := serve(t, func(w http.ResponseWriter, _ *http.Request) {
+				w.Header().Set("Retry-After", "7")
+				w.WriteHeader(row.status)
+				fmt.Fprint(w, row.body)
+			})
+			_, err := client.Token(t.Context(), api.Request{})
+			var failed *api.Error
+			if !errors.As(err, &failed) || failed.Status != row.status || failed.Message != row.message || failed.Temporary() != row.temporary || failed.RetryAfter != 7*time.Second {
+				t.Errorf("%+v", err)
+			}
 		})
-		_, err := client.Token(t.Context(), api.Request{})
-		var failed *api.Error
-		if !errors.As(err, &failed) || failed.Status != row.status || failed.Message != row.message || failed.Temporary() != row.temporary || failed.RetryAfter != 7*time.Second {
-			t.Errorf("%s: %+v", name, err)
-		}
 	}
 	client := serve(t, func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, `{"token":""}`) })
 	if _, err := client.Token(t.Context(), api.Request{}); err == nil {

@@ -139,10 +139,12 @@ func TestWhereTheSpoolIs(t *testing.T) {
 		"another host":     {"postgres://wts:one@db2:5432/wts", false},
 		"another port":     {"postgres://wts:one@db:5433/wts", false},
 	} {
-		other := load(row.database, "").Broker
-		if (other.SpoolDir == one.SpoolDir) != row.same || (other.SpoolTag == one.SpoolTag) != row.same {
-			t.Errorf("%s: the spool is %s beside %s, want the same: %t", name, other.SpoolDir, one.SpoolDir, row.same)
-		}
+		t.Run(name, func(t *testing.T) {
+			other := load(row.database, "").Broker
+			if (other.SpoolDir == one.SpoolDir) != row.same || (other.SpoolTag == one.SpoolTag) != row.same {
+				t.Errorf("the spool is %s beside %s, want the same: %t", other.SpoolDir, one.SpoolDir, row.same)
+			}
+		})
 	}
 }
 

@@ -114,9 +114,11 @@ audiences:
 		"ride_through_max", "trusted_proxies[0]", "log.level", "log.format", "providers.main.issuer: must be https", "providers.main.client_id",
 		"providers.main.client_secret", "providers.main.client_auth", "providers.default: ", "audiences.a.algorithm",
 	} {
-		if !strings.Contains(err, "\n"+want) && !strings.HasPrefix(err, want) {
-			t.Errorf("no line that begins with %q in:\n%s", want, err)
-		}
+		t.Run(want, func(t *testing.T) {
+			if !strings.Contains(err, "\n"+want) && !strings.HasPrefix(err, want) {
+				t.Errorf("no line that begins with %q in:\n%s", want, err)
+			}
+		})
 	}
 }
 
@@ -133,9 +135,11 @@ func TestWhatCannotBeRead(t *testing.T) {
 		"one key twice":               {"url: a\nurl: b\n", "is not YAML"},
 		"an empty file":               {"", "url: is missing"},
 	} {
-		if err := load(t, dir, row.text); !strings.Contains(err, row.want) {
-			t.Errorf("%s: no %q in:\n%s", name, row.want, err)
-		}
+		t.Run(name, func(t *testing.T) {
+			if err := load(t, dir, row.text); !strings.Contains(err, row.want) {
+				t.Errorf("no %q in:\n%s", row.want, err)
+			}
+		})
 	}
 	if _, err := config.Load(filepath.Join(dir, "nowhere.yaml"), nil); err == nil || !strings.Contains(err.Error(), "wts init") {
 		t.Errorf("no file: %v", err)
@@ -195,10 +199,12 @@ func TestShippedConfigurations(t *testing.T) {
 	}
 	dir := t.TempDir()
 	for name, text := range map[string]string{"database/url": "postgres://wts:pw@db/wts", "keyring/wts-keyring": keyring.Generate(time.Now()), "clients/main-client/secret": "s"} {
-		if err := os.MkdirAll(filepath.Dir(filepath.Join(dir, name)), 0o700); err != nil {
-			t.Fatal(err)
-		}
-		write(t, dir, name, text)
+		t.Run(name, func(t *testing.T) {
+			if err := os.MkdirAll(filepath.Dir(filepath.Join(dir, name)), 0o700); err != nil {
+				t.Fatal(err)
+			}
+			write(t, dir, name, text)
+		})
 	}
 	shipped, err := os.ReadFile("../deploy/kubernetes/wts.yaml")
 	if err != nil {

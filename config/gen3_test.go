@@ -57,14 +57,18 @@ func TestADeploymentOfThePythonService(t *testing.T) {
 	}
 	said := strings.Join(loaded.Sources, "\n")
 	for _, want := range []string{"url = https://commons.example.org/wts, from wts_base_url in ", "database.url = postgres://wts:(set)@db.example.org:5432/wts_db, from sqlalchemy_database_uri in ", "providers.default = Fence at https://commons.example.org/user"} {
-		if !strings.Contains(said, want) {
-			t.Errorf("it does not say %q:\n%s", want, said)
-		}
+		t.Run(want, func(t *testing.T) {
+			if !strings.Contains(said, want) {
+				t.Errorf("it does not say %q:\n%s", want, said)
+			}
+		})
 	}
 	for _, secret := range []string{"json-secret", gen3Key, "pw@", ":pw"} {
-		if strings.Contains(said, secret) {
-			t.Errorf("it says %q", secret)
-		}
+		t.Run(secret, func(t *testing.T) {
+			if strings.Contains(said, secret) {
+				t.Errorf("it says %q", secret)
+			}
+		})
 	}
 }
 
@@ -222,8 +226,10 @@ func TestADeploymentThatPythonStartsWith(t *testing.T) {
 		t.Error(diff)
 	}
 	for _, want := range []string{`[0]: "authz/mapping" lacks the slash`, `[2]: "" is not a path`, `[3]: "/a b" is not a path`, `"with blank"`, `"with/slash"`} {
-		if !strings.Contains(strings.Join(loaded.Warnings, "\n"), want) {
-			t.Errorf("no warning has %s:\n%s", want, strings.Join(loaded.Warnings, "\n"))
-		}
+		t.Run(want, func(t *testing.T) {
+			if !strings.Contains(strings.Join(loaded.Warnings, "\n"), want) {
+				t.Errorf("no warning has %s:\n%s", want, strings.Join(loaded.Warnings, "\n"))
+			}
+		})
 	}
 }

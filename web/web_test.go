@@ -23,12 +23,14 @@ func TestPagesEscapeWhatTheyShow(t *testing.T) {
 		"a message": render(t, web.Message{Title: hostile, Text: hostile, RequestID: hostile, Steps: []web.Step{{Label: hostile, Address: hostile}, {Label: hostile, Address: hostile, Post: true}}}),
 		"home":      render(t, web.Home{Username: hostile, Providers: []web.Provider{{ID: hostile, Name: hostile}, {ID: hostile, Name: hostile, Connected: true}}}),
 	} {
-		if strings.Contains(page, "<script") {
-			t.Errorf("%s:\n%s", name, page)
-		}
-		if !strings.Contains(page, `href="/wts/static/wts.css"`) || strings.Contains(page, "style=") {
-			t.Errorf("%s needs what its policy forbids, or forgets where it lives:\n%s", name, page)
-		}
+		t.Run(name, func(t *testing.T) {
+			if strings.Contains(page, "<script") {
+				t.Errorf("%s:\n%s", name, page)
+			}
+			if !strings.Contains(page, `href="/wts/static/wts.css"`) || strings.Contains(page, "style=") {
+				t.Errorf("%s needs what its policy forbids, or forgets where it lives:\n%s", name, page)
+			}
+		})
 	}
 }
 
@@ -43,8 +45,10 @@ func TestHomeSaysHowThingsAre(t *testing.T) {
 		"<strong>alice</strong>", "connected until", "2 January 2027", `action="/wts/oauth2/logout?idp=a"`, "not connected",
 		`href="/wts/oauth2/authorization_url?idp=b"`, "has to be connected again",
 	} {
-		if !strings.Contains(page, want) {
-			t.Errorf("no %q in:\n%s", want, page)
-		}
+		t.Run(want, func(t *testing.T) {
+			if !strings.Contains(page, want) {
+				t.Errorf("no %q in:\n%s", want, page)
+			}
+		})
 	}
 }

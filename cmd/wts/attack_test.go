@@ -218,18 +218,22 @@ func TestAnAPIServerThatIsAway(t *testing.T) {
 	}
 	cluster.SetDown(true)
 	for name, headers := range map[string][]string{"by its address": nil, "by its token": bearer} {
-		if got := r.from(t, "127.0.0.2", "/token/", headers...); got.status != http.StatusOK {
-			t.Errorf("a known pod %s, the server just gone: %d %s", name, got.status, got.body)
-		}
+		t.Run(name, func(t *testing.T) {
+			if got := r.from(t, "127.0.0.2", "/token/", headers...); got.status != http.StatusOK {
+				t.Errorf("a known pod %s, the server just gone: %d %s", name, got.status, got.body)
+			}
+		})
 	}
 	if got := r.from(t, "127.0.0.66", "/token/"); got.status != http.StatusServiceUnavailable || got.header.Get("Retry-After") == "" {
 		t.Errorf("an unknown address: %d %s", got.status, got.body)
 	}
 	time.Sleep(5100 * time.Millisecond)
 	for name, headers := range map[string][]string{"by its address": nil, "by its token": bearer} {
-		if got := r.from(t, "127.0.0.2", "/token/", headers...); got.status != http.StatusServiceUnavailable || got.header.Get("Retry-After") == "" {
-			t.Errorf("a known pod %s, the server long gone: %d %s", name, got.status, got.body)
-		}
+		t.Run(name, func(t *testing.T) {
+			if got := r.from(t, "127.0.0.2", "/token/", headers...); got.status != http.StatusServiceUnavailable || got.header.Get("Retry-After") == "" {
+				t.Errorf("a known pod %s, the server long gone: %d %s", name, got.status, got.body)
+			}
+		})
 	}
 	if got := r.call(t, nil, http.MethodGet, "/readyz"); got.status != http.StatusOK {
 		t.Errorf("/readyz: %d", got.status)
@@ -261,9 +265,11 @@ func TestServiceAccountTokensByReview(t *testing.T) {
 		"a pod that is gone, which the server still accepts": cluster.Token(gone, "wts"),
 		"another cluster": kubetest.Start(t).Token(alice, "wts"),
 	} {
-		if got := r.from(t, "127.0.0.66", "/token/", "Authorization", "Bearer "+token); got.status != http.StatusUnauthorized || !r.refusal(t, got, "rule 10") {
-			t.Errorf("%s: %d %s", name, got.status, got.body)
-		}
+		t.Run(name, func(t *testing.T) {
+			if got := r.from(t, "127.0.0.66", "/token/", "Authorization", "Bearer "+token); got.status != http.StatusUnauthorized || !r.refusal(t, got, "rule 10") {
+				t.Errorf("%d %s", got.status, got.body)
+			}
+		})
 	}
 }
 

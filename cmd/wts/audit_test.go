@@ -38,16 +38,18 @@ func TestNoByteOfATokenLeavesBeforeTheAuditHasIt(t *testing.T) {
 		return response.StatusCode, nil
 	}
 	for _, path := range []string{"/token/", "/token/?audience=storage"} {
-		if status, err := ask(t.Context(), path); err != nil || status != http.StatusOK {
-			t.Fatalf("%s: %d, %v", path, status, err)
-		}
-		r.log.hold.Lock()
-		ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
-		if status, err := ask(ctx, path); err == nil {
-			t.Errorf("%s is answered with %d, and the audit cannot be written", path, status)
-		}
-		cancel()
-		r.log.hold.Unlock()
+		t.Run(path, func(t *testing.T) {
+			if status, err := ask(t.Context(), path); err != nil || status != http.StatusOK {
+				t.Fatalf("%d, %v", status, err)
+			}
+			r.log.hold.Lock()
+			ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
+			if status, err := ask(ctx, path); err == nil {
+				t.Errorf("%s is answered with %d, and the audit cannot be written", path, status)
+			}
+			cancel()
+			r.log.hold.Unlock()
+		})
 	}
 }
 

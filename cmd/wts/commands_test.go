@@ -109,10 +109,12 @@ func TestTheFormsOfAToken(t *testing.T) {
 		"git stores": {[]string{"store", "--format", "git-credential"}, ""},
 		"kubectl":    {[]string{"--format", "exec-credential"}, `{"apiVersion":"client.authentication.k8s.io/v1","kind":"ExecCredential","status":{"token":"a'b"}}` + "\n"},
 	} {
-		out, err := run(t, append([]string{"token", "--file", file}, row.args...)...)
-		if err != nil || out != row.want {
-			t.Errorf("%s: %q, %v", name, out, err)
-		}
+		t.Run(name, func(t *testing.T) {
+			out, err := run(t, append([]string{"token", "--file", file}, row.args...)...)
+			if err != nil || out != row.want {
+				t.Errorf("%q, %v", out, err)
+			}
+		})
 	}
 	for want, args := range map[string][]string{
 		"--host is missing": {"token", "--file", file, "get", "--format", "git-credential"},
@@ -120,10 +122,12 @@ func TestTheFormsOfAToken(t *testing.T) {
 		"needs --out":       {"token", "--file", file, "--watch"},
 		"--url is missing":  {"token"},
 	} {
-		t.Setenv("WTS_URL", "")
-		if _, err := run(t, args...); err == nil || !strings.Contains(err.Error(), want) {
-			t.Errorf("%v: %v", args, err)
-		}
+		t.Run(want, func(t *testing.T) {
+			t.Setenv("WTS_URL", "")
+			if _, err := run(t, args...); err == nil || !strings.Contains(err.Error(), want) {
+				t.Errorf("%v: %v", args, err)
+			}
+		})
 	}
 }
 
@@ -189,9 +193,11 @@ func TestAReleaseWantsTheVulnerabilityDatabase(t *testing.T) {
 		})
 	}
 	for _, target := range []string{"release", "release VERSION=v1.2.3"} {
-		output, err := exec.Command("make", append([]string{"-n", "-C", "../.."}, strings.Fields(target)...)...).CombinedOutput()
-		if err != nil || !strings.Contains(string(output), "RELEASE=1") {
-			t.Errorf("make %s checks nothing: %v\n%s", target, err, output)
-		}
+		t.Run(target, func(t *testing.T) {
+			output, err := exec.Command("make", append([]string{"-n", "-C", "../.."}, strings.Fields(target)...)...).CombinedOutput()
+			if err != nil || !strings.Contains(string(output), "RELEASE=1") {
+				t.Errorf("make %s checks nothing: %v\n%s", target, err, output)
+			}
+		})
 	}
 }

@@ -93,9 +93,11 @@ func TestTheConnectionsCommand(t *testing.T) {
 	out := &bytes.Buffer{}
 	show(out, listed[0])
 	for _, want := range []string{"alice (" + listed[0].UserID + ")", "phase", "ready", "grant until"} {
-		if !strings.Contains(out.String(), want) {
-			t.Errorf("no %q in\n%s", want, out)
-		}
+		t.Run(want, func(t *testing.T) {
+			if !strings.Contains(out.String(), want) {
+				t.Errorf("no %q in\n%s", want, out)
+			}
+		})
 	}
 	if _, err := findConnection(command, r.store, "alice", "second"); err == nil || !strings.Contains(err.Error(), "has not connected") {
 		t.Errorf("what is not there: %v", err)

@@ -112,21 +112,25 @@ func TestGen3FixedAnswers(t *testing.T) {
 		"/oauth2/connected": "",
 		"/":                 `{"/.well-known/jwks.json":"keys that verify our tokens","/external_oidc":"list available identity providers","/oauth2":"oauth2 resources","/token":"get temporary token"}` + "\n",
 	} {
-		if path == "/oauth2/connected" {
-			c.link(t, "alice", "")
-		}
-		got := c.call(t, nil, http.MethodGet, path, c.bearer("alice")...)
-		if got.status != 200 || got.body != want {
-			t.Errorf("%s: %d %q", path, got.status, got.body)
-		}
-		if html := strings.HasPrefix(got.header.Get("Content-Type"), "text/html"); html == (path == "/") {
-			t.Errorf("%s: %s", path, got.header.Get("Content-Type"))
-		}
+		t.Run(path, func(t *testing.T) {
+			if path == "/oauth2/connected" {
+				c.link(t, "alice", "")
+			}
+			got := c.call(t, nil, http.MethodGet, path, c.bearer("alice")...)
+			if got.status != 200 || got.body != want {
+				t.Errorf("%d %q", got.status, got.body)
+			}
+			if html := strings.HasPrefix(got.header.Get("Content-Type"), "text/html"); html == (path == "/") {
+				t.Errorf("%s", got.header.Get("Content-Type"))
+			}
+		})
 	}
 	for _, path := range []string{"/_status", "/_version", "/", "/token", "/token/", "/external_oidc", "/external_oidc/", "/oauth2/connected", "/oauth2/authorization_url", "/oauth2/logout", "/aggregate/user/user"} {
-		if got := c.call(t, nil, http.MethodOptions, path); got.status != 200 || got.header.Get("Allow") != "OPTIONS, GET, HEAD" {
-			t.Errorf("OPTIONS %s: %d %q", path, got.status, got.header.Get("Allow"))
-		}
+		t.Run(path, func(t *testing.T) {
+			if got := c.call(t, nil, http.MethodOptions, path); got.status != 200 || got.header.Get("Allow") != "OPTIONS, GET, HEAD" {
+				t.Errorf("OPTIONS %s: %d %q", path, got.status, got.header.Get("Allow"))
+			}
+		})
 	}
 	if got := c.call(t, nil, http.MethodGet, "/_version"); got.status != 200 || !strings.HasPrefix(got.body, `{"commit":"`) {
 		t.Errorf("version: %s", got.body)

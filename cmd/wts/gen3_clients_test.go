@@ -39,13 +39,15 @@ func TestGen3ExternalProviders(t *testing.T) {
 	c.link(t, "alice", "keycloak")
 	all := []string{"other-google", "other-ras", "keycloak"}
 	for _, path := range []string{"/external_oidc", "/external_oidc/", "/external_oidc/?unexpired=1", "/external_oidc?unexpired=false"} {
-		ids, expirations := c.externals(t, path)
-		if diff := cmp.Diff(all, ids); diff != "" {
-			t.Errorf("%s, anonymous: %s", path, diff)
-		}
-		if expirations["other-google"] != nil {
-			t.Errorf("%s, anonymous: %v", path, expirations)
-		}
+		t.Run(path, func(t *testing.T) {
+			ids, expirations := c.externals(t, path)
+			if diff := cmp.Diff(all, ids); diff != "" {
+				t.Errorf("%s, anonymous: %s", path, diff)
+			}
+			if expirations["other-google"] != nil {
+				t.Errorf("%s, anonymous: %v", path, expirations)
+			}
+		})
 	}
 	_, expirations := c.externals(t, "/external_oidc", c.bearer("alice")...)
 	if diff := cmp.Diff(map[string]any{"other-google": "29 days", "other-ras": nil, "keycloak": "an unknown time"}, expirations); diff != "" {

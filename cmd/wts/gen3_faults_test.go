@@ -42,11 +42,13 @@ func TestGen3SecurityFaults(t *testing.T) {
 		for _, injected := range []string{
 			"grant_type=client_credentials&scope=admin", "grant_type=refresh_token&refresh_token=" + c.fence.Grant("bob", "wts"), "method=GET", "body=x&auth=y&headers=z",
 		} {
-			browser := c.portalUser(t, "alice")
-			got := c.through(t, c.portal, &http.Client{Jar: browser.Jar}, http.MethodGet, "/wts/oauth2/authorize?"+injected+"&state="+c.flow(t, browser, ""))
-			if got.status != 403 {
-				t.Errorf("%s: %d %s", injected, got.status, got.body)
-			}
+			t.Run(injected, func(t *testing.T) {
+				browser := c.portalUser(t, "alice")
+				got := c.through(t, c.portal, &http.Client{Jar: browser.Jar}, http.MethodGet, "/wts/oauth2/authorize?"+injected+"&state="+c.flow(t, browser, ""))
+				if got.status != 403 {
+					t.Errorf("%d %s", got.status, got.body)
+				}
+			})
 		}
 		if posts := c.fence.Ledger().TokenPosts - before; posts != 0 {
 			t.Errorf("the provider was asked %d times", posts)
@@ -64,9 +66,11 @@ func TestGen3SecurityFaults(t *testing.T) {
 	})
 	t.Run("S3 X-Forwarded-For", func(t *testing.T) {
 		for _, base := range []string{c.url, c.portal + "/wts"} {
-			if got := c.through(t, base, nil, http.MethodGet, "/token/", "X-Forwarded-For", "127.0.0.2", "X-Real-Ip", "127.0.0.2", "Forwarded", "for=127.0.0.2"); got.status != 403 {
-				t.Errorf("%s: %d %s", base, got.status, got.body)
-			}
+			t.Run(base, func(t *testing.T) {
+				if got := c.through(t, base, nil, http.MethodGet, "/token/", "X-Forwarded-For", "127.0.0.2", "X-Real-Ip", "127.0.0.2", "Forwarded", "for=127.0.0.2"); got.status != 403 {
+					t.Errorf("%d %s", got.status, got.body)
+				}
+			})
 		}
 	})
 	t.Run("S5 no stranger's issuer is fetched", func(t *testing.T) {
@@ -99,12 +103,14 @@ func TestGen3SecurityFaults(t *testing.T) {
 			c.linkIn(t, c.portalUser(t, name), "carol", "other-google")
 		}
 		for _, name := range []string{"alice", "bob"} {
-			if got := c.call(t, nil, http.MethodGet, "/oauth2/connected?idp=other-google", c.bearer(name)...); got.status != 200 {
-				t.Errorf("%s: %d %s", name, got.status, got.body)
-			}
-			if rows := c.sql(t, "SELECT 1 FROM refresh_token WHERE username = $1 AND idp = 'other-google'", name); len(rows) != 1 {
-				t.Errorf("%s has %d mirrored rows", name, len(rows))
-			}
+			t.Run(name, func(t *testing.T) {
+				if got := c.call(t, nil, http.MethodGet, "/oauth2/connected?idp=other-google", c.bearer(name)...); got.status != 200 {
+					t.Errorf("%d %s", got.status, got.body)
+				}
+				if rows := c.sql(t, "SELECT 1 FROM refresh_token WHERE username = $1 AND idp = 'other-google'", name); len(rows) != 1 {
+					t.Errorf("%s has %d mirrored rows", name, len(rows))
+				}
+			})
 		}
 	})
 	t.Run("S12 cookies, schemes, rates and logout", func(t *testing.T) {
@@ -114,9 +120,11 @@ func TestGen3SecurityFaults(t *testing.T) {
 		}
 		token := c.fence.AccessToken("alice", nil)
 		for scheme, status := range map[string]int{"bearer": 200, "Bearer": 200, "BEARER": 200, "Basic": 401, "X": 401} {
-			if got := c.call(t, nil, http.MethodGet, "/oauth2/connected", "Authorization", scheme+" "+token); got.status != status {
-				t.Errorf("%s: %d", scheme, got.status)
-			}
+			t.Run(scheme, func(t *testing.T) {
+				if got := c.call(t, nil, http.MethodGet, "/oauth2/connected", "Authorization", scheme+" "+token); got.status != status {
+					t.Errorf("%d", got.status)
+				}
+			})
 		}
 		c.call(t, nil, http.MethodGet, "/oauth2/logout?idp=default", "Authorization", "Bearer "+token)
 		if got := c.call(t, nil, http.MethodGet, "/oauth2/connected", "Authorization", "Bearer "+token); got.status != 200 {
@@ -269,12 +277,14 @@ func TestGen3SessionsAfterThePortalsLogout(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			switchTo(bearer)
 			for path, want := range map[string]int{"/token/": 403, "/token/?idp=default": 403, "/token/?idp=other-google": 403, "/oauth2/connected": 401} {
-				if bearer != "" && path == "/token/?idp=other-google" {
-					want = 401
-				}
-				if got := ask(http.MethodGet, path); got.status != want {
-					t.Errorf("%s: %d, want %d", path, got.status, want)
-				}
+				t.Run(path, func(t *testing.T) {
+					if bearer != "" && path == "/token/?idp=other-google" {
+						want = 401
+					}
+					if got := ask(http.MethodGet, path); got.status != want {
+						t.Errorf("%d, want %d", got.status, want)
+					}
+				})
 			}
 			if got := ask(http.MethodGet, "/external_oidc/?unexpired=true"); got.status != 200 || strings.Contains(got.body, "other-google") {
 				t.Errorf("/external_oidc lists alice's: %s", got.body)

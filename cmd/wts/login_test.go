@@ -21,9 +21,11 @@ func TestALoginWithoutARefreshTokenSaysSo(t *testing.T) {
 	})
 	page := r.logIn(t, providertest.Browser(), "/oauth2/authorization_url?redirect=/lab", "alice")
 	for _, part := range []string{"The first gave no refresh token", "Continue", `href="/lab"`} {
-		if page.Status != http.StatusOK || !strings.Contains(page.Body, part) {
-			t.Errorf("%d, and the page lacks %q:\n%s", page.Status, part, page.Body)
-		}
+		t.Run(part, func(t *testing.T) {
+			if page.Status != http.StatusOK || !strings.Contains(page.Body, part) {
+				t.Errorf("%d, and the page lacks %q:\n%s", page.Status, part, page.Body)
+			}
+		})
 	}
 	if log := r.log.String(); !strings.Contains(log, "offline_access") || !strings.Contains(log, `"WARN"`) {
 		t.Errorf("the log does not say what to change")
@@ -103,9 +105,11 @@ func TestALinkFromAnotherSiteConnectsNothing(t *testing.T) {
 		t.Errorf("the link in another browser: %d to %s", got.status, got.header.Get("Location"))
 	}
 	for site, want := range map[string]bool{"same-origin": true, "same-site": true, "none": true, "cross-site": false, "nonsense": false} {
-		if got := begin(browser, "idp=second", site); toProvider(got) != want {
-			t.Errorf("%s: %d to %s", site, got.status, got.header.Get("Location"))
-		}
+		t.Run(site, func(t *testing.T) {
+			if got := begin(browser, "idp=second", site); toProvider(got) != want {
+				t.Errorf("%d to %s", got.status, got.header.Get("Location"))
+			}
+		})
 	}
 	// The default provider's login says who the person is, and connects no account of another's.
 	if got := begin(browser, "", "cross-site"); got.status != http.StatusFound || !strings.HasPrefix(got.header.Get("Location"), r.first.Issuer) {

@@ -90,22 +90,24 @@ func TestMixUp(t *testing.T) {
 			victim := providertest.Browser()
 			r.logIn(t, victim, "/oauth2/authorization_url", "alice")
 			for id, one := range map[string]*thief{"evil": evil, "plain": plain} {
-				back := r.callback(t, victim, "/oauth2/authorization_url?idp="+id)
-				if back.Query().Get("code") == "" {
-					t.Fatalf("%s: the honest provider gave no code: %s", id, back)
-				}
-				query := back.Query()
-				query.Del("iss")
-				if row.iss {
-					query.Set("iss", r.first.Issuer)
-				}
-				back.RawQuery = query.Encode()
-				if page, err := providertest.Open(t.Context(), victim, back.String()); err != nil || page.Status < 400 {
-					t.Errorf("%s: the callback answers %d, %v", id, page.Status, err)
-				}
-				if got := one.stolen(); got != row.stolen {
-					t.Errorf("%s: %d codes reached the hostile token endpoint, want %d", id, got, row.stolen)
-				}
+				t.Run(id, func(t *testing.T) {
+					back := r.callback(t, victim, "/oauth2/authorization_url?idp="+id)
+					if back.Query().Get("code") == "" {
+						t.Fatalf("the honest provider gave no code: %s", back)
+					}
+					query := back.Query()
+					query.Del("iss")
+					if row.iss {
+						query.Set("iss", r.first.Issuer)
+					}
+					back.RawQuery = query.Encode()
+					if page, err := providertest.Open(t.Context(), victim, back.String()); err != nil || page.Status < 400 {
+						t.Errorf("the callback answers %d, %v", page.Status, err)
+					}
+					if got := one.stolen(); got != row.stolen {
+						t.Errorf("%d codes reached the hostile token endpoint, want %d", got, row.stolen)
+					}
+				})
 			}
 			warned := slices.ContainsFunc(settings.CheckCallbacks(), func(line string) bool { return strings.Contains(line, "evil, first, plain") })
 			if shared := row.callback == provider.CallbackShared; warned != shared {

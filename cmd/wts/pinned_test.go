@@ -132,9 +132,11 @@ func TestWhatIsFetchedHasAVersion(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, name := range []string{"Makefile", "test/kube/build", "test/ready", "deploy/image/Dockerfile", "test/e2e/provider/package.json", ".ci/run"} {
-		if !checked[name] {
-			t.Errorf("%s was not read", name)
-		}
+		t.Run(name, func(t *testing.T) {
+			if !checked[name] {
+				t.Errorf("%s was not read", name)
+			}
+		})
 	}
 }
 
@@ -155,11 +157,13 @@ func TestAMissingVersionIsFound(t *testing.T) {
 		{"check.yaml", "- uses: actions/checkout@v4", "- uses: actions/checkout@" + strings.Repeat("0", 40)},
 		{"package.json", `{"dependencies": {"jose": "^6.2.17"}}`, `{"dependencies": {"jose": "6.2.17"}}`},
 	} {
-		if found := unpinned(row.name, row.missing); len(found) == 0 {
-			t.Errorf("not found: %s", row.missing)
-		}
-		if found := unpinned(row.name, row.pinned); len(found) > 0 {
-			t.Errorf("%s: %v is taken to have no version", row.pinned, found)
-		}
+		t.Run(row.name, func(t *testing.T) {
+			if found := unpinned(row.name, row.missing); len(found) == 0 {
+				t.Errorf("not found: %s", row.missing)
+			}
+			if found := unpinned(row.name, row.pinned); len(found) > 0 {
+				t.Errorf("%s: %v is taken to have no version", row.pinned, found)
+			}
+		})
 	}
 }

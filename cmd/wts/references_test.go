@@ -140,8 +140,10 @@ func TestReferencesFindsThem(t *testing.T) {
 		"EN3: what must be shown 4":                       2,
 		"ES256 of RFC 9068 2, and architecture.md's plan": 0,
 	} {
-		if got := found.unresolved("cmd/wts", comment); len(got) != want {
-			t.Errorf("%q: %q, want %d of them", comment, got, want)
-		}
+		t.Run(comment, func(t *testing.T) {
+			if got := found.unresolved("cmd/wts", comment); len(got) != want {
+				t.Errorf("%q, want %d of them", got, want)
+			}
+		})
 	}
 }

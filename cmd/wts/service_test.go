@@ -258,23 +258,25 @@ func TestHostileCallbacks(t *testing.T) {
 			q.Set("error_description", "canary")
 		}, false},
 	} {
-		back := r.callback(t, signedIn, "/oauth2/authorization_url?idp=second")
-		query := back.Query()
-		row.change(query)
-		before, browser := posts(), signedIn
-		if row.other {
-			browser = providertest.Browser()
-		}
-		got := r.call(t, browser, http.MethodGet, back.Path+"?"+query.Encode())
-		if got.status != http.StatusSeeOther || !strings.HasPrefix(got.header.Get("Location"), "/failed?error=401&") || posts() != before {
-			t.Errorf("%s: answered %d, %d calls; want 303 and none\n%s", name, got.status, posts()-before, got.body)
-		}
-		if strings.Contains(got.body, "canary") || strings.Contains(got.body, "<script") {
-			t.Errorf("%s: the page repeats what came in:\n%s", name, got.body)
-		}
-		if got.header.Get("Cache-Control") != "no-store" || got.header.Get("Referrer-Policy") != "no-referrer" {
-			t.Errorf("%s: the page may be kept, or tells its address: %v", name, got.header)
-		}
+		t.Run(name, func(t *testing.T) {
+			back := r.callback(t, signedIn, "/oauth2/authorization_url?idp=second")
+			query := back.Query()
+			row.change(query)
+			before, browser := posts(), signedIn
+			if row.other {
+				browser = providertest.Browser()
+			}
+			got := r.call(t, browser, http.MethodGet, back.Path+"?"+query.Encode())
+			if got.status != http.StatusSeeOther || !strings.HasPrefix(got.header.Get("Location"), "/failed?error=401&") || posts() != before {
+				t.Errorf("answered %d, %d calls; want 303 and none\n%s", got.status, posts()-before, got.body)
+			}
+			if strings.Contains(got.body, "canary") || strings.Contains(got.body, "<script") {
+				t.Errorf("the page repeats what came in:\n%s", got.body)
+			}
+			if got.header.Get("Cache-Control") != "no-store" || got.header.Get("Referrer-Policy") != "no-referrer" {
+				t.Errorf("the page may be kept, or tells its address: %v", got.header)
+			}
+		})
 	}
 
 	// Injected parameters beside a good code change nothing: the four that are read are read.
@@ -295,10 +297,12 @@ func TestHostileCallbacks(t *testing.T) {
 func TestHostileRedirects(t *testing.T) {
 	r := startReplica(t)
 	for _, to := range []string{"https://evil.com", "//evil.com", "/\\evil.com", "/%2f%2fevil.com", "\t//evil.com", "https://localhost@evil.com", "javascript:alert(1)"} {
-		got := r.call(t, nil, http.MethodGet, "/oauth2/authorization_url?redirect="+url.QueryEscape(to))
-		if got.status != http.StatusBadRequest || got.member("message") != "only support relative redirect" {
-			t.Errorf("%q: %d %s", to, got.status, got.body)
-		}
+		t.Run(to, func(t *testing.T) {
+			got := r.call(t, nil, http.MethodGet, "/oauth2/authorization_url?redirect="+url.QueryEscape(to))
+			if got.status != http.StatusBadRequest || got.member("message") != "only support relative redirect" {
+				t.Errorf("%d %s", got.status, got.body)
+			}
+		})
 	}
 	browser := providertest.Browser()
 	back := r.callback(t, browser, "/oauth2/authorization_url?redirect=/workspace%3Fa%3Db")
@@ -313,20 +317,24 @@ func TestWhatAPageOfAnotherSiteCannotDo(t *testing.T) {
 	browser := providertest.Browser()
 	r.logIn(t, browser, "/oauth2/authorization_url", "alice")
 	for _, dest := range []string{"image", "iframe", "empty", "script", "frame"} {
-		bare := &http.Client{Jar: browser.Jar}
-		if got := r.call(t, bare, http.MethodGet, "/oauth2/authorization_url?idp=second", "Sec-Fetch-Dest", dest); got.status != http.StatusForbidden {
-			t.Errorf("a login begun as %s: %d", dest, got.status)
-		}
+		t.Run(dest, func(t *testing.T) {
+			bare := &http.Client{Jar: browser.Jar}
+			if got := r.call(t, bare, http.MethodGet, "/oauth2/authorization_url?idp=second", "Sec-Fetch-Dest", dest); got.status != http.StatusForbidden {
+				t.Errorf("a login begun as %s: %d", dest, got.status)
+			}
+		})
 	}
 	for name, headers := range map[string][]string{
 		"cross-site":                    {"Sec-Fetch-Site", "cross-site"},
 		"same-site":                     {"Sec-Fetch-Site", "same-site"},
 		"an old browser, by its Origin": {"Origin", "https://evil.example"},
 	} {
-		bare := &http.Client{Jar: browser.Jar}
-		if got := r.call(t, bare, http.MethodPost, "/oauth2/logout?idp=first", headers...); got.status != http.StatusForbidden {
-			t.Errorf("a disconnect from %s: %d", name, got.status)
-		}
+		t.Run(name, func(t *testing.T) {
+			bare := &http.Client{Jar: browser.Jar}
+			if got := r.call(t, bare, http.MethodPost, "/oauth2/logout?idp=first", headers...); got.status != http.StatusForbidden {
+				t.Errorf("a disconnect from %s: %d", name, got.status)
+			}
+		})
 	}
 	if got := r.call(t, browser, http.MethodGet, "/oauth2/logout?idp=first"); got.status != http.StatusNoContent {
 		t.Errorf("GET logout: %d", got.status)
@@ -385,18 +393,22 @@ func TestAnswersOfToken(t *testing.T) {
 		t.Errorf("a worker: %d %s", upstream.status, upstream.body)
 	}
 	for _, path := range []string{"/token", "//token//", "/token?expires=600", "/token/?expires=", "/token/?idp=default", "/token/?idp=first"} {
-		if got := r.worker(t, path); got.status != 200 || got.member("token") == "" {
-			t.Errorf("%s: %d %s", path, got.status, got.body)
-		}
+		t.Run(path, func(t *testing.T) {
+			if got := r.worker(t, path); got.status != 200 || got.member("token") == "" {
+				t.Errorf("%d %s", got.status, got.body)
+			}
+		})
 	}
 	check("bogus idp", r.worker(t, "/token/?idp=bogus"), 400, "message", `Requested IdP "bogus" is not configured`)
 	check("empty idp", r.worker(t, "/token/?idp="), 400, "message", `Requested IdP "" is not configured`)
 	check("bad expires", r.worker(t, "/token/?expires=abc"), 400, "error", "expires has to be an integer")
 	check("bad expires before bad idp", r.worker(t, "/token/?expires=abc&idp=bogus"), 400, "error", "expires has to be an integer")
 	for _, bad := range []string{"0", "-5", "1.5", "1e3", "99999999999999999999", "%zz", "+", "0x10"} {
-		if got := r.worker(t, "/token/?expires="+bad); got.status != 400 || got.member("error") == "" {
-			t.Errorf("expires=%s: %d %s", bad, got.status, got.body)
-		}
+		t.Run(bad, func(t *testing.T) {
+			if got := r.worker(t, "/token/?expires="+bad); got.status != 400 || got.member("error") == "" {
+				t.Errorf("expires=%s: %d %s", bad, got.status, got.body)
+			}
+		})
 	}
 	check("not connected there", r.worker(t, "/token/?idp=second"), 403, "message", denied+"User doesn't have a refresh token")
 	check("an unknown audience", r.worker(t, "/token/?audience=evil"), 400, "message", `The audience "evil" is not registered`)
@@ -425,10 +437,12 @@ func TestAnswersOfToken(t *testing.T) {
 	// A proxy's stale bearer keeps no user from logging in. Connecting a provider with it is refused: the login
 	// would not replace the bearer, and lead back here.
 	for path, status := range map[string]int{"/oauth2/authorization_url": 302, "/oauth2/authorization_url?idp=second": 401} {
-		got := r.call(t, browser, http.MethodGet, path, "Authorization", "bearer stale", "Accept", "text/html")
-		if got.status != status || strings.HasPrefix(got.header.Get("Location"), "/oauth2/authorization_url?") {
-			t.Errorf("%s with a stale bearer: %d to %s", path, got.status, got.header.Get("Location"))
-		}
+		t.Run(path, func(t *testing.T) {
+			got := r.call(t, browser, http.MethodGet, path, "Authorization", "bearer stale", "Accept", "text/html")
+			if got.status != status || strings.HasPrefix(got.header.Get("Location"), "/oauth2/authorization_url?") {
+				t.Errorf("%s with a stale bearer: %d to %s", path, got.status, got.header.Get("Location"))
+			}
+		})
 	}
 
 	// Forged bearers (security.md A5, D2).
@@ -497,16 +511,20 @@ func TestTheLogHoldsNoSecret(t *testing.T) {
 	r.service.log.Warn("a warning, which writes out what came before it")
 	text := r.log.String()
 	for what, secret := range secrets {
-		if secret == "" {
-			t.Errorf("%s is empty: nothing is tested", what)
-		} else if strings.Contains(text, secret) {
-			t.Errorf("the log holds %s", what)
-		}
+		t.Run(what, func(t *testing.T) {
+			if secret == "" {
+				t.Errorf("%s is empty: nothing is tested", what)
+			} else if strings.Contains(text, secret) {
+				t.Errorf("the log holds %s", what)
+			}
+		})
 	}
 	for _, want := range []string{`"outcome":"refused","reason":"nothing says who is calling"`, `"audit":"login"`, `"audit":"connect"`, `"audit":"handout"`, `"audit":"mint"`, `"proof":"pod"`, `"provider":"second"`, `"audience":"storage"`, `"request":"`} {
-		if !strings.Contains(text, want) {
-			t.Errorf("the log lacks %s", want)
-		}
+		t.Run(want, func(t *testing.T) {
+			if !strings.Contains(text, want) {
+				t.Errorf("the log lacks %s", want)
+			}
+		})
 	}
 	for line := range strings.Lines(text) {
 		var object map[string]any
@@ -525,16 +543,18 @@ func TestRoutes(t *testing.T) {
 		"/oauth2/logout": 204, "/metrics": 404, "/nothing": 404, "/oauth2": 404, "/oauth2/authorization_url?idp=bogus": 400,
 		"/oauth2/authorization_url": 302, "//oauth2//authorization_url": 302, "/oauth2/authorization_url?idp=second": 401,
 	} {
-		get, head := r.call(t, nil, http.MethodGet, path), r.call(t, nil, http.MethodHead, path)
-		if get.status != status || head.status != status {
-			t.Errorf("%s: GET %d, HEAD %d; want %d", path, get.status, head.status, status)
-		}
-		if head.body != "" || get.header.Get("X-Request-Id") == "" || get.header.Get("X-Content-Type-Options") != "nosniff" {
-			t.Errorf("%s: HEAD has a body, or headers are missing: %v", path, get.header)
-		}
-		if status >= 400 && get.member("message") == "" {
-			t.Errorf("%s: no message: %s", path, get.body)
-		}
+		t.Run(path, func(t *testing.T) {
+			get, head := r.call(t, nil, http.MethodGet, path), r.call(t, nil, http.MethodHead, path)
+			if get.status != status || head.status != status {
+				t.Errorf("GET %d, HEAD %d; want %d", get.status, head.status, status)
+			}
+			if head.body != "" || get.header.Get("X-Request-Id") == "" || get.header.Get("X-Content-Type-Options") != "nosniff" {
+				t.Errorf("HEAD has a body, or headers are missing: %v", get.header)
+			}
+			if status >= 400 && get.member("message") == "" {
+				t.Errorf("no message: %s", get.body)
+			}
+		})
 	}
 	if got := r.call(t, nil, http.MethodOptions, "/token/"); got.status != 200 || got.header.Get("Allow") != "OPTIONS, GET, HEAD" {
 		t.Errorf("OPTIONS: %d %v", got.status, got.header)
@@ -673,10 +693,12 @@ func TestInputThatIsRepeatedIsCut(t *testing.T) {
 	r := startReplica(t)
 	long := strings.Repeat("%80", 20_000)
 	for _, path := range []string{"/token/?idp=" + long, "/token/?audience=" + long, "/oauth2/connected?idp=" + long, "/oauth2/authorization_url?idp=" + long, "/failed?id=" + long, "/" + long} {
-		got := r.worker(t, path)
-		if len(got.body) > 4096 {
-			t.Errorf("%.40s...: %d bytes of answer", path, len(got.body))
-		}
+		t.Run(path, func(t *testing.T) {
+			got := r.worker(t, path)
+			if len(got.body) > 4096 {
+				t.Errorf("%.40s...: %d bytes of answer", path, len(got.body))
+			}
+		})
 	}
 	r.service.log.Warn("a warning, which writes out what came before it")
 	for line := range strings.Lines(r.log.String()) {

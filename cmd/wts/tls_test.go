@@ -8,6 +8,7 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
+	"fmt"
 	"math/big"
 	"net"
 	"net/http"
@@ -55,13 +56,15 @@ func TestTheServiceOverTLS(t *testing.T) {
 	client := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, DisableKeepAlives: true}}
 	address := strings.Replace(r.url, "http://", "https://", 1)
 	for old, want := range map[uint16]bool{tls.VersionTLS11: false, tls.VersionTLS12: true, tls.VersionTLS13: true} {
-		connection, err := tls.Dial("tcp", strings.TrimPrefix(address, "https://"), &tls.Config{InsecureSkipVerify: true, MinVersion: tls.VersionTLS10, MaxVersion: old})
-		if (err == nil) != want {
-			t.Errorf("version %x: %v", old, err)
-		}
-		if err == nil {
-			_ = connection.Close()
-		}
+		t.Run(fmt.Sprint(old), func(t *testing.T) {
+			connection, err := tls.Dial("tcp", strings.TrimPrefix(address, "https://"), &tls.Config{InsecureSkipVerify: true, MinVersion: tls.VersionTLS10, MaxVersion: old})
+			if (err == nil) != want {
+				t.Errorf("version %x: %v", old, err)
+			}
+			if err == nil {
+				_ = connection.Close()
+			}
+		})
 	}
 	response, err := client.Get(address + "/healthz")
 	if err != nil || response.TLS.PeerCertificates[0].Subject.CommonName != "first" {

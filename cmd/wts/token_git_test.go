@@ -56,9 +56,11 @@ func TestGitIsToldWhenTheTokenExpires(t *testing.T) {
 		"as wts said":       {Value: "opaque", ExpiresAt: time.Unix(4102444800, 0)},
 		"as the JWT states": {Value: "e30." + base64.RawURLEncoding.EncodeToString([]byte(`{"exp":4102444800}`)) + ".c2ln"},
 	} {
-		if text := gitCredential(token); !strings.HasSuffix(text, "\npassword_expiry_utc=4102444800\n") {
-			t.Errorf("%s: %q", name, text)
-		}
+		t.Run(name, func(t *testing.T) {
+			if text := gitCredential(token); !strings.HasSuffix(text, "\npassword_expiry_utc=4102444800\n") {
+				t.Errorf("%q", text)
+			}
+		})
 	}
 	if text := gitCredential(api.Token{Value: "opaque"}); text != "username=oauth2\npassword=opaque\n" {
 		t.Errorf("not known: %q", text)
@@ -72,8 +74,10 @@ func TestATokenWithALineBreakIsNotPrinted(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, format := range []string{"token", "env", "exec-credential"} {
-		if out, err := run(t, "token", "--file", file, "--format", format); err == nil || strings.Contains(out, "evil") {
-			t.Errorf("%s: %q, %v", format, out, err)
-		}
+		t.Run(format, func(t *testing.T) {
+			if out, err := run(t, "token", "--file", file, "--format", format); err == nil || strings.Contains(out, "evil") {
+				t.Errorf("%q, %v", out, err)
+			}
+		})
 	}
 }

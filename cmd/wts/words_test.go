@@ -123,8 +123,10 @@ func TestWordsFindsThem(t *testing.T) {
 	for text, want := range map[string]bool{
 		"the user can mend it": true, "Shut  out": true, "an amendment": false, "what is shut": false,
 	} {
-		if got := words.MatchString(text); got != want {
-			t.Errorf("%q: %t, want %t", text, got, want)
-		}
+		t.Run(text, func(t *testing.T) {
+			if got := words.MatchString(text); got != want {
+				t.Errorf("%t, want %t", got, want)
+			}
+		})
 	}
 }

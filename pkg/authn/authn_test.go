@@ -175,10 +175,12 @@ func TestWhoIsAtTheAddress(t *testing.T) {
 			"", authn.ErrNoProof,
 		},
 	} {
-		caller, err := f.who(row.request, row.accepts)
-		if !errors.Is(err, row.want) || caller.User.ID != row.user {
-			t.Errorf("%s: got %q, %v; want %q, %v", name, caller.User.ID, err, row.user, row.want)
-		}
+		t.Run(name, func(t *testing.T) {
+			caller, err := f.who(row.request, row.accepts)
+			if !errors.Is(err, row.want) || caller.User.ID != row.user {
+				t.Errorf("got %q, %v; want %q, %v", caller.User.ID, err, row.user, row.want)
+			}
+		})
 	}
 }
 
@@ -198,10 +200,12 @@ func TestThePeerBehindTrustedProxies(t *testing.T) {
 		"rubbish":                      {request(proxy, "X-Forwarded-For", "203.0.113.5, rubbish"), "10.9.9.9", true},
 		"a proxy that is one address":  {request("[fd00::9]:1", "X-Forwarded-For", "2001:db8::1"), "2001:db8::1", true},
 	} {
-		got := f.Peer(row.request)
-		if got.Addr != netip.MustParseAddr(row.want) || got.Proxied != row.proxied {
-			t.Errorf("%s: got %v, want %s, %v", name, got, row.want, row.proxied)
-		}
+		t.Run(name, func(t *testing.T) {
+			got := f.Peer(row.request)
+			if got.Addr != netip.MustParseAddr(row.want) || got.Proxied != row.proxied {
+				t.Errorf("got %v, want %s, %v", got, row.want, row.proxied)
+			}
+		})
 	}
 }
 
@@ -246,9 +250,11 @@ func TestAnOutageIsNoRefusal(t *testing.T) {
 		"a worker":  request(worker),
 		"a session": request("10.0.0.66:1", "Cookie", f.sessions.Cookie+"="+handle),
 	} {
-		if _, err := f.who(r, all); !errors.Is(err, authn.ErrUnavailable) {
-			t.Errorf("%s: got %v, want ErrUnavailable", name, err)
-		}
+		t.Run(name, func(t *testing.T) {
+			if _, err := f.who(r, all); !errors.Is(err, authn.ErrUnavailable) {
+				t.Errorf("got %v, want ErrUnavailable", err)
+			}
+		})
 	}
 }
 
@@ -316,8 +322,10 @@ func TestConfigFaults(t *testing.T) {
 		Session: authn.SessionConfig{Idle: -1},
 	}.Validate()
 	for _, want := range []string{"trusted_proxies[0]", `"here" is not an address`, "10.0.0.1 has an empty user name", "session"} {
-		if err == nil || !strings.Contains(err.Error(), want) {
-			t.Errorf("no fault about %s in:\n%v", want, err)
-		}
+		t.Run(want, func(t *testing.T) {
+			if err == nil || !strings.Contains(err.Error(), want) {
+				t.Errorf("no fault about %s in:\n%v", want, err)
+			}
+		})
 	}
 }

@@ -540,15 +540,17 @@ func TestCallbacksThatAreRefused(t *testing.T) {
 		"the provider says no":         {func(b *broker.Callback) { b.Error = "access_denied" }, broker.ErrLoginFailed},
 		"no code":                      {func(b *broker.Callback) { b.Code = "" }, broker.ErrLoginFailed},
 	} {
-		back := h.begin(t, "second", alice, "alice", "a")
-		row.change(&back)
-		before := posts()
-		if _, err := h.Finish(t.Context(), back); !errors.Is(err, row.want) {
-			t.Errorf("%s: got %v, want %v", name, err, row.want)
-		}
-		if posts() != before {
-			t.Errorf("%s: a token endpoint was called", name)
-		}
+		t.Run(name, func(t *testing.T) {
+			back := h.begin(t, "second", alice, "alice", "a")
+			row.change(&back)
+			before := posts()
+			if _, err := h.Finish(t.Context(), back); !errors.Is(err, row.want) {
+				t.Errorf("got %v, want %v", err, row.want)
+			}
+			if posts() != before {
+				t.Error("a token endpoint was called")
+			}
+		})
 	}
 	back := h.begin(t, "second", alice, "alice", "a")
 	h.advance(11 * time.Minute)
@@ -585,9 +587,11 @@ func TestNobodysLoginFillsAnothersRow(t *testing.T) {
 	h.connect(t, "second", alice.UserID, "alice", "a")
 	h.connect(t, "second", bob.UserID, "alice", "a") // one external account, two users
 	for _, user := range []string{alice.UserID, bob.UserID} {
-		if _, err := h.Connection(t.Context(), user, "second"); err != nil {
-			t.Errorf("a connection is gone: %v", err)
-		}
+		t.Run(user, func(t *testing.T) {
+			if _, err := h.Connection(t.Context(), user, "second"); err != nil {
+				t.Errorf("a connection is gone: %v", err)
+			}
+		})
 	}
 	other := h.begin(t, "second", alice.UserID, "bob", "b")
 	if _, err := h.Finish(t.Context(), other); !errors.Is(err, broker.ErrOtherAccount) {

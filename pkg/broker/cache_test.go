@@ -28,10 +28,12 @@ func TestWhatIsEnough(t *testing.T) {
 		"run out, though nothing is asked": {time.Minute, 2 * time.Minute, 0, false},
 		"a clock that went back":           {time.Minute, -time.Hour, time.Second, true},
 	} {
-		of := hold(Row{Connection: Connection{AccessToken: "at", AccessIssuedAt: begin, AccessExpiresAt: begin.Add(row.life)}})
-		if got := of.enough(row.asked, begin.Add(row.age)); got != row.want {
-			t.Errorf("%s: got %v", name, got)
-		}
+		t.Run(name, func(t *testing.T) {
+			of := hold(Row{Connection: Connection{AccessToken: "at", AccessIssuedAt: begin, AccessExpiresAt: begin.Add(row.life)}})
+			if got := of.enough(row.asked, begin.Add(row.age)); got != row.want {
+				t.Errorf("got %v", got)
+			}
+		})
 	}
 	if !hold(Row{Connection: Connection{AccessToken: "at"}}).enough(time.Hour, begin) {
 		t.Error("a token that does not expire is not enough")

@@ -1239,10 +1239,12 @@ func TestASweeperHoldsItselfBack(t *testing.T) {
 // its timeout.
 func TestHowLongARefreshMayQueue(t *testing.T) {
 	for timeout, want := range map[time.Duration]time.Duration{4 * time.Second: 2 * time.Second, 10 * time.Second: 5 * time.Second, time.Minute: 5 * time.Second} {
-		b, _, up := newDesk(provider.Config{RefreshTimeout: timeout}) // its callers wait for 5 s
-		if got := b.engine.maxQueue(up); got != want {
-			t.Errorf("a timeout of %s: %s, want %s", timeout, got, want)
-		}
+		t.Run(fmt.Sprint(timeout), func(t *testing.T) {
+			b, _, up := newDesk(provider.Config{RefreshTimeout: timeout}) // its callers wait for 5 s
+			if got := b.engine.maxQueue(up); got != want {
+				t.Errorf("a timeout of %s: %s, want %s", timeout, got, want)
+			}
+		})
 	}
 }
 

@@ -100,9 +100,11 @@ func TestVersionsOfTimelines(t *testing.T) {
 		t.Errorf("a login stores version %d, %v; want %d", change.Row.StoredVersion, err, int64(1)<<32)
 	}
 	for incarnation, want := range map[string]int64{"7300000000000000001/0000000A": 10, "": 0, "no timeline": 0, "x/zz": 0} {
-		if got := (Reading{Incarnation: incarnation}).Timeline(); got != want {
-			t.Errorf("the timeline of %q is %d, want %d", incarnation, got, want)
-		}
+		t.Run(incarnation, func(t *testing.T) {
+			if got := (Reading{Incarnation: incarnation}).Timeline(); got != want {
+				t.Errorf("the timeline of %q is %d, want %d", incarnation, got, want)
+			}
+		})
 	}
 }
 

@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"fmt"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -179,15 +180,17 @@ func TestBeforeTheFirstHeartbeat(t *testing.T) {
 func TestHowLongAReplicaIsBlind(t *testing.T) {
 	began := time.Now()
 	for gap, want := range map[time.Duration]time.Duration{leaseLife: 0, leaseLife - time.Millisecond: leaseLife - time.Millisecond} {
-		p := &peers{seen: map[string]heard{}}
-		p.look(Pulse{Beats: map[string]int64{"a": 1}}, began, began)
-		p.look(Pulse{Beats: map[string]int64{"a": 1}}, began.Add(gap), began.Add(gap))
-		if got := p.silent("a"); got != want {
-			t.Errorf("after a gap of %s: silent for %s, want %s", gap, got, want)
-		}
-		if alive := p.alive(); len(alive) != 1 {
-			t.Errorf("after a gap of %s: alive are %v, want a", gap, alive)
-		}
+		t.Run(fmt.Sprint(gap), func(t *testing.T) {
+			p := &peers{seen: map[string]heard{}}
+			p.look(Pulse{Beats: map[string]int64{"a": 1}}, began, began)
+			p.look(Pulse{Beats: map[string]int64{"a": 1}}, began.Add(gap), began.Add(gap))
+			if got := p.silent("a"); got != want {
+				t.Errorf("after a gap of %s: silent for %s, want %s", gap, got, want)
+			}
+			if alive := p.alive(); len(alive) != 1 {
+				t.Errorf("after a gap of %s: alive are %v, want a", gap, alive)
+			}
+		})
 	}
 }
 

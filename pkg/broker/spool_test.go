@@ -215,16 +215,18 @@ func TestDeploymentsThatShareAFolder(t *testing.T) {
 // A process that ends with refreshes under way leaves a notice of death, which the next one finds.
 func TestAProcessThatEndsWithFlightsOpen(t *testing.T) {
 	for open, want := range map[bool]int{true: 1, false: 0} {
-		dir, keys := t.TempDir(), spoolKeys(t)
-		one := opened(t, dir, "one")
-		one.close(open)
-		one.close(false) // once more changes nothing
-		next := opened(t, dir, "two")
-		gone := next.replay(t.Context(), keys, func(context.Context, spooled) error { return nil })
-		if len(gone) != want {
-			t.Errorf("open flights %t: %v is known to be gone, want %d", open, gone, want)
-		}
-		next.close(false)
+		t.Run(fmt.Sprint(open), func(t *testing.T) {
+			dir, keys := t.TempDir(), spoolKeys(t)
+			one := opened(t, dir, "one")
+			one.close(open)
+			one.close(false) // once more changes nothing
+			next := opened(t, dir, "two")
+			gone := next.replay(t.Context(), keys, func(context.Context, spooled) error { return nil })
+			if len(gone) != want {
+				t.Errorf("open flights %t: %v is known to be gone, want %d", open, gone, want)
+			}
+			next.close(false)
+		})
 	}
 }
 

@@ -3,6 +3,7 @@ package broker_test
 import (
 	"database/sql"
 	"errors"
+	"fmt"
 	"net/http"
 	"testing"
 	"time"
@@ -162,23 +163,25 @@ func TestEveryLineOfTheTables(t *testing.T) {
 // A provider that ends the access token before with a refresh is not asked ahead of need.
 func TestATokenThatDiesOnRefreshIsNotRefreshedAhead(t *testing.T) {
 	for revokes, want := range map[bool]int{true: 0, false: 1} {
-		h := newHouse(t, func(c *provider.Config) { c.RevokesAccess = revokes })
-		alice := h.connect(t, "main", "", "alice", "a").UserID
-		before, posts := h.sealed(t, alice), h.main.Ledger().TokenPosts
-		h.token(t, alice, 0)
-		h.advance(50 * time.Second) // four fifths of its life are over
-		h.token(t, alice, 0)
-		for deadline := time.Now().Add(2 * time.Second); h.main.Ledger().TokenPosts-posts < max(want, 1) && time.Now().Before(deadline); {
-			time.Sleep(10 * time.Millisecond)
-			if want == 0 && time.Until(deadline) < 1500*time.Millisecond {
-				break
+		t.Run(fmt.Sprint(revokes), func(t *testing.T) {
+			h := newHouse(t, func(c *provider.Config) { c.RevokesAccess = revokes })
+			alice := h.connect(t, "main", "", "alice", "a").UserID
+			before, posts := h.sealed(t, alice), h.main.Ledger().TokenPosts
+			h.token(t, alice, 0)
+			h.advance(50 * time.Second) // four fifths of its life are over
+			h.token(t, alice, 0)
+			for deadline := time.Now().Add(2 * time.Second); h.main.Ledger().TokenPosts-posts < max(want, 1) && time.Now().Before(deadline); {
+				time.Sleep(10 * time.Millisecond)
+				if want == 0 && time.Until(deadline) < 1500*time.Millisecond {
+					break
+				}
 			}
-		}
-		if got := h.main.Ledger().TokenPosts - posts; got != want {
-			t.Errorf("revokes_access %t: %d posts, want %d", revokes, got, want)
-		}
-		if diff := cmp.Diff(before, h.sealed(t, alice)); revokes && diff != "" {
-			t.Errorf("the row changed:\n%s", diff)
-		}
+			if got := h.main.Ledger().TokenPosts - posts; got != want {
+				t.Errorf("revokes_access %t: %d posts, want %d", revokes, got, want)
+			}
+			if diff := cmp.Diff(before, h.sealed(t, alice)); revokes && diff != "" {
+				t.Errorf("the row changed:\n%s", diff)
+			}
+		})
 	}
 }

@@ -229,25 +229,27 @@ func TestAFullQueue(t *testing.T) {
 		"a turn that comes in time":    {flight: Flight{First: true}, asked: 1, atLeast: time.Second, atMost: 5 * time.Second},
 		"a takeover within the grace ": {flight: Flight{Doubtful: true, Presented: time.Second, over: true}, grace: 10 * time.Second, asked: 1},
 	} {
-		synctest.Test(t, func(t *testing.T) {
-			engine := &busyEngine{}
-			b := New(Parts{Config: Config{DefaultProvider: "main"}, Store: engine, Now: time.Now})
-			up := newUpstream("main", engine, provider.Config{RefreshRate: 10, RefreshTimeout: 10 * time.Second, ReuseGrace: line.grace})
-			queue := 400
-			if line.atLeast > 0 {
-				queue = 20
-			}
-			for range queue {
-				up.rate.Reserve()
-			}
-			line.flight.claimed = time.Now()
-			began := time.Now()
-			if _, err := (&presentation{b.engine, up, line.flight}).fly(t.Context()); !errors.Is(err, ErrUnavailable) {
-				t.Errorf("%s: got %v, want an outage", name, err)
-			}
-			if took := time.Since(began); engine.asked != line.asked || engine.settled != 1 || took > line.atMost || took < line.atLeast {
-				t.Errorf("%s: asked %d times, settled %d times, after %s", name, engine.asked, engine.settled, took)
-			}
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				engine := &busyEngine{}
+				b := New(Parts{Config: Config{DefaultProvider: "main"}, Store: engine, Now: time.Now})
+				up := newUpstream("main", engine, provider.Config{RefreshRate: 10, RefreshTimeout: 10 * time.Second, ReuseGrace: line.grace})
+				queue := 400
+				if line.atLeast > 0 {
+					queue = 20
+				}
+				for range queue {
+					up.rate.Reserve()
+				}
+				line.flight.claimed = time.Now()
+				began := time.Now()
+				if _, err := (&presentation{b.engine, up, line.flight}).fly(t.Context()); !errors.Is(err, ErrUnavailable) {
+					t.Errorf("got %v, want an outage", err)
+				}
+				if took := time.Since(began); engine.asked != line.asked || engine.settled != 1 || took > line.atMost || took < line.atLeast {
+					t.Errorf("asked %d times, settled %d times, after %s", engine.asked, engine.settled, took)
+				}
+			})
 		})
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"slices"
@@ -133,11 +134,13 @@ func TestLifetimes(t *testing.T) {
 	for asked, want := range map[time.Duration]int64{
 		0: 600, time.Second: 1, 599 * time.Second: 599, 600 * time.Second: 600, 3600 * time.Second: 3600, 3601 * time.Second: 3600, 1 << 62: 3600,
 	} {
-		token := mint(t, i, issuer.Request{Audience: "storage", Lifetime: asked})
-		claims := part(t, token.Value, 1)
-		if lives := int64(claims["exp"].(float64) - claims["iat"].(float64)); lives != want || token.ExpiresIn != want {
-			t.Errorf("asked for %s: lives %d s and says %d, want %d", asked, lives, token.ExpiresIn, want)
-		}
+		t.Run(fmt.Sprint(asked), func(t *testing.T) {
+			token := mint(t, i, issuer.Request{Audience: "storage", Lifetime: asked})
+			claims := part(t, token.Value, 1)
+			if lives := int64(claims["exp"].(float64) - claims["iat"].(float64)); lives != want || token.ExpiresIn != want {
+				t.Errorf("asked for %s: lives %d s and says %d, want %d", asked, lives, token.ExpiresIn, want)
+			}
+		})
 	}
 }
 
@@ -152,9 +155,11 @@ func TestWhatIsRefused(t *testing.T) {
 		"a scope beyond the audience's":      {issuer.Request{Audience: "storage", Scopes: []string{"read", "admin"}}, issuer.ErrScope},
 		"a scope where there are none":       {issuer.Request{Audience: "gen3", Scopes: []string{"read"}}, issuer.ErrScope},
 	} {
-		if _, err := i.Mint(row.request); !errors.Is(err, row.want) {
-			t.Errorf("%s: got %v, want %v", name, err, row.want)
-		}
+		t.Run(name, func(t *testing.T) {
+			if _, err := i.Mint(row.request); !errors.Is(err, row.want) {
+				t.Errorf("got %v, want %v", err, row.want)
+			}
+		})
 	}
 	if _, err := issuer.New(config(), &memory{}, time.Now).Mint(issuer.Request{Audience: "storage"}); !errors.Is(err, issuer.ErrNoKey) {
 		t.Errorf("before there are keys: got %v, want ErrNoKey", err)
@@ -169,13 +174,15 @@ func TestEveryAlgorithmVerifies(t *testing.T) {
 	}))
 	defer keys.Close()
 	for _, audience := range []string{"storage", "gen3", "edge"} {
-		v, err := verifier.New(t.Context(), url, audience, verifier.WithKeySetURL(keys.URL))
-		if err != nil {
-			t.Fatal(err)
-		}
-		if _, err := v.Verify(t.Context(), mint(t, i, issuer.Request{Audience: audience, Subject: "u1"}).Value); err != nil {
-			t.Errorf("%s: %v", audience, err)
-		}
+		t.Run(audience, func(t *testing.T) {
+			v, err := verifier.New(t.Context(), url, audience, verifier.WithKeySetURL(keys.URL))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := v.Verify(t.Context(), mint(t, i, issuer.Request{Audience: audience, Subject: "u1"}).Value); err != nil {
+				t.Errorf("%v", err)
+			}
+		})
 	}
 }
 
@@ -398,9 +405,11 @@ func TestConfigFaults(t *testing.T) {
 		Audiences: map[string]issuer.Audience{"a": {Algorithm: "HS256", MaxLifetime: 25 * time.Hour, DefaultLifetime: 30 * time.Hour}},
 	}.Validate()
 	for _, want := range []string{"jwks_max_age", "rotate_every", "audiences.a.algorithm", "audiences.a.max_lifetime", "audiences.a.default_lifetime"} {
-		if err == nil || !strings.Contains(err.Error(), want) {
-			t.Errorf("no fault about %s in:\n%v", want, err)
-		}
+		t.Run(want, func(t *testing.T) {
+			if err == nil || !strings.Contains(err.Error(), want) {
+				t.Errorf("no fault about %s in:\n%v", want, err)
+			}
+		})
 	}
 	for _, short := range []issuer.Audience{{MaxLifetime: time.Millisecond}, {DefaultLifetime: time.Millisecond}} {
 		if (issuer.Config{Audiences: map[string]issuer.Audience{"a": short}}).Validate() == nil {

@@ -138,13 +138,15 @@ func TestAKeyFileWithAFault(t *testing.T) {
 		"one name twice":     {key + key + digest, "line 2: a second key"},
 		"a line with no end": {strings.Repeat("x", 1<<17), "reading the keys"},
 	} {
-		_, err := keyring.Parse(row.text)
-		if err == nil || !strings.Contains(err.Error(), row.want) {
-			t.Errorf("%s: got %v, want an error with %q", name, err, row.want)
-		}
-		if err != nil && strings.Contains(err.Error(), "!!!") {
-			t.Errorf("%s: the error shows what stands in the file", name)
-		}
+		t.Run(name, func(t *testing.T) {
+			_, err := keyring.Parse(row.text)
+			if err == nil || !strings.Contains(err.Error(), row.want) {
+				t.Errorf("got %v, want an error with %q", err, row.want)
+			}
+			if err != nil && strings.Contains(err.Error(), "!!!") {
+				t.Error("the error shows what stands in the file")
+			}
+		})
 	}
 }
 
@@ -157,13 +159,15 @@ func TestBothFormsOpen(t *testing.T) {
 		t.Fatal(err)
 	}
 	for name, row := range map[string]struct{ seals, opens *keyring.Keyring }{"forward": {first, second}, "back": {second, first}} {
-		sealed := row.seals.Seal([]byte("rt"), home)
-		if opened, err := row.opens.Open(sealed, home); err != nil || string(opened) != "rt" {
-			t.Errorf("%s: %q, %v", name, opened, err)
-		}
-		if !row.opens.Holds(sealed[:keyring.HeadLength]) {
-			t.Errorf("%s: it says that it does not open it", name)
-		}
+		t.Run(name, func(t *testing.T) {
+			sealed := row.seals.Seal([]byte("rt"), home)
+			if opened, err := row.opens.Open(sealed, home); err != nil || string(opened) != "rt" {
+				t.Errorf("%q, %v", opened, err)
+			}
+			if !row.opens.Holds(sealed[:keyring.HeadLength]) {
+				t.Error("it says that it does not open it")
+			}
+		})
 	}
 	if _, err := first.WithForm(3); err == nil {
 		t.Error("a form that there is not")

@@ -174,10 +174,12 @@ func TestWhichPodIsAtAnAddress(t *testing.T) {
 				"one whose address is its node's":        {"192.0.2.7", "", 2, false},
 				"nobody":                                 {"10.9.9.9", "", 0, true},
 			} {
-				user, err := w.user(row.address)
-				if user != row.user || rule(err) != row.rule || errors.Is(err, authn.ErrUnknown) != row.unknown {
-					t.Errorf("%s: got %q, %v", name, user, err)
-				}
+				t.Run(name, func(t *testing.T) {
+					user, err := w.user(row.address)
+					if user != row.user || rule(err) != row.rule || errors.Is(err, authn.ErrUnknown) != row.unknown {
+						t.Errorf("got %q, %v", user, err)
+					}
+				})
 			}
 			if user, err := w.user("fd00::12"); user != "dual" {
 				t.Errorf("a second address: %q, %v", user, err)
@@ -499,9 +501,11 @@ func TestConfigFaults(t *testing.T) {
 		Enabled: true, MaxStale: time.Minute, DisablePeerAddress: true, Namespaces: []string{""}, ServiceAccount: kube.ServiceAccountConfig{Verify: "magic"},
 	}.Validate()
 	for _, want := range []string{"max_stale", "service_account.verify", "no pod can prove", "namespaces[0]"} {
-		if err == nil || !strings.Contains(err.Error(), want) {
-			t.Errorf("no fault about %s in:\n%v", want, err)
-		}
+		t.Run(want, func(t *testing.T) {
+			if err == nil || !strings.Contains(err.Error(), want) {
+				t.Errorf("no fault about %s in:\n%v", want, err)
+			}
+		})
 	}
 }
 

@@ -65,13 +65,15 @@ func TestAListIsReadAsItIs(t *testing.T) {
 		t.Fatal(err)
 	}
 	for form, body := range map[string][]byte{"protobuf": encoded(t, list), "JSON": text} {
-		var got []*pod
-		if err := readPods(bytes.NewReader(body), func(of *corev1.Pod) { got = append(got, c.read(of)) }); err != nil {
-			t.Fatalf("%s: %v", form, err)
-		}
-		if difference := cmp.Diff(fmt.Sprintf("%+v", deref(want)), fmt.Sprintf("%+v", deref(got))); difference != "" {
-			t.Errorf("%s: %s", form, difference)
-		}
+		t.Run(form, func(t *testing.T) {
+			var got []*pod
+			if err := readPods(bytes.NewReader(body), func(of *corev1.Pod) { got = append(got, c.read(of)) }); err != nil {
+				t.Fatalf("%v", err)
+			}
+			if difference := cmp.Diff(fmt.Sprintf("%+v", deref(want)), fmt.Sprintf("%+v", deref(got))); difference != "" {
+				t.Errorf("%s", difference)
+			}
+		})
 	}
 }
 
@@ -100,9 +102,11 @@ func TestAListThatIsNotWholeIsAnError(t *testing.T) {
 		}
 	}
 	for name, body := range bodies {
-		if err := readPods(bytes.NewReader(body), func(*corev1.Pod) {}); err == nil {
-			t.Errorf("%s: no error", name)
-		}
+		t.Run(name, func(t *testing.T) {
+			if err := readPods(bytes.NewReader(body), func(*corev1.Pod) {}); err == nil {
+				t.Error("no error")
+			}
+		})
 	}
 	if err := readPods(strings.NewReader("{"+strings.Repeat(" ", maxJSONBytes)+"}"), func(*corev1.Pod) {}); err != errTooLong { //nolint:errorlint // is returned as it is
 		t.Errorf("too much JSON: %v", err)

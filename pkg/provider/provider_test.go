@@ -177,32 +177,34 @@ func TestACodeBecomesAGrant(t *testing.T) {
 		"Keycloak's that never ends":  {claims{"refresh_token": "r", "refresh_expires_in": 0}, "r", 0},
 		"an end beyond time, unknown": {claims{"refresh_token": "r", "refresh_expires_in": 1e300}, "r", 0},
 	} {
-		body := claims{"access_token": "at", "token_type": "Bearer", "expires_in": "60", "id_token": sign(t, jose.RS256, r.key, r.claims(nil))}
-		for member, value := range row.body {
-			body[member] = value
-		}
-		r.give(body)
-		tokens, identity, err := r.provider().Exchange(t.Context(), "the-code", login)
-		if err != nil {
-			t.Errorf("%s: %v", name, err)
-			continue
-		}
-		if diff := cmp.Diff(provider.Identity{Issuer: r.URL, Subject: "s-1", Username: "alice"}, identity); diff != "" {
-			t.Errorf("%s: (-want +got)\n%s", name, diff)
-		}
-		if tokens.RefreshToken != row.refresh || tokens.AccessToken != "at" {
-			t.Errorf("%s: other tokens than were given", name)
-		}
-		if life := tokens.AccessExpiresAt.Sub(tokens.IssuedAt).Round(time.Second); life != time.Minute {
-			t.Errorf("%s: the access token lives %s", name, life)
-		}
-		ends := time.Duration(0)
-		if !tokens.RefreshExpiresAt.IsZero() {
-			ends = tokens.RefreshExpiresAt.Sub(tokens.IssuedAt)
-		}
-		if ends != row.ends {
-			t.Errorf("%s: it ends in %s, want %s", name, ends, row.ends)
-		}
+		t.Run(name, func(t *testing.T) {
+			body := claims{"access_token": "at", "token_type": "Bearer", "expires_in": "60", "id_token": sign(t, jose.RS256, r.key, r.claims(nil))}
+			for member, value := range row.body {
+				body[member] = value
+			}
+			r.give(body)
+			tokens, identity, err := r.provider().Exchange(t.Context(), "the-code", login)
+			if err != nil {
+				t.Errorf("%v", err)
+				return
+			}
+			if diff := cmp.Diff(provider.Identity{Issuer: r.URL, Subject: "s-1", Username: "alice"}, identity); diff != "" {
+				t.Errorf("(-want +got)\n%s", diff)
+			}
+			if tokens.RefreshToken != row.refresh || tokens.AccessToken != "at" {
+				t.Error("other tokens than were given")
+			}
+			if life := tokens.AccessExpiresAt.Sub(tokens.IssuedAt).Round(time.Second); life != time.Minute {
+				t.Errorf("the access token lives %s", life)
+			}
+			ends := time.Duration(0)
+			if !tokens.RefreshExpiresAt.IsZero() {
+				ends = tokens.RefreshExpiresAt.Sub(tokens.IssuedAt)
+			}
+			if ends != row.ends {
+				t.Errorf("it ends in %s, want %s", ends, row.ends)
+			}
+		})
 	}
 	want := url.Values{"grant_type": {"authorization_code"}, "code": {"the-code"}, "redirect_uri": {"https://wts/oauth2/authorize"}, "code_verifier": {login.Verifier}}
 	if diff := cmp.Diff(want, r.posts[0]); diff != "" {
@@ -237,15 +239,17 @@ func TestIDTokensThatAreRefused(t *testing.T) {
 		"with a subject of 257 bytes":  sign(t, jose.RS256, r.key, r.claims(claims{"sub": strings.Repeat("s", 257)})),
 		"without a subject":            sign(t, jose.RS256, r.key, r.claims(claims{"sub": nil})),
 	} {
-		r.give(claims{"access_token": "canary-at", "refresh_token": "canary-rt", "expires_in": 60, "id_token": token})
-		tokens, _, err := r.provider().Exchange(t.Context(), "code", login)
-		var failure *provider.Error
-		if !errors.As(err, &failure) || failure.Outcome != provider.Untrusted || tokens.RefreshToken != "" {
-			t.Errorf("%s: got %v, want it untrusted and no grant", name, err)
-		}
-		if err != nil && (strings.Contains(err.Error(), "canary") || token != "" && strings.Contains(err.Error(), token)) {
-			t.Errorf("%s: the error repeats a token", name)
-		}
+		t.Run(name, func(t *testing.T) {
+			r.give(claims{"access_token": "canary-at", "refresh_token": "canary-rt", "expires_in": 60, "id_token": token})
+			tokens, _, err := r.provider().Exchange(t.Context(), "code", login)
+			var failure *provider.Error
+			if !errors.As(err, &failure) || failure.Outcome != provider.Untrusted || tokens.RefreshToken != "" {
+				t.Errorf("got %v, want it untrusted and no grant", err)
+			}
+			if err != nil && (strings.Contains(err.Error(), "canary") || token != "" && strings.Contains(err.Error(), token)) {
+				t.Error("the error repeats a token")
+			}
+		})
 	}
 }
 
@@ -279,11 +283,13 @@ func TestNamesThatMustNotNameAnybody(t *testing.T) {
 		"a line break":                           {"name", claims{"name": "alice\n level=ERROR"}, false, false},
 		"a NUL":                                  {"name", claims{"name": "a\x00b"}, false, false},
 	} {
-		r.give(claims{"access_token": "a", "expires_in": 60, "id_token": sign(t, jose.RS256, r.key, r.claims(row.claims))})
-		_, identity, err := r.provider(func(c *provider.Config) { c.UsernameClaim, c.TrustUnverifiedEmail = row.claim, row.trust }).Exchange(t.Context(), "code", login)
-		if err != nil || (identity.NameFlaw == "") != row.good {
-			t.Errorf("%s: %q, %v", name, identity.NameFlaw, err)
-		}
+		t.Run(name, func(t *testing.T) {
+			r.give(claims{"access_token": "a", "expires_in": 60, "id_token": sign(t, jose.RS256, r.key, r.claims(row.claims))})
+			_, identity, err := r.provider(func(c *provider.Config) { c.UsernameClaim, c.TrustUnverifiedEmail = row.claim, row.trust }).Exchange(t.Context(), "code", login)
+			if err != nil || (identity.NameFlaw == "") != row.good {
+				t.Errorf("%q, %v", identity.NameFlaw, err)
+			}
+		})
 	}
 }
 
@@ -318,12 +324,14 @@ func TestDiscoveryThatIsRefused(t *testing.T) {
 		"only HS256":             func(d map[string]any) { d["id_token_signing_alg_values_supported"] = []string{"HS256"} },
 		"a document without end": func(d map[string]any) { d["x"] = strings.Repeat("x", 200<<10) },
 	} {
-		r.mu.Lock()
-		r.document = change
-		r.mu.Unlock()
-		if _, err := r.provider().LoginURL(t.Context(), login); err == nil {
-			t.Errorf("%s: accepted", name)
-		}
+		t.Run(name, func(t *testing.T) {
+			r.mu.Lock()
+			r.document = change
+			r.mu.Unlock()
+			if _, err := r.provider().LoginURL(t.Context(), login); err == nil {
+				t.Error("accepted")
+			}
+		})
 	}
 }
 
@@ -381,19 +389,21 @@ func TestWhatAFailedRefreshMeans(t *testing.T) {
 		"no answer in time":            {func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }, provider.Unanswered},
 		"more than can be read":        {func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, `{"x":"`+strings.Repeat("x", 2<<20)) }, provider.Unknown},
 	} {
-		before := r.postCount()
-		r.answer(row.answer)
-		_, err := r.provider().Refresh(t.Context(), "canary-rt", "", nil)
-		var failure *provider.Error
-		if !errors.As(err, &failure) || failure.Outcome != row.want {
-			t.Errorf("%s: got %v, want %s", name, err, row.want)
-		}
-		if err != nil && strings.Contains(err.Error(), "canary") {
-			t.Errorf("%s: the error repeats what the provider said: %v", name, err)
-		}
-		if posts := r.postCount() - before; posts != 1 {
-			t.Errorf("%s: the refresh token was sent %d times", name, posts)
-		}
+		t.Run(name, func(t *testing.T) {
+			before := r.postCount()
+			r.answer(row.answer)
+			_, err := r.provider().Refresh(t.Context(), "canary-rt", "", nil)
+			var failure *provider.Error
+			if !errors.As(err, &failure) || failure.Outcome != row.want {
+				t.Errorf("got %v, want %s", err, row.want)
+			}
+			if err != nil && strings.Contains(err.Error(), "canary") {
+				t.Errorf("the error repeats what the provider said: %v", err)
+			}
+			if posts := r.postCount() - before; posts != 1 {
+				t.Errorf("the refresh token was sent %d times", posts)
+			}
+		})
 	}
 	r.document = func(d map[string]any) { d["token_endpoint"] = "http://127.0.0.1:1/token" }
 	var failure *provider.Error
@@ -405,27 +415,31 @@ func TestWhatAFailedRefreshMeans(t *testing.T) {
 func TestRetryAfterIsReadAndBounded(t *testing.T) {
 	r := newRogue(t)
 	for text, want := range map[string]time.Duration{"7": 7 * time.Second, "999999": time.Hour, "-1": 0, "soon": 0, "": 0} {
-		r.answer(func(w http.ResponseWriter, _ *http.Request) { w.Header().Set("Retry-After", text); w.WriteHeader(429) })
-		_, err := r.provider().Refresh(t.Context(), "rt", "", nil)
-		var failure *provider.Error
-		if !errors.As(err, &failure) || failure.RetryAfter != want {
-			t.Errorf("%q: got %v, want %s", text, failure, want)
-		}
+		t.Run(text, func(t *testing.T) {
+			r.answer(func(w http.ResponseWriter, _ *http.Request) { w.Header().Set("Retry-After", text); w.WriteHeader(429) })
+			_, err := r.provider().Refresh(t.Context(), "rt", "", nil)
+			var failure *provider.Error
+			if !errors.As(err, &failure) || failure.RetryAfter != want {
+				t.Errorf("got %v, want %s", failure, want)
+			}
+		})
 	}
 }
 
 func TestARefreshWithAndWithoutASuccessor(t *testing.T) {
 	r := newRogue(t)
 	for answered, want := range map[string]secret.Text{"rt-2": "rt-2", "": "", "rt-1": ""} {
-		body := claims{"access_token": "at", "expires_in": 60}
-		if answered != "" {
-			body["refresh_token"] = answered
-		}
-		r.give(body)
-		tokens, err := r.provider().Refresh(t.Context(), "rt-1", "", nil)
-		if err != nil || tokens.RefreshToken != want {
-			t.Errorf("answered %q: got another successor, %v", answered, err)
-		}
+		t.Run(answered, func(t *testing.T) {
+			body := claims{"access_token": "at", "expires_in": 60}
+			if answered != "" {
+				body["refresh_token"] = answered
+			}
+			r.give(body)
+			tokens, err := r.provider().Refresh(t.Context(), "rt-1", "", nil)
+			if err != nil || tokens.RefreshToken != want {
+				t.Errorf("answered %q: got another successor, %v", answered, err)
+			}
+		})
 	}
 	r.give(claims{"access_token": "at"})
 	tokens, err := r.provider().Refresh(t.Context(), "rt-1", "", nil)
@@ -522,17 +536,21 @@ func TestConfigFaults(t *testing.T) {
 		LoginParams: map[string]string{"state": "x"}, Timeout: -1,
 	}.Validate()
 	for _, want := range []string{"issuer: must be https", "client_id", "client_secret", "client_auth", "scopes", "login_params.state", "timeout"} {
-		if err == nil || !strings.Contains(err.Error(), want) {
-			t.Errorf("no fault about %q in:\n%v", want, err)
-		}
+		t.Run(want, func(t *testing.T) {
+			if err == nil || !strings.Contains(err.Error(), want) {
+				t.Errorf("no fault about %q in:\n%v", want, err)
+			}
+		})
 	}
 	for address, good := range map[string]bool{
 		"https://a.example": true, "http://localhost:8080": true, "http://127.0.0.3": true, "http://[::1]:1": true, "": false,
 		"http://localhost.evil.example": false, "ftp://a": false, "https://u:p@a": false, "https://a/#x": false, "https://a?x": false, "nonsense": false,
 	} {
-		err := provider.Config{Issuer: address, ClientID: "c", ClientSecret: "s"}.Validate()
-		if (err == nil) != good {
-			t.Errorf("%s: got %v", address, err)
-		}
+		t.Run(address, func(t *testing.T) {
+			err := provider.Config{Issuer: address, ClientID: "c", ClientSecret: "s"}.Validate()
+			if (err == nil) != good {
+				t.Errorf("got %v", err)
+			}
+		})
 	}
 }

@@ -42,21 +42,23 @@ func TestExactCostOfACachedToken(t *testing.T) {
 		"with a log line": slog.New(slog.NewJSONHandler(io.Discard, nil)),
 		"without":         slog.New(slog.DiscardHandler),
 	} {
-		s, one := newServer(t, log)
-		w, r := &again{header: http.Header{}}, workersRequest()
-		s.ServeHTTP(w, r)
-		if w.status != http.StatusOK || w.bytes < 900 {
-			t.Fatalf("%s: answered %d with %d bytes", name, w.status, w.bytes)
-		}
-		asked := one.asked
-		allocations := testing.AllocsPerRun(1000, func() { s.ServeHTTP(w, r) })
-		if allocations > 8 {
-			t.Errorf("%s: %.0f allocations, want at most 8", name, allocations)
-		}
-		if one.asked != asked {
-			t.Errorf("%s: the store was asked %d times", name, one.asked-asked)
-		}
-		t.Logf("%s: %.0f allocations", name, allocations)
+		t.Run(name, func(t *testing.T) {
+			s, one := newServer(t, log)
+			w, r := &again{header: http.Header{}}, workersRequest()
+			s.ServeHTTP(w, r)
+			if w.status != http.StatusOK || w.bytes < 900 {
+				t.Fatalf("answered %d with %d bytes", w.status, w.bytes)
+			}
+			asked := one.asked
+			allocations := testing.AllocsPerRun(1000, func() { s.ServeHTTP(w, r) })
+			if allocations > 8 {
+				t.Errorf("%.0f allocations, want at most 8", allocations)
+			}
+			if one.asked != asked {
+				t.Errorf("the store was asked %d times", one.asked-asked)
+			}
+			t.Logf("%s: %.0f allocations", name, allocations)
+		})
 	}
 }
 

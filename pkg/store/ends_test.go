@@ -19,9 +19,11 @@ func TestWhichEndsAreKept(t *testing.T) {
 	}
 	e.keep(change{Kind: sessionChanged, Object: "new"}, now)
 	for name, want := range map[string]bool{"old": false, "recent": true, "new": true} {
-		if _, kept := e.heard[string(sessionChanged)+" "+name]; kept != want {
-			t.Errorf("%s is kept: %t", name, kept)
-		}
+		t.Run(name, func(t *testing.T) {
+			if _, kept := e.heard[string(sessionChanged)+" "+name]; kept != want {
+				t.Errorf("%s is kept: %t", name, kept)
+			}
+		})
 	}
 	e.lost()
 	if len(e.since(time.Hour)) != 0 {
@@ -31,8 +33,10 @@ func TestWhichEndsAreKept(t *testing.T) {
 
 func TestWhatTheFeedSaysOfAnEnd(t *testing.T) {
 	for object, good := range map[string]bool{"u/p/5/1700000000000": true, "u/p/five/1700000000000": false, "u/p/5/then": false, "u/p/5": false, "u/p/x/y": false} {
-		if row, ok := endedRow(object); ok != good || ok && (row.UserID != "u" || row.Provider != "p" || row.Version != 5 || row.ConnectedAt.UnixMilli() != 1700000000000) {
-			t.Errorf("%s: %v, %t", object, row, ok)
-		}
+		t.Run(object, func(t *testing.T) {
+			if row, ok := endedRow(object); ok != good || ok && (row.UserID != "u" || row.Provider != "p" || row.Version != 5 || row.ConnectedAt.UnixMilli() != 1700000000000) {
+				t.Errorf("%v, %t", row, ok)
+			}
+		})
 	}
 }

@@ -235,9 +235,11 @@ func TestEndsComeBack(t *testing.T) {
 				t.Errorf("its token is not to be revoked: %v", err)
 			}
 			for who, disabled := range map[string]bool{"bob": true, "carol": false} {
-				if found, err := s.Users.UserByName(t.Context(), who); err != nil || found.Disabled != disabled {
-					t.Errorf("%s is disabled: %t, %v; want %t", who, found.Disabled, err, disabled)
-				}
+				t.Run(who, func(t *testing.T) {
+					if found, err := s.Users.UserByName(t.Context(), who); err != nil || found.Disabled != disabled {
+						t.Errorf("%s is disabled: %t, %v; want %t", who, found.Disabled, err, disabled)
+					}
+				})
 			}
 			if _, err := s.Sessions.Session(t.Context(), session.Digest); !errors.Is(err, authn.ErrUnknown) {
 				t.Errorf("the session that was ended: got %v, want ErrUnknown", err)

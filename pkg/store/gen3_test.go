@@ -365,20 +365,22 @@ func TestARowThatDoesNotServeLooksAgain(t *testing.T) {
 			},
 		}
 		for name, how := range spoil {
-			id := l.logIn(t, name, "", "main", "ours")
-			before, err := l.Connection(t.Context(), id, "main")
-			if err != nil {
-				t.Fatal(err)
-			}
-			how(id)
-			if found, err := l.Connection(t.Context(), id, "main"); err == nil && found.Phase == broker.Ready && time.Now().Before(found.RefreshExpiresAt) {
-				t.Errorf("%s, and nothing newer: %+v", name, found)
-			}
-			l.python(t, name, "default", "newer", time.Hour)
-			found, err := l.Connection(t.Context(), id, "main")
-			if err != nil || found.RefreshToken != "newer" || found.Phase != broker.Ready || found.Version <= before.Version {
-				t.Errorf("%s: %+v, %v", name, found, err)
-			}
+			t.Run(name, func(t *testing.T) {
+				id := l.logIn(t, name, "", "main", "ours")
+				before, err := l.Connection(t.Context(), id, "main")
+				if err != nil {
+					t.Fatal(err)
+				}
+				how(id)
+				if found, err := l.Connection(t.Context(), id, "main"); err == nil && found.Phase == broker.Ready && time.Now().Before(found.RefreshExpiresAt) {
+					t.Errorf("%s, and nothing newer: %+v", name, found)
+				}
+				l.python(t, name, "default", "newer", time.Hour)
+				found, err := l.Connection(t.Context(), id, "main")
+				if err != nil || found.RefreshToken != "newer" || found.Phase != broker.Ready || found.Version <= before.Version {
+					t.Errorf("%+v, %v", found, err)
+				}
+			})
 		}
 		// The very token that was found broken is not taken up again.
 		id := l.logIn(t, "dave", "", "main", "dead")
@@ -412,9 +414,11 @@ func TestWhoSomebodyFromGen3sTableIs(t *testing.T) {
 			t.Fatalf("%s, %v", second, err)
 		}
 		for _, id := range []string{"other", "rotating"} {
-			if found, err := l.Connection(t.Context(), second, id); !errors.Is(err, broker.ErrNotConnected) {
-				t.Errorf("%s: %+v, %v", id, found, err)
-			}
+			t.Run(id, func(t *testing.T) {
+				if found, err := l.Connection(t.Context(), second, id); !errors.Is(err, broker.ErrNotConnected) {
+					t.Errorf("%+v, %v", found, err)
+				}
+			})
 		}
 		if got := l.mirrored(t, "alice", "default"); len(got) != 1 || got[0] != "seconds" {
 			t.Errorf("mirrored: %v", got)

@@ -296,13 +296,15 @@ func TestAnOlderCiphertextOfTheRowDoesNotOpen(t *testing.T) {
 					t.Fatalf("%q, unreadable %t, %v", row.RefreshToken, row.Unreadable, err)
 				}
 				for column, envelope := range map[string][]byte{"refresh_token": refresh, "access_token": access} {
-					if _, err := db.ExecContext(t.Context(), "UPDATE connections SET "+column+" = $1", envelope); err != nil {
-						t.Fatal(err)
-					}
-					row, err := s.Connections.Row(t.Context(), alice, "main")
-					if err != nil || !row.Unreadable {
-						t.Errorf("an older %s opens, %v", column, err)
-					}
+					t.Run(column, func(t *testing.T) {
+						if _, err := db.ExecContext(t.Context(), "UPDATE connections SET "+column+" = $1", envelope); err != nil {
+							t.Fatal(err)
+						}
+						row, err := s.Connections.Row(t.Context(), alice, "main")
+						if err != nil || !row.Unreadable {
+							t.Errorf("an older %s opens, %v", column, err)
+						}
+					})
 				}
 			})
 		})

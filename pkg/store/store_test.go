@@ -140,10 +140,12 @@ func TestADumpHoldsNothingInClear(t *testing.T) {
 		if !bytes.Contains(dump, []byte("s-alice")) {
 			t.Fatal("the dump lacks what is in clear: it is no dump")
 		}
-		for _, canary := range []string{"canary", "\x30\x81\x87\x02\x01\x00"} { // the head of a PKCS #8 P-256 key
-			if bytes.Contains(dump, []byte(canary)) {
-				t.Errorf("the dump holds %q in clear", canary)
-			}
+		for _, canary := range []string{"canary", "\x30\x81\x87\x02\x01\x00"} {
+			t.Run(canary, func(t *testing.T) { // the head of a PKCS #8 P-256 key
+				if bytes.Contains(dump, []byte(canary)) {
+					t.Errorf("the dump holds %q in clear", canary)
+				}
+			})
 		}
 	})
 }
@@ -292,9 +294,11 @@ func TestWhenSealedTokensChange(t *testing.T) {
 // SQLite serves one process, so that there is no other that could come back with a successor.
 func TestWhoIsAlone(t *testing.T) {
 	for name, want := range map[string]bool{"sqlite": true, "postgres": false} {
-		if got := open(t, databases[name](t), newKeys(t)).Alone(); got != want {
-			t.Errorf("%s: alone %t, want %t", name, got, want)
-		}
+		t.Run(name, func(t *testing.T) {
+			if got := open(t, databases[name](t), newKeys(t)).Alone(); got != want {
+				t.Errorf("alone %t, want %t", got, want)
+			}
+		})
 	}
 }
 
@@ -419,9 +423,11 @@ func TestADatabaseThatIsDown(t *testing.T) {
 		"reading":   func() error { _, err := s.Connections.Row(t.Context(), "u", "p"); return err }(),
 		"ping":      s.Ping(t.Context()),
 	} {
-		if err == nil || strings.Contains(fmt.Sprint(err), "hunter2") {
-			t.Errorf("%s: got %v; want an error without the password", what, err)
-		}
+		t.Run(what, func(t *testing.T) {
+			if err == nil || strings.Contains(fmt.Sprint(err), "hunter2") {
+				t.Errorf("got %v; want an error without the password", err)
+			}
+		})
 	}
 	if s.Reached() {
 		t.Error("it says that it reached the database")
@@ -436,10 +442,12 @@ func TestConfigFaults(t *testing.T) {
 		"postgres://u:p@h:5432/d": "",
 		"sqlite:wts.db":           "",
 	} {
-		err := store.Config{URL: secret.Text(url)}.Validate()
-		if want == "" && err != nil || want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
-			t.Errorf("%q: got %v, want %q", url, err, want)
-		}
+		t.Run(url, func(t *testing.T) {
+			err := store.Config{URL: secret.Text(url)}.Validate()
+			if want == "" && err != nil || want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
+				t.Errorf("got %v, want %q", err, want)
+			}
+		})
 	}
 	if _, err := store.Open(store.Config{URL: "postgres://u:p%zz@h/d"}, newKeys(t), slog.Default()); err == nil || strings.Contains(err.Error(), "p%zz") {
 		t.Errorf("a URL that cannot be read: got %v, want an error without the password", err)
@@ -462,18 +470,20 @@ func TestWhoIsAiling(t *testing.T) {
 			{"for an hour", time.Hour, true, false},
 			{"for more than a day", 25 * time.Hour, true, true},
 		} {
-			since := "NULL"
-			if each.since > 0 {
-				since = fmt.Sprint(time.Now().Add(-each.since).UnixMilli())
-			}
-			exec(t, db, "UPDATE connections SET failure = '400 invalid_request', failing_since = "+since+" WHERE user_id = '"+alice+"'")
-			if each.served {
-				connect(t, s, "bob")
-			}
-			listed, err := s.Connections.List(t.Context(), "alice")
-			if err != nil || len(listed) != 1 || listed[0].Ailing != each.ailing || listed[0].Failure != "400 invalid_request" {
-				t.Errorf("%s: got %+v, %v; want ailing %t", each.what, listed, err, each.ailing)
-			}
+			t.Run(each.what, func(t *testing.T) {
+				since := "NULL"
+				if each.since > 0 {
+					since = fmt.Sprint(time.Now().Add(-each.since).UnixMilli())
+				}
+				exec(t, db, "UPDATE connections SET failure = '400 invalid_request', failing_since = "+since+" WHERE user_id = '"+alice+"'")
+				if each.served {
+					connect(t, s, "bob")
+				}
+				listed, err := s.Connections.List(t.Context(), "alice")
+				if err != nil || len(listed) != 1 || listed[0].Ailing != each.ailing || listed[0].Failure != "400 invalid_request" {
+					t.Errorf("got %+v, %v; want ailing %t", listed, err, each.ailing)
+				}
+			})
 		}
 	})
 }

@@ -87,9 +87,11 @@ func TestWhatIsCountedIsServed(t *testing.T) {
 		`wts_refresh_seconds_count{outcome="refreshed",provider="main"} 1`, `wts_grants_lost_total{cause="revoked",provider="main"} 1`,
 		`wts_request_seconds_count{route="/token"} 5`, "wts_answer 42", "go_goroutines",
 	} {
-		if !strings.Contains(string(body), want) {
-			t.Errorf("the metrics lack %s", want)
-		}
+		t.Run(want, func(t *testing.T) {
+			if !strings.Contains(string(body), want) {
+				t.Errorf("the metrics lack %s", want)
+			}
+		})
 	}
 }
 

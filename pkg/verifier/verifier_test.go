@@ -164,16 +164,20 @@ func TestGoodTokens(t *testing.T) {
 		"a clock a little ahead": forge(object{"alg": "ES256", "kid": "ec", "typ": "at+jwt"},
 			a.claims(object{"iat": time.Now().Add(30 * time.Second).Unix()}), a.keys["ec"]),
 	} {
-		for _, time := range []string{"first", "second"} {
-			claims, err := v.Verify(t.Context(), token)
-			if err != nil {
-				t.Errorf("%s, at its %s sight: %v", name, time, err)
-				continue
+		t.Run(name, func(t *testing.T) {
+			for _, time := range []string{"first", "second"} {
+				t.Run(time, func(t *testing.T) {
+					claims, err := v.Verify(t.Context(), token)
+					if err != nil {
+						t.Errorf("%s, at its %s sight: %v", name, time, err)
+						return
+					}
+					if diff := cmp.Diff([]any{"alice", "u1", []string{"read", "write"}}, []any{claims.Username, claims.Subject, claims.Scopes}); diff != "" {
+						t.Errorf("%s: (-want +got)\n%s", name, diff)
+					}
+				})
 			}
-			if diff := cmp.Diff([]any{"alice", "u1", []string{"read", "write"}}, []any{claims.Username, claims.Subject, claims.Scopes}); diff != "" {
-				t.Errorf("%s: (-want +got)\n%s", name, diff)
-			}
-		}
+		})
 	}
 }
 
@@ -402,10 +406,12 @@ func TestMiddleware(t *testing.T) {
 		"expired":       {forge(head, a.claims(object{"exp": 1}), a.keys["ec"]), 401, `Bearer error="invalid_token"`},
 		"lacks a scope": {forge(head, a.claims(object{"scope": "write"}), a.keys["ec"]), 403, `Bearer error="insufficient_scope"`},
 	} {
-		recorder := serve(v, row.token)
-		if recorder.Code != row.status || !strings.HasPrefix(recorder.Header().Get("WWW-Authenticate"), row.challenge) {
-			t.Errorf("%s: %d %q, want %d %q", name, recorder.Code, recorder.Header().Get("WWW-Authenticate"), row.status, row.challenge)
-		}
+		t.Run(name, func(t *testing.T) {
+			recorder := serve(v, row.token)
+			if recorder.Code != row.status || !strings.HasPrefix(recorder.Header().Get("WWW-Authenticate"), row.challenge) {
+				t.Errorf("%d %q, want %d %q", recorder.Code, recorder.Header().Get("WWW-Authenticate"), row.status, row.challenge)
+			}
+		})
 	}
 }
 
@@ -451,9 +457,11 @@ func TestNewRefusesWhatIsNotSafe(t *testing.T) {
 			return verifier.New(context.Background(), "i", "a", verifier.WithAlgorithms("none"))
 		},
 	} {
-		if _, err := make(); err == nil {
-			t.Errorf("%s: no error", name)
-		}
+		t.Run(name, func(t *testing.T) {
+			if _, err := make(); err == nil {
+				t.Error("no error")
+			}
+		})
 	}
 }
 

@@ -67,12 +67,14 @@ audiences: {npm: {}}
 		survivesRotations(t, wts, worker, idp)
 	}
 	for name, provider := range map[string]*nodeProvider{"first": first, "second": second} {
-		if refreshes := provider.count("grant.success refresh_token"); refreshes < 3 {
-			t.Errorf("%s: %d refreshes succeeded, want at least 3", name, refreshes)
-		}
-		if provider.count("grant.error")+provider.count("grant.revoked") > 0 {
-			t.Errorf("%s: a grant was refused or revoked:\n%s", name, provider.text())
-		}
+		t.Run(name, func(t *testing.T) {
+			if refreshes := provider.count("grant.success refresh_token"); refreshes < 3 {
+				t.Errorf("%d refreshes succeeded, want at least 3", refreshes)
+			}
+			if provider.count("grant.error")+provider.count("grant.revoked") > 0 {
+				t.Errorf("a grant was refused or revoked:\n%s", provider.text())
+			}
+		})
 	}
 
 	minted := wts.Token(t, worker, "?audience=npm&expires=4")

@@ -252,10 +252,12 @@ func (e *engine) f(a int) (bool, error) {
 		"engine.f: a == 3 => a != 3",
 		"engine.f: true => false", "engine.f: err => nil", "engine.f: a > 1 => !(a > 1)", "engine.f: a > 1 => a >= 1",
 	} {
-		if !titles[want] {
-			t.Errorf("no %s", want)
-		}
-		delete(titles, want)
+		t.Run(want, func(t *testing.T) {
+			if !titles[want] {
+				t.Errorf("no %s", want)
+			}
+			delete(titles, want)
+		})
 	}
 	for title := range titles {
 		t.Errorf("unexpected: %s", title)

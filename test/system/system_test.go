@@ -223,7 +223,9 @@ func TestADatabaseThatComesAndGoes(t *testing.T) {
 	// Down at the start: the service is there and says so.
 	c.one.AwaitStatus(t, "/healthz", http.StatusOK)
 	for path, status := range map[string]int{"/_status": 500, "/readyz": 503, "/.well-known/jwks.json": 503} {
-		c.one.AwaitStatus(t, path, status)
+		t.Run(path, func(t *testing.T) {
+			c.one.AwaitStatus(t, path, status)
+		})
 	}
 	if got := c.one.Token(t, instance.Worker(), ""); got.Status != http.StatusServiceUnavailable || retryAfter(got) <= 0 {
 		t.Errorf("down at the start: %d, Retry-After %q", got.Status, got.Header.Get("Retry-After"))

@@ -447,9 +447,11 @@ func TestGen3sSecretIsTakenOver(t *testing.T) {
 	for name, want := range map[string]string{
 		"encryption_key": "THE-KEY", "secret_key": "S", "oidc_client_id": "kept", "wts_base_url": "https://data.example.org/wts/", "fence_base_url": "https://data.example.org/user/",
 	} {
-		if creds[name] != want {
-			t.Errorf("%s is %v, want %s", name, creds[name], want)
-		}
+		t.Run(name, func(t *testing.T) {
+			if creds[name] != want {
+				t.Errorf("%s is %v, want %s", name, creds[name], want)
+			}
+		})
 	}
 	if external := fmt.Sprint(creds["external_oidc"]); !strings.Contains(external, "https://other.example.org") {
 		t.Errorf("external_oidc: %s", external)
@@ -466,26 +468,32 @@ func TestGen3sSecretIsTakenOver(t *testing.T) {
 
 func TestWithGen3sValuesTheNamesAreGen3s(t *testing.T) {
 	for _, name := range []string{"gen3", "gen3-production", "gen3-subchart"} {
-		objects := render(t, values(t)[name], nil)
-		for _, want := range []string{"Deployment wts-deployment", "Service workspace-token-service", "ClusterRole workspace-token-service", "Secret wts-g3auto"} {
-			if _, made := objects[want]; !made {
-				t.Errorf("%s: no %s", name, want)
+		t.Run(name, func(t *testing.T) {
+			objects := render(t, values(t)[name], nil)
+			for _, want := range []string{"Deployment wts-deployment", "Service workspace-token-service", "ClusterRole workspace-token-service", "Secret wts-g3auto"} {
+				t.Run(want, func(t *testing.T) {
+					if _, made := objects[want]; !made {
+						t.Errorf("%s: no %s", name, want)
+					}
+				})
 			}
-		}
-		deployment, _ := objects["Deployment wts-deployment"].(*appsv1.Deployment)
-		want := map[string]string{"app": "wts", "release": "production"}
-		if diff := cmp.Diff(want, deployment.Spec.Selector.MatchLabels); diff != "" {
-			t.Errorf("%s: a selector cannot be changed: %s", name, diff)
-		}
-		if image := deployment.Spec.Template.Spec.Containers[0].Image; strings.Contains(image, "cdis") {
-			t.Errorf("%s runs %s", name, image)
-		}
+			deployment, _ := objects["Deployment wts-deployment"].(*appsv1.Deployment)
+			want := map[string]string{"app": "wts", "release": "production"}
+			if diff := cmp.Diff(want, deployment.Spec.Selector.MatchLabels); diff != "" {
+				t.Errorf("a selector cannot be changed: %s", diff)
+			}
+			if image := deployment.Spec.Template.Spec.Containers[0].Image; strings.Contains(image, "cdis") {
+				t.Errorf("%s runs %s", name, image)
+			}
+		})
 	}
 	production := render(t, values(t)["gen3-production"], nil)
 	for _, want := range []string{"HorizontalPodAutoscaler wts-deployment", "PodDisruptionBudget wts-deployment", "Secret wts-oidc-client", "Job wts-dbcreate"} {
-		if _, made := production[want]; !made {
-			t.Errorf("production: no %s", want)
-		}
+		t.Run(want, func(t *testing.T) {
+			if _, made := production[want]; !made {
+				t.Errorf("production: no %s", want)
+			}
+		})
 	}
 }
 
@@ -528,15 +536,17 @@ func TestPoliciesWithGen3sValuesAreSwitchedOn(t *testing.T) {
 		"{}": false,
 		"{networkPolicy: {enabled: true}, admissionPolicy: {enabled: true}, gen3: {namespaces: [jupyter]}}": true,
 	} {
-		objects := render(t, parse(t, text, values(t)["gen3"]), nil)
-		_, first := objects[network]
-		policy, second := objects[admission].(*admissionv1.ValidatingAdmissionPolicy)
-		if first != want || second != want {
-			t.Errorf("%s: got %t and %t", text, first, second)
-		}
-		if second && policy.Spec.Variables[0].Expression != `["system:serviceaccount:commons:hatchery-service-account"]` {
-			t.Errorf("controllers: %s", policy.Spec.Variables[0].Expression)
-		}
+		t.Run(text, func(t *testing.T) {
+			objects := render(t, parse(t, text, values(t)["gen3"]), nil)
+			_, first := objects[network]
+			policy, second := objects[admission].(*admissionv1.ValidatingAdmissionPolicy)
+			if first != want || second != want {
+				t.Errorf("got %t and %t", first, second)
+			}
+			if second && policy.Spec.Variables[0].Expression != `["system:serviceaccount:commons:hatchery-service-account"]` {
+				t.Errorf("controllers: %s", policy.Spec.Variables[0].Expression)
+			}
+		})
 	}
 }
 
@@ -579,13 +589,15 @@ func TestWhatIsMissingIsSaid(t *testing.T) {
 		"databaseSecret is missing":                 {"networkPolicy": map[string]any{"allowNoIngress": true}, "config": map[string]any{"url": "https://wts.example.org"}},
 		"networkPolicy.ingressNamespace is missing": {"config": map[string]any{"url": "https://wts.example.org"}, "databaseSecret": "d", "keyringSecret": "k"},
 	} {
-		all, err := util.ToRenderValues(loaded, values, common.ReleaseOptions{Name: "w", Namespace: "n"}, common.DefaultCapabilities)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if _, err := engine.Render(loaded, all); err == nil || !strings.Contains(err.Error(), want) {
-			t.Errorf("got %v, want %s", err, want)
-		}
+		t.Run(want, func(t *testing.T) {
+			all, err := util.ToRenderValues(loaded, values, common.ReleaseOptions{Name: "w", Namespace: "n"}, common.DefaultCapabilities)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := engine.Render(loaded, all); err == nil || !strings.Contains(err.Error(), want) {
+				t.Errorf("got %v, want %s", err, want)
+			}
+		})
 	}
 	if _, err := util.ToRenderValues(loaded, map[string]any{"confg": 1}, common.ReleaseOptions{}, common.DefaultCapabilities); err == nil {
 		t.Error("a value that is misspelt is accepted")

@@ -13,22 +13,24 @@ func TestImagesFromElsewhereHaveAFullVersion(t *testing.T) {
 	// Three numbers; PostgreSQL's versions have two.
 	full := regexp.MustCompile(`^:([0-9]+\.[0-9]+\.[0-9]+|[0-9]{2,}\.[0-9]+)(-[a-z0-9.]+)?(@sha256:[0-9a-f]{64})?$`)
 	for file, want := range map[string]int{"deploy/image/Dockerfile": 1, "deploy/compose/compose.yaml": 1, "helm/wts/values.yaml": 1} {
-		text, err := os.ReadFile(root + "/" + file)
-		if err != nil {
-			t.Fatal(err)
-		}
-		found := 0
-		for _, image := range named.FindAllStringSubmatch(string(text), -1) {
-			if image[1] == "wts" || image[1] == "scratch" {
-				continue
+		t.Run(file, func(t *testing.T) {
+			text, err := os.ReadFile(root + "/" + file)
+			if err != nil {
+				t.Fatal(err)
 			}
-			found++
-			if !full.MatchString(image[2]) {
-				t.Errorf("%s: %s%s has no full version", file, image[1], image[2])
+			found := 0
+			for _, image := range named.FindAllStringSubmatch(string(text), -1) {
+				if image[1] == "wts" || image[1] == "scratch" {
+					continue
+				}
+				found++
+				if !full.MatchString(image[2]) {
+					t.Errorf("%s%s has no full version", image[1], image[2])
+				}
 			}
-		}
-		if found != want {
-			t.Errorf("%s: found %d images, want %d", file, found, want)
-		}
+			if found != want {
+				t.Errorf("found %d images, want %d", found, want)
+			}
+		})
 	}
 }

@@ -54,19 +54,21 @@ func TestTheNetworkPolicyAdmitsWhatIsNamed(t *testing.T) {
 		t.Fatalf("%+v", policy)
 	}
 	for i, want := range []string{"workspaces batch ingress 192.0.2.0/24 pods", "monitoring pods"} {
-		var admitted []string
-		for _, peer := range policy.Spec.Ingress[i].From {
-			switch {
-			case peer.NamespaceSelector != nil:
-				admitted = append(admitted, peer.NamespaceSelector.MatchLabels["kubernetes.io/metadata.name"])
-			case peer.IPBlock != nil:
-				admitted = append(admitted, peer.IPBlock.CIDR)
-			case len(peer.PodSelector.MatchLabels) > 0:
-				admitted = append(admitted, "pods")
+		t.Run(want, func(t *testing.T) {
+			var admitted []string
+			for _, peer := range policy.Spec.Ingress[i].From {
+				switch {
+				case peer.NamespaceSelector != nil:
+					admitted = append(admitted, peer.NamespaceSelector.MatchLabels["kubernetes.io/metadata.name"])
+				case peer.IPBlock != nil:
+					admitted = append(admitted, peer.IPBlock.CIDR)
+				case len(peer.PodSelector.MatchLabels) > 0:
+					admitted = append(admitted, "pods")
+				}
 			}
-		}
-		if got := strings.Join(admitted, " "); got != want {
-			t.Errorf("rule %d admits %s, want %s", i, got, want)
-		}
+			if got := strings.Join(admitted, " "); got != want {
+				t.Errorf("rule %d admits %s, want %s", i, got, want)
+			}
+		})
 	}
 }

@@ -158,26 +158,30 @@ func TestIgnoredValuesHaveNoEffect(t *testing.T) {
 func TestUnknownValuesAreRefused(t *testing.T) {
 	schema := readSchema(t)
 	for mode := range bases {
-		tried := 0
-		for _, path := range schema.objects(mode) {
-			for _, base := range bases[mode][:1] {
-				values := baseValues(t, mode, base)
-				name := strings.Trim(path+".misspelt", ".")
-				set(values, name, "x")
-				tried++
-				if _, err := renderText(t, values, nil); err == nil || !strings.Contains(err.Error(), "'misspelt' not allowed") {
-					t.Errorf("%s: %s: got %v", mode, name, err)
+		t.Run(mode, func(t *testing.T) {
+			tried := 0
+			for _, path := range schema.objects(mode) {
+				for _, base := range bases[mode][:1] {
+					values := baseValues(t, mode, base)
+					name := strings.Trim(path+".misspelt", ".")
+					set(values, name, "x")
+					tried++
+					if _, err := renderText(t, values, nil); err == nil || !strings.Contains(err.Error(), "'misspelt' not allowed") {
+						t.Errorf("%s: got %v", name, err)
+					}
 				}
 			}
-		}
-		if tried < 10 {
-			t.Errorf("%s: only %d", mode, tried)
-		}
+			if tried < 10 {
+				t.Errorf("only %d", tried)
+			}
+		})
 	}
 	for _, text := range []string{"{config: {databse: {}}}", "{oidc_client_id: x}", "{service: {typ: NodePort}}", "{autoscaling: {enable: true}}", "{externalSecrets: {}}", "{workspaces: {peerAddress: maybe}}"} {
-		if _, err := renderText(t, parse(t, text, baseValues(t, "own", "{}")), nil); err == nil || !strings.Contains(err.Error(), "values don't meet") {
-			t.Errorf("%s: got %v", text, err)
-		}
+		t.Run(text, func(t *testing.T) {
+			if _, err := renderText(t, parse(t, text, baseValues(t, "own", "{}")), nil); err == nil || !strings.Contains(err.Error(), "values don't meet") {
+				t.Errorf("got %v", err)
+			}
+		})
 	}
 }
 
@@ -191,13 +195,15 @@ func TestSchemaAndTemplatesAgreeOnTheMode(t *testing.T) {
 		"{config: {url: 'https://x'}, oidc_job_enabled: true}":                   false,
 		"{gen3: {enabled: false}, oidc_job_enabled: true}":                       false,
 	} {
-		rendered, err := renderText(t, parse(t, text, map[string]any{"secrets": map[string]any{"encryption_key": "k"}}), nil)
-		if gen3 && (err != nil || !strings.Contains(rendered["wts/templates/gen3.yaml"], "wts-deployment")) {
-			t.Errorf("%s: %v", text, err)
-		}
-		if !gen3 && (err == nil || !strings.Contains(err.Error(), "'oidc_job_enabled'")) {
-			t.Errorf("%s: want it refused, got %v", text, err)
-		}
+		t.Run(text, func(t *testing.T) {
+			rendered, err := renderText(t, parse(t, text, map[string]any{"secrets": map[string]any{"encryption_key": "k"}}), nil)
+			if gen3 && (err != nil || !strings.Contains(rendered["wts/templates/gen3.yaml"], "wts-deployment")) {
+				t.Errorf("%v", err)
+			}
+			if !gen3 && (err == nil || !strings.Contains(err.Error(), "'oidc_job_enabled'")) {
+				t.Errorf("want it refused, got %v", err)
+			}
+		})
 	}
 }
 
@@ -273,12 +279,16 @@ func TestImages(t *testing.T) {
 		"{image: {digest: '" + digest + "'}}":                      "wts:0.1.0@" + digest,
 		"{global: {imageRegistry: registry.example.org}}":          "registry.example.org/wts:0.1.0",
 	} {
-		for _, name := range []string{"own", "gen3"} {
-			over := parse(t, text, values(t)[name])
-			if got := find(t, render(t, over, nil)).Object.Spec.Template.Spec.Containers[0].Image; got != want {
-				t.Errorf("%s: %s: got %s, want %s", name, text, got, want)
+		t.Run(text, func(t *testing.T) {
+			for _, name := range []string{"own", "gen3"} {
+				t.Run(name, func(t *testing.T) {
+					over := parse(t, text, values(t)[name])
+					if got := find(t, render(t, over, nil)).Object.Spec.Template.Spec.Containers[0].Image; got != want {
+						t.Errorf("%s: got %s, want %s", text, got, want)
+					}
+				})
 			}
-		}
+		})
 	}
 }
 

@@ -59,10 +59,10 @@ func TestWhatGoesWrong(t *testing.T) {
 		message   string
 		temporary bool
 	}{
-		"not logged in":  {403, `{"message":"please login again"}`, "please login again", false},
-		"a bad expires":  {400, `{"error":"expires has to be an integer"}`, "expires has to be an integer", false},
-		"an outage":      {503, `{"message":"later"}`, "later", true},
-		"a proxy's page": {502, "<html>", "Bad Gateway", true},
+		"not logged in":  {status: 403, body: `{"message":"please login again"}`, message: "please login again"},
+		"a bad expires":  {status: 400, body: `{"error":"expires has to be an integer"}`, message: "expires has to be an integer"},
+		"an outage":      {status: 503, body: `{"message":"later"}`, message: "later", temporary: true},
+		"a proxy's page": {status: 502, body: "<html>", message: "Bad Gateway", temporary: true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			client := serve(t, func(w http.ResponseWriter, _ *http.Request) {

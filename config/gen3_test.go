@@ -82,13 +82,13 @@ func TestWhereTheDatabaseIs(t *testing.T) {
 		env    []string
 		want   string
 	}{
-		"an unescaped password":              {map[string]any{"sqlalchemy_database_uri": "(absent)"}, parts("p%41/@:?#[ é"), "postgres://u:p%2541%2F%40%3A%3F%23%5B%20%C3%A9@db:5432/d"},
-		"the same, without its parts":        {map[string]any{"sqlalchemy_database_uri": "postgresql://u:p/@:?#w@db:5432/d"}, nil, "postgres://u:p%2F%40%3A%3F%23w@db:5432/d"},
-		"an escaped password":                {map[string]any{"sqlalchemy_database_uri": "postgresql://u:p%40w@db:5432/d"}, nil, "postgres://u:p%40w@db:5432/d"},
-		"a driver, a query and another port": {map[string]any{"sqlalchemy_database_uri": "postgresql+psycopg2://u:p@db:6432/d?sslmode=require"}, nil, "postgres://u:p@db:6432/d?sslmode=require"},
-		"no port":                            {map[string]any{"sqlalchemy_database_uri": "postgres://u:p@db/d"}, nil, "postgres://u:p@db:5432/d"},
-		"parts of another database":          {map[string]any{"sqlalchemy_database_uri": "postgresql://u:p@db:5432/d"}, []string{"PGHOST=elsewhere", "PGUSER=x", "PGPASSWORD=y", "PGDB=z"}, "postgres://u:p@db:5432/d"},
-		"a file of credentials wins":         {nil, []string{"POSTGRES_CREDS_FILE=" + creds}, "postgres://u:p%2541%2F%40%3A%3F%23%5B%20%C3%A9@db:5432/d"},
+		"an unescaped password":              {change: map[string]any{"sqlalchemy_database_uri": "(absent)"}, env: parts("p%41/@:?#[ é"), want: "postgres://u:p%2541%2F%40%3A%3F%23%5B%20%C3%A9@db:5432/d"},
+		"the same, without its parts":        {change: map[string]any{"sqlalchemy_database_uri": "postgresql://u:p/@:?#w@db:5432/d"}, want: "postgres://u:p%2F%40%3A%3F%23w@db:5432/d"},
+		"an escaped password":                {change: map[string]any{"sqlalchemy_database_uri": "postgresql://u:p%40w@db:5432/d"}, want: "postgres://u:p%40w@db:5432/d"},
+		"a driver, a query and another port": {change: map[string]any{"sqlalchemy_database_uri": "postgresql+psycopg2://u:p@db:6432/d?sslmode=require"}, want: "postgres://u:p@db:6432/d?sslmode=require"},
+		"no port":                            {change: map[string]any{"sqlalchemy_database_uri": "postgres://u:p@db/d"}, want: "postgres://u:p@db:5432/d"},
+		"parts of another database":          {change: map[string]any{"sqlalchemy_database_uri": "postgresql://u:p@db:5432/d"}, env: []string{"PGHOST=elsewhere", "PGUSER=x", "PGPASSWORD=y", "PGDB=z"}, want: "postgres://u:p@db:5432/d"},
+		"a file of credentials wins":         {env: []string{"POSTGRES_CREDS_FILE=" + creds}, want: "postgres://u:p%2541%2F%40%3A%3F%23%5B%20%C3%A9@db:5432/d"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			loaded, err := config.Load(config.DefaultFile, deployed(t, row.change, row.env...))
@@ -167,17 +167,17 @@ func TestFaultsOfADeployment(t *testing.T) {
 		env    []string
 		want   string
 	}{
-		"nothing about the client":           {map[string]any{"oidc_client_id": "(absent)"}, nil, "OIDC_CLIENT_ID: is missing (of provider default: neither oidc_client_id in SECRET_CONFIG nor OIDC_CLIENT_ID in the environment)"},
-		"an empty value hides the variable":  {map[string]any{"oidc_client_id": ""}, []string{"OIDC_CLIENT_ID=x"}, "is empty, which hides the environment's"},
-		"a null hides the variable":          {map[string]any{"oidc_client_secret": nil}, []string{"OIDC_CLIENT_SECRET=x"}, "OIDC_CLIENT_SECRET: is missing"},
-		"no public address":                  {map[string]any{"wts_base_url": ""}, nil, "WTS_BASE_URL: is missing"},
-		"no Fence":                           {map[string]any{"fence_base_url": "(absent)"}, nil, "FENCE_BASE_URL: is missing"},
-		"no encryption key":                  {map[string]any{"encryption_key": "(absent)"}, nil, "ENCRYPTION_KEY: is missing"},
-		"an encryption key that is none":     {map[string]any{"encryption_key": "canary"}, nil, "gen3.encryption_key: a Fernet key is 32 bytes in base64"},
-		"no database":                        {map[string]any{"sqlalchemy_database_uri": "(absent)"}, nil, "POSTGRES_CREDS_FILE or SQLALCHEMY_DATABASE_URI: is missing"},
-		"a database of another kind":         {map[string]any{"sqlalchemy_database_uri": "mysql://u:canary@h/d"}, nil, "SQLALCHEMY_DATABASE_URI: is not like postgresql://"},
-		"a file of credentials that is gone": {nil, []string{"POSTGRES_CREDS_FILE=/nowhere/dbcreds.json"}, "POSTGRES_CREDS_FILE: open /nowhere/dbcreds.json"},
-		"an external one without base_url":   {map[string]any{"external_oidc": []any{map[string]any{"login_options": map[string]any{}}}}, nil, "external_oidc[0].base_url: is missing"},
+		"nothing about the client":           {change: map[string]any{"oidc_client_id": "(absent)"}, want: "OIDC_CLIENT_ID: is missing (of provider default: neither oidc_client_id in SECRET_CONFIG nor OIDC_CLIENT_ID in the environment)"},
+		"an empty value hides the variable":  {change: map[string]any{"oidc_client_id": ""}, env: []string{"OIDC_CLIENT_ID=x"}, want: "is empty, which hides the environment's"},
+		"a null hides the variable":          {change: map[string]any{"oidc_client_secret": nil}, env: []string{"OIDC_CLIENT_SECRET=x"}, want: "OIDC_CLIENT_SECRET: is missing"},
+		"no public address":                  {change: map[string]any{"wts_base_url": ""}, want: "WTS_BASE_URL: is missing"},
+		"no Fence":                           {change: map[string]any{"fence_base_url": "(absent)"}, want: "FENCE_BASE_URL: is missing"},
+		"no encryption key":                  {change: map[string]any{"encryption_key": "(absent)"}, want: "ENCRYPTION_KEY: is missing"},
+		"an encryption key that is none":     {change: map[string]any{"encryption_key": "canary"}, want: "gen3.encryption_key: a Fernet key is 32 bytes in base64"},
+		"no database":                        {change: map[string]any{"sqlalchemy_database_uri": "(absent)"}, want: "POSTGRES_CREDS_FILE or SQLALCHEMY_DATABASE_URI: is missing"},
+		"a database of another kind":         {change: map[string]any{"sqlalchemy_database_uri": "mysql://u:canary@h/d"}, want: "SQLALCHEMY_DATABASE_URI: is not like postgresql://"},
+		"a file of credentials that is gone": {env: []string{"POSTGRES_CREDS_FILE=/nowhere/dbcreds.json"}, want: "POSTGRES_CREDS_FILE: open /nowhere/dbcreds.json"},
+		"an external one without base_url":   {change: map[string]any{"external_oidc": []any{map[string]any{"login_options": map[string]any{}}}}, want: "external_oidc[0].base_url: is missing"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, err := config.Load(config.DefaultFile, deployed(t, row.change, row.env...))

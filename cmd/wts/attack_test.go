@@ -103,40 +103,40 @@ func TestAttacksOnPodIdentity(t *testing.T) {
 		status  int
 		reason  string
 	}{
-		"E1: X-Forwarded-For":                      {"127.0.8.1", []string{"X-Forwarded-For", "127.0.0.2"}, 403, "nothing says who is calling"},
-		"E1: Forwarded":                            {"127.0.8.1", []string{"Forwarded", "for=127.0.0.2"}, 403, "nothing says who is calling"},
-		"E1: X-Real-IP, X-UserId, REMOTE_USER":     {"127.0.8.1", []string{"X-Real-IP", "127.0.0.2", "X-UserId", "alice", "REMOTE_USER", "alice"}, 403, "nothing says who is calling"},
-		"E3: a pod on its node's network":          {"127.0.1.1", nil, 403, "rule 2"},
-		"E3: a node's own address":                 {"127.0.1.2", nil, 403, "rule 2"},
-		"E4: two living pods":                      {"127.0.1.6", nil, 403, "rule 4"},
-		"E5: a pod that succeeded":                 {"127.0.1.3", nil, 403, "nothing says who is calling"},
-		"E5: a pod that failed":                    {"127.0.1.4", nil, 403, "nothing says who is calling"},
-		"E5: a pod that is being deleted":          {"127.0.1.5", nil, 403, "nothing says who is calling"},
-		"E6: the address of a pod that is gone":    {"127.0.1.10", nil, 403, "nothing says who is calling"},
-		"E8, E10: an address that is no pod's":     {"127.0.8.2", nil, 403, "nothing says who is calling"},
-		"E11: a namespace that does not count":     {"127.0.1.7", nil, 403, "nothing says who is calling"},
-		"E11: an empty annotation":                 {"127.0.1.8", nil, 403, "rule 5"},
-		"E11: an annotation changed afterwards":    {"127.0.1.9", nil, 403, "the user is not connected"},
-		"a browser in alice's pod":                 {"127.0.0.2", []string{"Sec-Fetch-Mode", "cors"}, 403, "nothing says who is calling"},
-		"E13: another audience":                    {"127.0.0.2", bearer(cluster.Token(alice, "vault")), 401, "rule 10"},
-		"E13: expired":                             {"127.0.0.2", bearer(cluster.Token(alice, "wts", func(c map[string]any) { c["exp"] = time.Now().Add(-time.Second).Unix() })), 401, "rule 10"},
-		"E13: without an expiry, as legacy tokens": {"127.0.0.2", bearer(cluster.Token(alice, "wts", func(c map[string]any) { delete(c, "exp") })), 401, "rule 10"},
-		"E13: of another cluster":                  {"127.0.0.2", bearer(cluster.Token(alice, "wts", func(c map[string]any) { c["iss"] = "https://other-cluster" })), 401, "rule 10"},
-		"E13: signed by another cluster":           {"127.0.0.2", bearer(kubetest.Start(t).Token(alice, "wts")), 401, "rule 10"},
-		"E13: bound to no pod": {"127.0.0.2", bearer(cluster.Token(alice, "wts", func(c map[string]any) {
+		"E1: X-Forwarded-For":                      {from: "127.0.8.1", headers: []string{"X-Forwarded-For", "127.0.0.2"}, status: 403, reason: "nothing says who is calling"},
+		"E1: Forwarded":                            {from: "127.0.8.1", headers: []string{"Forwarded", "for=127.0.0.2"}, status: 403, reason: "nothing says who is calling"},
+		"E1: X-Real-IP, X-UserId, REMOTE_USER":     {from: "127.0.8.1", headers: []string{"X-Real-IP", "127.0.0.2", "X-UserId", "alice", "REMOTE_USER", "alice"}, status: 403, reason: "nothing says who is calling"},
+		"E3: a pod on its node's network":          {from: "127.0.1.1", status: 403, reason: "rule 2"},
+		"E3: a node's own address":                 {from: "127.0.1.2", status: 403, reason: "rule 2"},
+		"E4: two living pods":                      {from: "127.0.1.6", status: 403, reason: "rule 4"},
+		"E5: a pod that succeeded":                 {from: "127.0.1.3", status: 403, reason: "nothing says who is calling"},
+		"E5: a pod that failed":                    {from: "127.0.1.4", status: 403, reason: "nothing says who is calling"},
+		"E5: a pod that is being deleted":          {from: "127.0.1.5", status: 403, reason: "nothing says who is calling"},
+		"E6: the address of a pod that is gone":    {from: "127.0.1.10", status: 403, reason: "nothing says who is calling"},
+		"E8, E10: an address that is no pod's":     {from: "127.0.8.2", status: 403, reason: "nothing says who is calling"},
+		"E11: a namespace that does not count":     {from: "127.0.1.7", status: 403, reason: "nothing says who is calling"},
+		"E11: an empty annotation":                 {from: "127.0.1.8", status: 403, reason: "rule 5"},
+		"E11: an annotation changed afterwards":    {from: "127.0.1.9", status: 403, reason: "the user is not connected"},
+		"a browser in alice's pod":                 {from: "127.0.0.2", headers: []string{"Sec-Fetch-Mode", "cors"}, status: 403, reason: "nothing says who is calling"},
+		"E13: another audience":                    {from: "127.0.0.2", headers: bearer(cluster.Token(alice, "vault")), status: 401, reason: "rule 10"},
+		"E13: expired":                             {from: "127.0.0.2", headers: bearer(cluster.Token(alice, "wts", func(c map[string]any) { c["exp"] = time.Now().Add(-time.Second).Unix() })), status: 401, reason: "rule 10"},
+		"E13: without an expiry, as legacy tokens": {from: "127.0.0.2", headers: bearer(cluster.Token(alice, "wts", func(c map[string]any) { delete(c, "exp") })), status: 401, reason: "rule 10"},
+		"E13: of another cluster":                  {from: "127.0.0.2", headers: bearer(cluster.Token(alice, "wts", func(c map[string]any) { c["iss"] = "https://other-cluster" })), status: 401, reason: "rule 10"},
+		"E13: signed by another cluster":           {from: "127.0.0.2", headers: bearer(kubetest.Start(t).Token(alice, "wts")), status: 401, reason: "rule 10"},
+		"E13: bound to no pod": {from: "127.0.0.2", headers: bearer(cluster.Token(alice, "wts", func(c map[string]any) {
 			c["kubernetes.io"] = map[string]any{"namespace": "work", "serviceaccount": map[string]string{"name": "worker"}}
-		})), 401, "rule 10"},
-		"E13: bound to a pod that is gone":          {"127.0.0.2", bearer(cluster.Token(deleted, "wts")), 401, "rule 10"},
-		"E13: bound to a pod that is being deleted": {"127.0.0.2", bearer(cluster.Token(going, "wts")), 401, "rule 10"},
-		"E13: bound to another pod of that name": {"127.0.0.2", bearer(cluster.Token(alice, "wts", func(c map[string]any) {
+		})), status: 401, reason: "rule 10"},
+		"E13: bound to a pod that is gone":          {from: "127.0.0.2", headers: bearer(cluster.Token(deleted, "wts")), status: 401, reason: "rule 10"},
+		"E13: bound to a pod that is being deleted": {from: "127.0.0.2", headers: bearer(cluster.Token(going, "wts")), status: 401, reason: "rule 10"},
+		"E13: bound to another pod of that name": {from: "127.0.0.2", headers: bearer(cluster.Token(alice, "wts", func(c map[string]any) {
 			c["kubernetes.io"].(map[string]any)["pod"] = map[string]string{"name": "alice", "uid": "another"}
-		})), 401, "rule 10"},
-		"E13: of a service account the pod does not run as": {"127.0.0.2", bearer(cluster.Token(alice, "wts", func(c map[string]any) {
+		})), status: 401, reason: "rule 10"},
+		"E13: of a service account the pod does not run as": {from: "127.0.0.2", headers: bearer(cluster.Token(alice, "wts", func(c map[string]any) {
 			c["kubernetes.io"].(map[string]any)["serviceaccount"] = map[string]string{"name": "admin"}
-		})), 401, "rule 10"},
-		"E13: of a namespace that does not count": {"127.0.0.2", bearer(cluster.Token(outside, "wts")), 403, "rule 5"},
-		"E13: tampered with":                      {"127.0.0.2", bearer(token[:len(token)-4] + "AAAA"), 401, "rule 10"},
-		"E13: not signed":                         {"127.0.0.2", bearer("eyJhbGciOiJub25lIn0." + strings.Split(token, ".")[1] + "."), 401, "rule 10"},
+		})), status: 401, reason: "rule 10"},
+		"E13: of a namespace that does not count": {from: "127.0.0.2", headers: bearer(cluster.Token(outside, "wts")), status: 403, reason: "rule 5"},
+		"E13: tampered with":                      {from: "127.0.0.2", headers: bearer(token[:len(token)-4] + "AAAA"), status: 401, reason: "rule 10"},
+		"E13: not signed":                         {from: "127.0.0.2", headers: bearer("eyJhbGciOiJub25lIn0." + strings.Split(token, ".")[1] + "."), status: 401, reason: "rule 10"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

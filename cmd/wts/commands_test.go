@@ -178,10 +178,10 @@ func TestAReleaseWantsTheVulnerabilityDatabase(t *testing.T) {
 		database, release string
 		good, loud        bool
 	}{
-		"a change, and no database":      {"http://127.0.0.1:1/db", "", true, true},
-		"a release, and no database":     {"http://127.0.0.1:1/db", "1", false, true},
-		"a change with vulnerabilities":  {there.URL, "", false, false},
-		"a release with vulnerabilities": {there.URL, "1", false, false},
+		"a change, and no database":      {database: "http://127.0.0.1:1/db", good: true, loud: true},
+		"a release, and no database":     {database: "http://127.0.0.1:1/db", release: "1", loud: true},
+		"a change with vulnerabilities":  {database: there.URL},
+		"a release with vulnerabilities": {database: there.URL, release: "1"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			command := exec.Command("../../test/vulnerabilities-unknown")

@@ -236,20 +236,20 @@ func TestGen3Aggregate(t *testing.T) {
 		headers []string
 		want    map[string]any
 	}{
-		"anonymous":                            {"/aggregate/user/user", nil, map[string]any{here: said(false, ""), there: said(false, ""), plain: said(false, "")}},
-		"two linked":                           {"/aggregate/authz/mapping", alice, map[string]any{here: said(true, ""), there: said(true, ""), plain: said(false, "")}},
-		"a slash at the end":                   {"/aggregate/authz/mapping/", alice, map[string]any{here: said(true, ""), there: said(true, ""), plain: said(false, "")}},
-		"none linked":                          {"/aggregate/user/user", c.bearer("bob"), map[string]any{here: said(false, ""), there: said(false, ""), plain: said(false, "")}},
-		"one linked":                           {"/aggregate/user/user", c.bearer("carol"), map[string]any{here: said(true, ""), there: said(false, ""), plain: said(false, "")}},
-		"three linked":                         {"/aggregate/user/user", c.bearer("dave"), map[string]any{here: said(true, ""), there: said(true, ""), plain: said(true, "")}},
-		"parameters, repeated, and no headers": {"/aggregate/user/user?tag=a&tag=b%26c", append([]string{"X-Evil", "1"}, alice...), map[string]any{here: said(true, "a+b&c"), there: said(true, "a+b&c"), plain: said(false, "a+b&c")}},
-		"filters":                              {"/aggregate/user/user?filters=authz&filters=tags&tag=x", alice, each(map[string]any{"authz": authz, "tags": "x"})},
-		"a filter that no answer has":          {"/aggregate/user/user?filters=authz&filters=zz", alice, each(map[string]any{"authz": authz, "zz": nil})},
-		"a list":                               {"/aggregate/list", alice, each([]any{1.0, 2.0})},
-		"a list with filters":                  {"/aggregate/list?filters=a", alice, each(nil)},
-		"no JSON":                              {"/aggregate/text", alice, each(nil)},
-		"too much":                             {"/aggregate/huge", alice, each(nil)},
-		"a redirect is not followed":           {"/aggregate/redirect", alice, each(nil)},
+		"anonymous":                            {path: "/aggregate/user/user", want: map[string]any{here: said(false, ""), there: said(false, ""), plain: said(false, "")}},
+		"two linked":                           {path: "/aggregate/authz/mapping", headers: alice, want: map[string]any{here: said(true, ""), there: said(true, ""), plain: said(false, "")}},
+		"a slash at the end":                   {path: "/aggregate/authz/mapping/", headers: alice, want: map[string]any{here: said(true, ""), there: said(true, ""), plain: said(false, "")}},
+		"none linked":                          {path: "/aggregate/user/user", headers: c.bearer("bob"), want: map[string]any{here: said(false, ""), there: said(false, ""), plain: said(false, "")}},
+		"one linked":                           {path: "/aggregate/user/user", headers: c.bearer("carol"), want: map[string]any{here: said(true, ""), there: said(false, ""), plain: said(false, "")}},
+		"three linked":                         {path: "/aggregate/user/user", headers: c.bearer("dave"), want: map[string]any{here: said(true, ""), there: said(true, ""), plain: said(true, "")}},
+		"parameters, repeated, and no headers": {path: "/aggregate/user/user?tag=a&tag=b%26c", headers: append([]string{"X-Evil", "1"}, alice...), want: map[string]any{here: said(true, "a+b&c"), there: said(true, "a+b&c"), plain: said(false, "a+b&c")}},
+		"filters":                              {path: "/aggregate/user/user?filters=authz&filters=tags&tag=x", headers: alice, want: each(map[string]any{"authz": authz, "tags": "x"})},
+		"a filter that no answer has":          {path: "/aggregate/user/user?filters=authz&filters=zz", headers: alice, want: each(map[string]any{"authz": authz, "zz": nil})},
+		"a list":                               {path: "/aggregate/list", headers: alice, want: each([]any{1.0, 2.0})},
+		"a list with filters":                  {path: "/aggregate/list?filters=a", headers: alice, want: each(nil)},
+		"no JSON":                              {path: "/aggregate/text", headers: alice, want: each(nil)},
+		"too much":                             {path: "/aggregate/huge", headers: alice, want: each(nil)},
+		"a redirect is not followed":           {path: "/aggregate/redirect", headers: alice, want: each(nil)},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if diff := cmp.Diff(row.want, get(t, row.path, row.headers...)); diff != "" {

@@ -71,10 +71,10 @@ func TestMixUp(t *testing.T) {
 		iss      bool   // the honest provider's callbacks carry iss
 		stolen   int    // codes that reach each thief, where nothing can tell
 	}{
-		"callbacks of their own":                            {"", false, 0},
-		"callbacks of their own, and iss":                   {"", true, 0},
-		"a shared callback, and iss":                        {provider.CallbackShared, true, 0},
-		"a shared callback without iss: check-config warns": {provider.CallbackShared, false, 1},
+		"callbacks of their own":                            {},
+		"callbacks of their own, and iss":                   {iss: true},
+		"a shared callback, and iss":                        {callback: provider.CallbackShared, iss: true},
+		"a shared callback without iss: check-config warns": {callback: provider.CallbackShared, stolen: 1},
 	} {
 		t.Run(name, func(t *testing.T) {
 			evil, plain := startThief(t), startThief(t)

@@ -39,13 +39,13 @@ func TestIDTokensAreNoBearers(t *testing.T) {
 		claims map[string]any
 		good   bool
 	}{
-		"an id_token of a refresh":               {"JWT", map[string]any{"aud": "wts", "email": "a@b", "auth_time": 1}, false},
-		"an id_token of a refresh, with azp":     {"", map[string]any{"aud": []string{"wts", "other"}, "azp": "other"}, false},
-		"an access token, by its type":           {"at+jwt", map[string]any{"aud": "wts"}, true},
-		"an access token, by its scope":          {"JWT", map[string]any{"aud": "wts", "scope": "openid"}, true},
-		"an access token, by its client":         {"JWT", map[string]any{"aud": "wts", "client_id": "x"}, true},
-		"a token for an audience of its own":     {"JWT", map[string]any{"aud": "other"}, true},
-		"an id_token of a login, with the nonce": {"JWT", map[string]any{"aud": "wts", "nonce": "n", "scope": "openid"}, false},
+		"an id_token of a refresh":               {kind: "JWT", claims: map[string]any{"aud": "wts", "email": "a@b", "auth_time": 1}},
+		"an id_token of a refresh, with azp":     {claims: map[string]any{"aud": []string{"wts", "other"}, "azp": "other"}},
+		"an access token, by its type":           {kind: "at+jwt", claims: map[string]any{"aud": "wts"}, good: true},
+		"an access token, by its scope":          {kind: "JWT", claims: map[string]any{"aud": "wts", "scope": "openid"}, good: true},
+		"an access token, by its client":         {kind: "JWT", claims: map[string]any{"aud": "wts", "client_id": "x"}, good: true},
+		"a token for an audience of its own":     {kind: "JWT", claims: map[string]any{"aud": "other"}, good: true},
+		"an id_token of a login, with the nonce": {kind: "JWT", claims: map[string]any{"aud": "wts", "nonce": "n", "scope": "openid"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			claims := map[string]any{"iss": "https://op", "sub": "sub-alice", "iat": time.Now().Unix(), "exp": time.Now().Add(time.Minute).Unix()}

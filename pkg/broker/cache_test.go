@@ -18,15 +18,15 @@ func TestWhatIsEnough(t *testing.T) {
 		life, age, asked time.Duration // of the token, its age, what is asked
 		want             bool
 	}{
-		"plenty":                        {20 * time.Minute, time.Minute, 10 * time.Minute, true},
-		"exactly enough":                {20 * time.Minute, 15 * time.Minute, 5 * time.Minute, true},
-		"a second short":                {20 * time.Minute, 15*time.Minute + time.Second, 5 * time.Minute, false},
-		"more than half is never asked": {time.Minute, 29 * time.Second, 600 * time.Second, true},
-		"half is":                       {time.Minute, 31 * time.Second, 600 * time.Second, false},
-		"a young one is enough whatever is asked": {20 * time.Minute, 4 * time.Minute, time.Hour, true},
-		"run out":                          {time.Minute, time.Minute, time.Second, false},
-		"run out, though nothing is asked": {time.Minute, 2 * time.Minute, 0, false},
-		"a clock that went back":           {time.Minute, -time.Hour, time.Second, true},
+		"plenty":                        {life: 20 * time.Minute, age: time.Minute, asked: 10 * time.Minute, want: true},
+		"exactly enough":                {life: 20 * time.Minute, age: 15 * time.Minute, asked: 5 * time.Minute, want: true},
+		"a second short":                {life: 20 * time.Minute, age: 15*time.Minute + time.Second, asked: 5 * time.Minute},
+		"more than half is never asked": {life: time.Minute, age: 29 * time.Second, asked: 600 * time.Second, want: true},
+		"half is":                       {life: time.Minute, age: 31 * time.Second, asked: 600 * time.Second},
+		"a young one is enough whatever is asked": {life: 20 * time.Minute, age: 4 * time.Minute, asked: time.Hour, want: true},
+		"run out":                          {life: time.Minute, age: time.Minute, asked: time.Second},
+		"run out, though nothing is asked": {life: time.Minute, age: 2 * time.Minute},
+		"a clock that went back":           {life: time.Minute, age: -time.Hour, asked: time.Second, want: true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			of := hold(Row{Connection: Connection{AccessToken: "at", AccessIssuedAt: begin, AccessExpiresAt: begin.Add(row.life)}})

@@ -79,13 +79,13 @@ func TestWhatAReadingSays(t *testing.T) {
 		stepped bool
 		counts  bool // it is what the next one is compared with
 	}{
-		"no time":                       {Reading{Sent: began.Add(time.Second), Received: began.Add(time.Second)}, false, false},
-		"as slow as may be":             {reading(time.Second, time.Second+slowReading, time.Second), false, true},
-		"slower":                        {reading(time.Second, time.Second+slowReading+1, -time.Hour), false, false},
-		"sent when the last one came":   {reading(0, time.Millisecond, -time.Minute), true, true},
-		"sent before the last one came": {reading(-1, time.Millisecond, -time.Minute), false, false},
-		"late within the slack":         {reading(time.Second, time.Second, time.Second-clockSlack+time.Millisecond), false, true},
-		"late beyond the slack":         {reading(time.Second, time.Second, time.Second-clockSlack-time.Millisecond), true, true},
+		"no time":                       {second: Reading{Sent: began.Add(time.Second), Received: began.Add(time.Second)}},
+		"as slow as may be":             {second: reading(time.Second, time.Second+slowReading, time.Second), counts: true},
+		"slower":                        {second: reading(time.Second, time.Second+slowReading+1, -time.Hour)},
+		"sent when the last one came":   {second: reading(0, time.Millisecond, -time.Minute), stepped: true, counts: true},
+		"sent before the last one came": {second: reading(-1, time.Millisecond, -time.Minute)},
+		"late within the slack":         {second: reading(time.Second, time.Second, time.Second-clockSlack+time.Millisecond), counts: true},
+		"late beyond the slack":         {second: reading(time.Second, time.Second, time.Second-clockSlack-time.Millisecond), stepped: true, counts: true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			c := &databaseClock{}
@@ -118,14 +118,14 @@ func TestWhichStepsAreAdopted(t *testing.T) {
 		news bool
 		want []Step
 	}{
-		"none":                       {Step{Until: now}, false, []Step{known}},
-		"one that is none, long ago": {Step{Until: now.Add(-stepKept - time.Hour)}, false, []Step{known}},
-		"one of long ago":            {Step{Until: now.Add(-stepKept - 1), By: time.Hour}, false, []Step{known}},
-		"the oldest that is kept":    {Step{Until: now.Add(-stepKept), By: time.Hour}, true, []Step{known, {Until: now.Add(-stepKept), By: time.Hour}}},
-		"the same":                   {known, false, []Step{known}},
-		"the same, a little later":   {Step{Until: now.Add(time.Millisecond), By: known.By}, true, []Step{{Until: now.Add(time.Millisecond), By: known.By}}},
-		"the same, a little larger":  {Step{Until: now.Add(-time.Millisecond), By: known.By + time.Millisecond}, true, []Step{{Until: now, By: known.By + time.Millisecond}}},
-		"another":                    {Step{Until: now, By: time.Minute}, true, []Step{known, {Until: now, By: time.Minute}}},
+		"none":                       {seen: Step{Until: now}, want: []Step{known}},
+		"one that is none, long ago": {seen: Step{Until: now.Add(-stepKept - time.Hour)}, want: []Step{known}},
+		"one of long ago":            {seen: Step{Until: now.Add(-stepKept - 1), By: time.Hour}, want: []Step{known}},
+		"the oldest that is kept":    {seen: Step{Until: now.Add(-stepKept), By: time.Hour}, news: true, want: []Step{known, {Until: now.Add(-stepKept), By: time.Hour}}},
+		"the same":                   {seen: known, want: []Step{known}},
+		"the same, a little later":   {seen: Step{Until: now.Add(time.Millisecond), By: known.By}, news: true, want: []Step{{Until: now.Add(time.Millisecond), By: known.By}}},
+		"the same, a little larger":  {seen: Step{Until: now.Add(-time.Millisecond), By: known.By + time.Millisecond}, news: true, want: []Step{{Until: now, By: known.By + time.Millisecond}}},
+		"another":                    {seen: Step{Until: now, By: time.Minute}, news: true, want: []Step{known, {Until: now, By: time.Minute}}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			c := &databaseClock{steps: []Step{known}, last: Reading{Database: now}}

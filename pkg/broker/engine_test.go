@@ -1311,7 +1311,7 @@ func TestWhatASweeperRemembers(t *testing.T) {
 			at   time.Duration
 			gone bool
 			seen bool
-		}{{time.Second, true, true}, {30 * time.Minute, true, true}, {time.Hour + time.Second, true, true}, {time.Hour + 2*time.Second, false, false}} {
+		}{{at: time.Second, gone: true, seen: true}, {at: 30 * time.Minute, gone: true, seen: true}, {at: time.Hour + time.Second, gone: true, seen: true}, {at: time.Hour + 2*time.Second}} {
 			for time.Since(began) < line.at {
 				time.Sleep(time.Second)
 				s.sweepOnce(t.Context())

@@ -160,13 +160,13 @@ func TestWhoIsWaitedFor(t *testing.T) {
 		after   time.Duration
 		settled bool
 	}{
-		"alone, at once":           {nil, nil, 0, false},
-		"alone, a moment later":    {nil, nil, failoverRest, true},
-		"one has not offered":      {[]string{"other"}, nil, failoverRest, false},
-		"all have":                 {[]string{"other"}, map[string]bool{"other": true}, failoverRest, true},
-		"one was waited for":       {[]string{"other"}, nil, failoverPatience, true},
-		"one of two has":           {[]string{"other", "third"}, map[string]bool{"other": true}, failoverRest, false},
-		"it is one of those alive": {[]string{"self"}, nil, failoverRest, true},
+		"alone, at once":           {},
+		"alone, a moment later":    {after: failoverRest, settled: true},
+		"one has not offered":      {alive: []string{"other"}, after: failoverRest},
+		"all have":                 {alive: []string{"other"}, offered: map[string]bool{"other": true}, after: failoverRest, settled: true},
+		"one was waited for":       {alive: []string{"other"}, after: failoverPatience, settled: true},
+		"one of two has":           {alive: []string{"other", "third"}, offered: map[string]bool{"other": true}, after: failoverRest},
+		"it is one of those alive": {alive: []string{"self"}, after: failoverRest, settled: true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			e := &engine{replica: "self", peers: peers{seen: map[string]heard{}}}
@@ -209,12 +209,12 @@ func TestARowThatCannotComeBack(t *testing.T) {
 		last    bool
 		done    bool
 	}{
-		"it comes back":                           {nil, false, true},
-		"something later is there":                {ErrSuperseded, false, true},
-		"its user is not there yet":               {ErrNotConnected, false, false},
-		"its user never comes":                    {ErrNotConnected, true, true},
-		"the database refuses it":                 {errAway, false, false},
-		"the database refuses it again and again": {errAway, true, true},
+		"it comes back":                           {done: true},
+		"something later is there":                {refusal: ErrSuperseded, done: true},
+		"its user is not there yet":               {refusal: ErrNotConnected},
+		"its user never comes":                    {refusal: ErrNotConnected, last: true, done: true},
+		"the database refuses it":                 {refusal: errAway},
+		"the database refuses it again and again": {refusal: errAway, last: true, done: true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			b, d, _ := newDesk(provider.Config{})

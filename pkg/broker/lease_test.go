@@ -92,10 +92,10 @@ func TestHowLongAGapIs(t *testing.T) {
 		begins             bool          // a new epoch
 		holdsUntil, lapsed time.Duration
 	}{
-		"every second":                        {0, time.Second, time.Second, false, 3999 * time.Millisecond, 4 * time.Second},
-		"a moment less than the lease's life": {0, 2 * time.Second, 2999 * time.Millisecond, false, 4999 * time.Millisecond, 5 * time.Second},
-		"acknowledged too late":               {0, 2 * time.Second, 3 * time.Second, true, 4999 * time.Millisecond, 5 * time.Second},
-		"the first was slow":                  {time.Second, 2900 * time.Millisecond, 3 * time.Second, true, 5899 * time.Millisecond, 5900 * time.Millisecond},
+		"every second":                        {sent: time.Second, answered: time.Second, holdsUntil: 3999 * time.Millisecond, lapsed: 4 * time.Second},
+		"a moment less than the lease's life": {sent: 2 * time.Second, answered: 2999 * time.Millisecond, holdsUntil: 4999 * time.Millisecond, lapsed: 5 * time.Second},
+		"acknowledged too late":               {sent: 2 * time.Second, answered: 3 * time.Second, begins: true, holdsUntil: 4999 * time.Millisecond, lapsed: 5 * time.Second},
+		"the first was slow":                  {acknowledged: time.Second, sent: 2900 * time.Millisecond, answered: 3 * time.Second, begins: true, holdsUntil: 5899 * time.Millisecond, lapsed: 5900 * time.Millisecond},
 	} {
 		t.Run(name, func(t *testing.T) {
 			l := &lease{}

@@ -158,21 +158,21 @@ func TestWhichPodIsAtAnAddress(t *testing.T) {
 				rule          int
 				unknown       bool
 			}{
-				"its user":                               {"10.0.0.1", "alice", 0, false},
-				"a mapped address":                       {"::ffff:10.0.0.1", "alice", 0, false},
-				"the hub's annotation":                   {"10.0.0.2", "bob", 0, false},
-				"the first of two annotations":           {"10.0.0.3", "first", 0, false},
-				"no annotation":                          {"10.0.0.4", "", 5, false},
-				"an empty one before another":            {"10.0.0.13", "", 5, false},
-				"one that succeeded":                     {"10.0.0.5", "", 0, true},
-				"one that failed":                        {"10.0.0.6", "", 0, true},
-				"one that is being deleted":              {"10.0.0.7", "", 0, true},
-				"one on its node's network":              {"10.0.0.8", "", 2, false},
-				"two living ones":                        {"10.0.0.9", "", 4, false},
-				"a living one after a dead one":          {"10.0.0.10", "new", 0, false},
-				"one of a namespace that does not count": {"10.0.0.11", "", 0, true},
-				"one whose address is its node's":        {"192.0.2.7", "", 2, false},
-				"nobody":                                 {"10.9.9.9", "", 0, true},
+				"its user":                               {address: "10.0.0.1", user: "alice"},
+				"a mapped address":                       {address: "::ffff:10.0.0.1", user: "alice"},
+				"the hub's annotation":                   {address: "10.0.0.2", user: "bob"},
+				"the first of two annotations":           {address: "10.0.0.3", user: "first"},
+				"no annotation":                          {address: "10.0.0.4", rule: 5},
+				"an empty one before another":            {address: "10.0.0.13", rule: 5},
+				"one that succeeded":                     {address: "10.0.0.5", unknown: true},
+				"one that failed":                        {address: "10.0.0.6", unknown: true},
+				"one that is being deleted":              {address: "10.0.0.7", unknown: true},
+				"one on its node's network":              {address: "10.0.0.8", rule: 2},
+				"two living ones":                        {address: "10.0.0.9", rule: 4},
+				"a living one after a dead one":          {address: "10.0.0.10", user: "new"},
+				"one of a namespace that does not count": {address: "10.0.0.11", unknown: true},
+				"one whose address is its node's":        {address: "192.0.2.7", rule: 2},
+				"nobody":                                 {address: "10.9.9.9", unknown: true},
 			} {
 				t.Run(name, func(t *testing.T) {
 					user, err := w.user(row.address)

@@ -26,16 +26,16 @@ func TestInnerAddressesAreNotCalled(t *testing.T) {
 		issuer, target string
 		reached        bool
 	}{
-		"loopback":                       {"https://login.invalid", "127.0.0.1", false},
-		"loopback by a name":             {"https://login.invalid", "localhost", false},
-		"loopback, mapped":               {"https://login.invalid", "[::ffff:127.0.0.1]", false},
-		"the provider is on loopback":    {"http://localhost", "127.0.0.1", true},
-		"the operator configured it":     {"http://127.0.0.1", "127.0.0.1", true},
-		"the metadata service":           {"https://login.invalid", "169.254.169.254", false},
-		"a private network":              {"https://login.invalid", "10.0.0.1", false},
-		"a carrier's network":            {"https://login.invalid", "100.64.0.1", false},
-		"an IPv6 network of the cluster": {"https://login.invalid", "[fd00::1]", false},
-		"this host":                      {"https://login.invalid", "0.0.0.0", false},
+		"loopback":                       {issuer: "https://login.invalid", target: "127.0.0.1"},
+		"loopback by a name":             {issuer: "https://login.invalid", target: "localhost"},
+		"loopback, mapped":               {issuer: "https://login.invalid", target: "[::ffff:127.0.0.1]"},
+		"the provider is on loopback":    {issuer: "http://localhost", target: "127.0.0.1", reached: true},
+		"the operator configured it":     {issuer: "http://127.0.0.1", target: "127.0.0.1", reached: true},
+		"the metadata service":           {issuer: "https://login.invalid", target: "169.254.169.254"},
+		"a private network":              {issuer: "https://login.invalid", target: "10.0.0.1"},
+		"a carrier's network":            {issuer: "https://login.invalid", target: "100.64.0.1"},
+		"an IPv6 network of the cluster": {issuer: "https://login.invalid", target: "[fd00::1]"},
+		"this host":                      {issuer: "https://login.invalid", target: "0.0.0.0"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			config := Config{Issuer: row.issuer, ClientID: "c", ClientSecret: "s"}
@@ -78,12 +78,12 @@ func TestEndpointsOfAnHTTPSIssuerAreHTTPS(t *testing.T) {
 		issuer, endpoint, configured string
 		good                         bool
 	}{
-		"https":                            {"https://login.example.org", "https://login.example.org/token", "", true},
-		"http on loopback":                 {"https://login.example.org", "http://127.0.0.1:15000/quitquitquit", "", false},
-		"http on loopback, by the name":    {"https://login.example.org", "http://localhost:15000", "", false},
-		"http on loopback, the issuer too": {"http://127.0.0.1:9", "http://127.0.0.1:8/token", "", true},
-		"http elsewhere":                   {"http://127.0.0.1:9", "http://login.example.org/token", "", false},
-		"http on loopback, as configured":  {"https://login.example.org", "http://127.0.0.1:8/token", "http://127.0.0.1:8/token", true},
+		"https":                            {issuer: "https://login.example.org", endpoint: "https://login.example.org/token", good: true},
+		"http on loopback":                 {issuer: "https://login.example.org", endpoint: "http://127.0.0.1:15000/quitquitquit"},
+		"http on loopback, by the name":    {issuer: "https://login.example.org", endpoint: "http://localhost:15000"},
+		"http on loopback, the issuer too": {issuer: "http://127.0.0.1:9", endpoint: "http://127.0.0.1:8/token", good: true},
+		"http elsewhere":                   {issuer: "http://127.0.0.1:9", endpoint: "http://login.example.org/token"},
+		"http on loopback, as configured":  {issuer: "https://login.example.org", endpoint: "http://127.0.0.1:8/token", configured: "http://127.0.0.1:8/token", good: true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			p := New("p", Config{Issuer: row.issuer, AuthURL: row.configured, TokenURL: row.configured, ClientID: "c", ClientSecret: "s"}, "https://wts.example.org/x")

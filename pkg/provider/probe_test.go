@@ -18,12 +18,12 @@ func TestProbe(t *testing.T) {
 		good        []string // what is as it should be
 		wrong       string   // a part of what is not
 	}{
-		"all is well":                {says(400, `{"error":"invalid_grant"}`), nil, true, []string{"discovery", "keys", "credentials"}, ""},
-		"the credentials are not":    {says(401, `{"error":"invalid_client"}`), nil, true, []string{"discovery", "keys"}, "client_auth"},
-		"the provider does not tell": {says(400, `{"error":"invalid_request"}`), nil, true, []string{"discovery", "keys", "credentials"}, ""},
-		"credentials are not asked":  {says(401, `{"error":"invalid_client"}`), nil, false, []string{"discovery", "keys"}, ""},
-		"the keys are elsewhere":     {says(400, `{"error":"invalid_grant"}`), func(d map[string]any) { d["jwks_uri"] = fmt.Sprint(d["issuer"], "/no-keys") }, true, []string{"discovery", "credentials"}, "/no-keys answered 404"},
-		"the document is of another": {says(400, `{"error":"invalid_grant"}`), func(d map[string]any) { d["issuer"] = "https://other.example" }, true, nil, "https://other.example"},
+		"all is well":                {answer: says(400, `{"error":"invalid_grant"}`), credentials: true, good: []string{"discovery", "keys", "credentials"}},
+		"the credentials are not":    {answer: says(401, `{"error":"invalid_client"}`), credentials: true, good: []string{"discovery", "keys"}, wrong: "client_auth"},
+		"the provider does not tell": {answer: says(400, `{"error":"invalid_request"}`), credentials: true, good: []string{"discovery", "keys", "credentials"}},
+		"credentials are not asked":  {answer: says(401, `{"error":"invalid_client"}`), good: []string{"discovery", "keys"}},
+		"the keys are elsewhere":     {answer: says(400, `{"error":"invalid_grant"}`), document: func(d map[string]any) { d["jwks_uri"] = fmt.Sprint(d["issuer"], "/no-keys") }, credentials: true, good: []string{"discovery", "credentials"}, wrong: "/no-keys answered 404"},
+		"the document is of another": {answer: says(400, `{"error":"invalid_grant"}`), document: func(d map[string]any) { d["issuer"] = "https://other.example" }, credentials: true, wrong: "https://other.example"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := newRogue(t)

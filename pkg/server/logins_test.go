@@ -39,16 +39,16 @@ func TestWhoseLoginsAreLimited(t *testing.T) {
 		next    *exchange
 		waiting bool // the next one has to wait, or is refused
 	}{
-		"after failures":                           {broker.ErrNoCode, visitor("10.0.0.1"), true},
-		"after callbacks that were replayed":       {broker.ErrReplayed, visitor("10.0.0.1"), true},
-		"after an outage":                          {broker.ErrUnavailable, visitor("10.0.0.1"), false},
-		"after successes":                          {nil, visitor("10.0.0.1"), false},
-		"another address of the IPv6 network":      {broker.ErrNoCode, visitor("2001:db8::ffff"), true},
-		"another IPv6 network":                     {broker.ErrNoCode, visitor("2001:db8:0:1::1"), false},
-		"another address":                          {broker.ErrNoCode, visitor("10.0.0.2"), false},
-		"a user from there, with a session":        {broker.ErrNoCode, visitor("10.0.0.1", signedIn), false},
-		"from there, by way of an unknown proxy":   {broker.ErrNoCode, visitor("10.0.0.1", forwarded), false},
-		"that address, told by a configured proxy": {broker.ErrNoCode, visitor("10.0.0.1", behindProxy), true},
+		"after failures":                           {before: broker.ErrNoCode, next: visitor("10.0.0.1"), waiting: true},
+		"after callbacks that were replayed":       {before: broker.ErrReplayed, next: visitor("10.0.0.1"), waiting: true},
+		"after an outage":                          {before: broker.ErrUnavailable, next: visitor("10.0.0.1")},
+		"after successes":                          {next: visitor("10.0.0.1")},
+		"another address of the IPv6 network":      {before: broker.ErrNoCode, next: visitor("2001:db8::ffff"), waiting: true},
+		"another IPv6 network":                     {before: broker.ErrNoCode, next: visitor("2001:db8:0:1::1")},
+		"another address":                          {before: broker.ErrNoCode, next: visitor("10.0.0.2")},
+		"a user from there, with a session":        {before: broker.ErrNoCode, next: visitor("10.0.0.1", signedIn)},
+		"from there, by way of an unknown proxy":   {before: broker.ErrNoCode, next: visitor("10.0.0.1", forwarded)},
+		"that address, told by a configured proxy": {before: broker.ErrNoCode, next: visitor("10.0.0.1", behindProxy), waiting: true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

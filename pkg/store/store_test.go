@@ -465,10 +465,10 @@ func TestWhoIsAiling(t *testing.T) {
 			served bool // another, since then
 			ailing bool
 		}{
-			{"for more than a day, and nobody is served", 25 * time.Hour, false, false},
-			{"it does not fail", 0, true, false},
-			{"for an hour", time.Hour, true, false},
-			{"for more than a day", 25 * time.Hour, true, true},
+			{what: "for more than a day, and nobody is served", since: 25 * time.Hour},
+			{what: "it does not fail", served: true},
+			{what: "for an hour", since: time.Hour, served: true},
+			{what: "for more than a day", since: 25 * time.Hour, served: true, ailing: true},
 		} {
 			t.Run(each.what, func(t *testing.T) {
 				since := "NULL"

@@ -46,7 +46,7 @@ func TestWhatIsAskedAndAnswered(t *testing.T) {
 			})
 			got, err := client.Token(t.Context(), row.want)
 			if err != nil || got.Value != row.token || got.ExpiresAt.Sub(row.ends).Abs() > 2*time.Second {
-				t.Errorf("%+v, %v", got, err)
+				t.Errorf("got %+v, %v; want %s, until %s", got, err, row.token, row.ends)
 			}
 		})
 	}
@@ -73,7 +73,7 @@ func TestWhatGoesWrong(t *testing.T) {
 			_, err := client.Token(t.Context(), api.Request{})
 			var failed *api.Error
 			if !errors.As(err, &failed) || failed.Status != row.status || failed.Message != row.message || failed.Temporary() != row.temporary || failed.RetryAfter != 7*time.Second {
-				t.Errorf("%+v", err)
+				t.Errorf("got %+v; want an api.Error of status %d, %q, temporary: %t, to be tried after 7 s", err, row.status, row.message, row.temporary)
 			}
 		})
 	}

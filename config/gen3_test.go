@@ -42,18 +42,18 @@ func TestADeploymentOfThePythonService(t *testing.T) {
 		t.Fatal(err)
 	}
 	if loaded.Server.URL != "https://commons.example.org/wts" || strings.Join(loaded.Server.Listen, " ") != ":80 :8000" || !loaded.Kube.Enabled {
-		t.Errorf("%+v, %+v", loaded.Server, loaded.Kube)
+		t.Errorf(`got %+v, %+v; want loaded.Server.URL "https://commons.example.org/wts", strings.Join(loaded.Server.Listen, " ") ":80 :8000", loaded.Kube.Enabled`, loaded.Server, loaded.Kube)
 	}
 	fence := loaded.Providers["default"].WithDefaults("default")
 	if fence.Type != provider.TypeFence || fence.Issuer != "https://commons.example.org/user" || fence.BaseURL != "https://commons.example.org" ||
 		fence.UsernameClaim != "context.user.name" || !fence.NeverRotates() || strings.Join(fence.Scopes, " ") != "openid data user" {
-		t.Errorf("%+v", fence)
+		t.Errorf(`got %+v; want fence.Type provider.TypeFence, fence.Issuer "https://commons.example.org/user", fence.BaseURL "https://commons.example.org", fence.UsernameClaim "context.user.name", fence.NeverRotates(), strings.Join(fence.Scopes, " ") "openid data user"`, fence)
 	}
 	if loaded.Broker.DefaultProvider != "default" || !loaded.Database.Gen3.Providers["default"] || string(loaded.Database.Gen3.EncryptionKey) != gen3Key || loaded.Keys == nil {
-		t.Errorf("%+v", loaded.Database.Gen3)
+		t.Errorf(`got %+v; want loaded.Broker.DefaultProvider "default", loaded.Database.Gen3.Providers["default"], string(loaded.Database.Gen3.EncryptionKey) gen3Key, loaded.Keys != nil`, loaded.Database.Gen3)
 	}
 	if strings.Join(loaded.Aggregate.Endpoints, " ") != "/authz/mapping" {
-		t.Errorf("%+v", loaded.Aggregate)
+		t.Errorf(`got %+v; want strings.Join(loaded.Aggregate.Endpoints, " ") "/authz/mapping"`, loaded.Aggregate)
 	}
 	said := strings.Join(loaded.Sources, "\n")
 	for _, want := range []string{"url = https://commons.example.org/wts, from wts_base_url in ", "database.url = postgres://wts:(set)@db.example.org:5432/wts_db, from sqlalchemy_database_uri in ", "providers.default = Fence at https://commons.example.org/user"} {
@@ -154,7 +154,7 @@ func TestOddLoginParameters(t *testing.T) {
 	}
 	odd := loaded.Providers["odd"]
 	if diff := cmp.Diff(map[string]string{"max_age": "300", "flag": "true", "idp": "x"}, odd.LoginParams); diff != "" || strings.Join(odd.Scopes, " ") != "openid user" {
-		t.Errorf("%s %v", diff, odd.Scopes)
+		t.Errorf(`got %s %v; want no diff, strings.Join(odd.Scopes, " ") "openid user"`, diff, odd.Scopes)
 	}
 	if !strings.Contains(strings.Join(loaded.Sources, "\n"), "the parameter state is passed over") {
 		t.Error("what is passed over goes unsaid")
@@ -199,12 +199,12 @@ func TestTheDatabasesPartAlone(t *testing.T) {
 	env := deployed(t, map[string]any{"oidc_client_id": "(absent)", "oidc_client_secret": "(absent)"})
 	loaded, err := config.LoadForDatabase(config.DefaultFile, env)
 	if err != nil || loaded.Keys == nil || !loaded.Database.Gen3.Providers["default"] {
-		t.Errorf("%+v, %v", loaded.Database.Gen3, err)
+		t.Errorf(`got %+v, %v; want loaded.Keys != nil, loaded.Database.Gen3.Providers["default"]`, loaded.Database.Gen3, err)
 	}
 	file := write(t, t.TempDir(), "wts.yaml", "gen3: {mirror: false}\naudiences: {storage: {}}\nproviders: {default: {client_id: ours, client_secret: s}}\n")
 	loaded, err = config.Load(file, append(env, "WTS_LISTEN=127.0.0.1:1"))
 	if err != nil || *loaded.Gen3.Mirror || loaded.Providers["default"].ClientID != "ours" || loaded.Server.Listen[0] != "127.0.0.1:1" || len(loaded.Audiences) != 1 {
-		t.Errorf("%+v, %v", loaded, err)
+		t.Errorf(`got %+v, %v; want not *loaded.Gen3.Mirror, loaded.Providers["default"].ClientID "ours", loaded.Server.Listen[0] "127.0.0.1:1", len(loaded.Audiences) 1`, loaded, err)
 	}
 	if _, err := config.Load(filepath.Join(t.TempDir(), "other.yaml"), env); err == nil {
 		t.Error("a file that was named and is missing")

@@ -214,7 +214,7 @@ func TestAnAPIServerThatIsAway(t *testing.T) {
 	eventually(t, "the pod is known", func() bool { return r.from(t, "127.0.0.2", "/token/").status == http.StatusOK })
 	bearer := []string{"Authorization", "Bearer " + cluster.Token(alice, "wts")}
 	if got := r.from(t, "127.0.0.2", "/token/", bearer...); got.status != http.StatusOK {
-		t.Fatalf("%d %s", got.status, got.body)
+		t.Fatalf("got %d %s; want 200", got.status, got.body)
 	}
 	cluster.SetDown(true)
 	for name, headers := range map[string][]string{"by its address": nil, "by its token": bearer} {
@@ -267,7 +267,7 @@ func TestServiceAccountTokensByReview(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			if got := r.from(t, "127.0.0.66", "/token/", "Authorization", "Bearer "+token); got.status != http.StatusUnauthorized || !r.refusal(t, got, "rule 10") {
-				t.Errorf("%d %s", got.status, got.body)
+				t.Errorf(`got %d %s; want 401 by rule 10`, got.status, got.body)
 			}
 		})
 	}

@@ -40,7 +40,7 @@ func TestNoByteOfATokenLeavesBeforeTheAuditHasIt(t *testing.T) {
 	for _, path := range []string{"/token/", "/token/?audience=storage"} {
 		t.Run(path, func(t *testing.T) {
 			if status, err := ask(t.Context(), path); err != nil || status != http.StatusOK {
-				t.Fatalf("%d, %v", status, err)
+				t.Fatalf("got %d, %v; want 200", status, err)
 			}
 			r.log.hold.Lock()
 			ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)

@@ -112,7 +112,7 @@ func TestTheFormsOfAToken(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			out, err := run(t, append([]string{"token", "--file", file}, row.args...)...)
 			if err != nil || out != row.want {
-				t.Errorf("%q, %v", out, err)
+				t.Errorf("got %q, %v; want %q", out, err, row.want)
 			}
 		})
 	}

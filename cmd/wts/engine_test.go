@@ -86,7 +86,7 @@ func TestTheConnectionsCommand(t *testing.T) {
 	r.logIn(t, browser, "/oauth2/authorization_url", "alice")
 	listed, err := r.store.Connections.List(t.Context(), "")
 	if err != nil || len(listed) != 1 || listed[0].Username != "alice" || listed[0].Phase != broker.Ready {
-		t.Fatalf("%+v, %v", listed, err)
+		t.Fatalf(`got %+v, %v; want len(listed) 1, listed[0].Username "alice", listed[0].Phase broker.Ready`, listed, err)
 	}
 	command := &cobra.Command{}
 	command.SetContext(t.Context())
@@ -111,7 +111,7 @@ func TestTheConnectionsCommand(t *testing.T) {
 	}
 	eventually(t, "the provider is told", func() bool { return r.first.Ledger().Revocations == 1 })
 	if listed, err = r.store.Connections.List(t.Context(), "alice"); err != nil || len(listed) != 0 {
-		t.Errorf("%+v, %v", listed, err)
+		t.Errorf("got %+v, %v; want len(listed) 0", listed, err)
 	}
 	connections := connectionsCommand(new(string))
 	if names := len(connections.Commands()); names != 3 {

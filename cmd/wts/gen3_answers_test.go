@@ -118,10 +118,10 @@ func TestGen3FixedAnswers(t *testing.T) {
 			}
 			got := c.call(t, nil, http.MethodGet, path, c.bearer("alice")...)
 			if got.status != 200 || got.body != want {
-				t.Errorf("%d %q", got.status, got.body)
+				t.Errorf("got %d %q; want 200 %q", got.status, got.body, want)
 			}
 			if html := strings.HasPrefix(got.header.Get("Content-Type"), "text/html"); html == (path == "/") {
-				t.Errorf("%s", got.header.Get("Content-Type"))
+				t.Errorf("got %s; want a page at / alone", got.header.Get("Content-Type"))
 			}
 		})
 	}
@@ -221,14 +221,14 @@ func TestGen3FailedCallbacks(t *testing.T) {
 		browser := c.portalUser(t, "alice")
 		got := callback(t, browser, "error=access_denied&state="+begin(t, browser, ""))
 		if got.status != 403 || got.member("message") != forbidden+"missing_code: Missing 'code' in response." {
-			t.Errorf("%d %s", got.status, got.body)
+			t.Errorf(`got %d %s; want 403, forbidden+"missing_code: Missing 'code' in response."`, got.status, got.body)
 		}
 	})
 	t.Run("the code is refused", func(t *testing.T) {
 		browser := c.portalUser(t, "alice")
 		got := callback(t, browser, "code=spent&state="+begin(t, browser, ""))
 		if got.status != 403 || !strings.HasPrefix(got.member("message"), forbidden+"invalid_grant: ") {
-			t.Errorf("%d %s", got.status, got.body)
+			t.Errorf(`got %d %s; want 403, a message that begins with invalid_grant`, got.status, got.body)
 		}
 	})
 	t.Run("the provider fails", func(t *testing.T) {
@@ -237,7 +237,7 @@ func TestGen3FailedCallbacks(t *testing.T) {
 		c.fence.Fail(&providertest.Fault{Times: 1, Status: 500, Body: "upstream-canary"})
 		got := callback(t, browser, "code=any&state="+state)
 		if got.status != 503 || got.header.Get("Retry-After") == "" || got.member("message") == "" || strings.Contains(got.body, "canary") {
-			t.Errorf("%d %s", got.status, got.body)
+			t.Errorf(`got %d %s; want 503, Retry-After, a message, no canary`, got.status, got.body)
 		}
 	})
 	t.Run("nobody is signed in any more", func(t *testing.T) {
@@ -247,7 +247,7 @@ func TestGen3FailedCallbacks(t *testing.T) {
 		browser.Jar.SetCookies(at, []*http.Cookie{{Name: "access_token", Path: "/", MaxAge: -1}, {Name: "wts", Path: "/", MaxAge: -1}})
 		got := callback(t, browser, "code=any&state="+state)
 		if got.status != 401 || got.member("message") != unproven+"no authorization header provided" {
-			t.Errorf("%d %s", got.status, got.body)
+			t.Errorf(`got %d %s; want 401, unproven+"no authorization header provided"`, got.status, got.body)
 		}
 	})
 	t.Run("without a redirect", func(t *testing.T) {
@@ -264,7 +264,7 @@ func TestGen3FailedCallbacks(t *testing.T) {
 			t.Fatal(err)
 		}
 		if got := callback(t, browser, back.RawQuery); got.status != 200 || got.member("success") != "connected with fence" {
-			t.Errorf("%d %s", got.status, got.body)
+			t.Errorf(`got %d %s; want 200, "connected with fence"`, got.status, got.body)
 		}
 	})
 }

@@ -46,7 +46,7 @@ func TestGen3SecurityFaults(t *testing.T) {
 				browser := c.portalUser(t, "alice")
 				got := c.through(t, c.portal, &http.Client{Jar: browser.Jar}, http.MethodGet, "/wts/oauth2/authorize?"+injected+"&state="+c.flow(t, browser, ""))
 				if got.status != 403 {
-					t.Errorf("%d %s", got.status, got.body)
+					t.Errorf("got %d %s; want 403", got.status, got.body)
 				}
 			})
 		}
@@ -61,14 +61,14 @@ func TestGen3SecurityFaults(t *testing.T) {
 		got := c.through(t, c.portal, &http.Client{Jar: browser.Jar}, http.MethodGet, "/wts/oauth2/authorize?code=code-canary&state="+c.flow(t, browser, ""))
 		c.service.log.Warn("a warning, which writes out what came before it")
 		if got.status != 403 || strings.Contains(got.body+c.log.String(), "-canary\"") || strings.Contains(got.body+c.log.String(), "code-canary") {
-			t.Errorf("%d %s", got.status, got.body) // and S6: the id_token of another signer was not taken
+			t.Errorf("got %d %s; want 403, and no canary in it or in the log", got.status, got.body) // and S6: the id_token of another signer was not taken
 		}
 	})
 	t.Run("S3 X-Forwarded-For", func(t *testing.T) {
 		for _, base := range []string{c.url, c.portal + "/wts"} {
 			t.Run(base, func(t *testing.T) {
 				if got := c.through(t, base, nil, http.MethodGet, "/token/", "X-Forwarded-For", "127.0.0.2", "X-Real-Ip", "127.0.0.2", "Forwarded", "for=127.0.0.2"); got.status != 403 {
-					t.Errorf("%d %s", got.status, got.body)
+					t.Errorf("got %d %s; want 403", got.status, got.body)
 				}
 			})
 		}
@@ -105,7 +105,7 @@ func TestGen3SecurityFaults(t *testing.T) {
 		for _, name := range []string{"alice", "bob"} {
 			t.Run(name, func(t *testing.T) {
 				if got := c.call(t, nil, http.MethodGet, "/oauth2/connected?idp=other-google", c.bearer(name)...); got.status != 200 {
-					t.Errorf("%d %s", got.status, got.body)
+					t.Errorf("got %d %s; want 200", got.status, got.body)
 				}
 				if rows := c.sql(t, "SELECT 1 FROM refresh_token WHERE username = $1 AND idp = 'other-google'", name); len(rows) != 1 {
 					t.Errorf("%s has %d mirrored rows", name, len(rows))
@@ -122,7 +122,7 @@ func TestGen3SecurityFaults(t *testing.T) {
 		for scheme, status := range map[string]int{"bearer": 200, "Bearer": 200, "BEARER": 200, "Basic": 401, "X": 401} {
 			t.Run(scheme, func(t *testing.T) {
 				if got := c.call(t, nil, http.MethodGet, "/oauth2/connected", "Authorization", scheme+" "+token); got.status != status {
-					t.Errorf("%d", got.status)
+					t.Errorf("got %d; want %d", got.status, status)
 				}
 			})
 		}
@@ -140,7 +140,7 @@ func TestGen3AggregateIsLimited(t *testing.T) {
 		got := c.call(t, nil, http.MethodGet, "/aggregate/user/user", c.bearer("alice")...)
 		statuses[got.status]++
 		if got.status == 429 && (got.header.Get("Retry-After") == "" || got.member("message") == "") {
-			t.Errorf("%v %s", got.header, got.body)
+			t.Errorf("got 429 with %v %s; want Retry-After and a message", got.header, got.body)
 		}
 	}
 	if statuses[200] != 3 || statuses[429] != 2 {

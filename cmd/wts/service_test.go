@@ -300,7 +300,7 @@ func TestHostileRedirects(t *testing.T) {
 		t.Run(to, func(t *testing.T) {
 			got := r.call(t, nil, http.MethodGet, "/oauth2/authorization_url?redirect="+url.QueryEscape(to))
 			if got.status != http.StatusBadRequest || got.member("message") != "only support relative redirect" {
-				t.Errorf("%d %s", got.status, got.body)
+				t.Errorf(`got %d %s; want 400, "only support relative redirect"`, got.status, got.body)
 			}
 		})
 	}
@@ -395,7 +395,7 @@ func TestAnswersOfToken(t *testing.T) {
 	for _, path := range []string{"/token", "//token//", "/token?expires=600", "/token/?expires=", "/token/?idp=default", "/token/?idp=first"} {
 		t.Run(path, func(t *testing.T) {
 			if got := r.worker(t, path); got.status != 200 || got.member("token") == "" {
-				t.Errorf("%d %s", got.status, got.body)
+				t.Errorf(`got %d %s; want 200, a token`, got.status, got.body)
 			}
 		})
 	}

@@ -68,7 +68,7 @@ func TestTheServiceOverTLS(t *testing.T) {
 	}
 	response, err := client.Get(address + "/healthz")
 	if err != nil || response.TLS.PeerCertificates[0].Subject.CommonName != "first" {
-		t.Fatalf("%v", err)
+		t.Fatalf(`got %v; want response.TLS.PeerCertificates[0].Subject.CommonName "first"`, err)
 	}
 	_ = response.Body.Close()
 	if response.Header.Get("Strict-Transport-Security") == "" {

@@ -58,7 +58,7 @@ func TestGitIsToldWhenTheTokenExpires(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			if text := gitCredential(token); !strings.HasSuffix(text, "\npassword_expiry_utc=4102444800\n") {
-				t.Errorf("%q", text)
+				t.Errorf("got %q; want it to end with password_expiry_utc=4102444800", text)
 			}
 		})
 	}
@@ -76,7 +76,7 @@ func TestATokenWithALineBreakIsNotPrinted(t *testing.T) {
 	for _, format := range []string{"token", "env", "exec-credential"} {
 		t.Run(format, func(t *testing.T) {
 			if out, err := run(t, "token", "--file", file, "--format", format); err == nil || strings.Contains(out, "evil") {
-				t.Errorf("%q, %v", out, err)
+				t.Errorf(`got %q, %v; want an error, and nothing of the token`, out, err)
 			}
 		})
 	}

@@ -44,7 +44,7 @@ func TestRequestsUnderWayAreBounded(t *testing.T) {
 		all.Go(func() {
 			answers, err := asked.Get(t.Context(), []Commons{{Host: "h", Origin: slow.URL}}, "/x", nil, false)
 			if err != nil || string(answers["h"]) != "{}" {
-				t.Errorf("%s, %v", answers["h"], err)
+				t.Errorf(`got %s, %v; want "{}"`, answers["h"], err)
 			}
 		})
 	}
@@ -110,7 +110,7 @@ func TestACommonsWhoseTokenCannotBeHadIsAskedWithoutIt(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			answers, err := asked.Get(t.Context(), []Commons{{Host: "h", Origin: commons.URL, Token: token}}, "/x", nil, false)
 			if err != nil || string(answers["h"]) != `""` {
-				t.Errorf("%s, %v", answers["h"], err)
+				t.Errorf("got %s, %v; want `\"\"`", answers["h"], err)
 			}
 		})
 	}

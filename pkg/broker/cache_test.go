@@ -48,7 +48,7 @@ func TestFarEnds(t *testing.T) {
 	now := time.Now()
 	far := hold(Row{Connection: Connection{AccessToken: "at", RefreshToken: "rt", AccessIssuedAt: now, AccessExpiresAt: time.Unix(253402300799, 0), RefreshExpiresAt: time.Unix(1<<40, 0)}})
 	if far.ended(now) || !far.valid(now) || !far.enough(time.Hour, now) || far.token().ExpiresAt.Before(now) {
-		t.Errorf("%+v", far.token())
+		t.Errorf("got %+v; want not far.ended(now), far.valid(now), far.enough(time.Hour, now), not far.token().ExpiresAt.Before(now)", far.token())
 	}
 	long := hold(Row{Connection: Connection{AccessToken: "at", RefreshToken: "rt", AccessIssuedAt: now, AccessExpiresAt: now.AddDate(60, 0, 0)}})
 	if renew := time.Unix(0, long.renewAt.Load()); renew.Before(now.AddDate(40, 0, 0)) {

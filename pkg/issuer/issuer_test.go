@@ -180,7 +180,7 @@ func TestEveryAlgorithmVerifies(t *testing.T) {
 				t.Fatal(err)
 			}
 			if _, err := v.Verify(t.Context(), mint(t, i, issuer.Request{Audience: audience, Subject: "u1"}).Value); err != nil {
-				t.Errorf("%v", err)
+				t.Errorf("got %v; want no error", err)
 			}
 		})
 	}

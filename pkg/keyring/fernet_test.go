@@ -35,7 +35,7 @@ func TestFernetOpensTheSpecificationsToken(t *testing.T) {
 	}
 	got, err := key.Open("gAAAAAAdwJ6wAAECAwQFBgcICQoLDA0ODy021cpGVWKZ_eEwCGM4BLLF_5CV9dOPmrhuVUPgJobwOz7JcbmrR64jVmpU4IwqDA==")
 	if err != nil || got != "hello" {
-		t.Errorf("%q, %v", got, err)
+		t.Errorf(`got %q, %v; want got "hello"`, got, err)
 	}
 }
 
@@ -51,7 +51,7 @@ func TestFernetKeysAsDeployed(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			if _, err := NewFernet(text); err != nil {
-				t.Errorf("%v", err)
+				t.Errorf("got %v; want no error", err)
 			}
 		})
 	}
@@ -60,7 +60,7 @@ func TestFernetKeysAsDeployed(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			if _, err := NewFernet(text); err == nil || strings.Contains(err.Error(), text) && text != "" {
-				t.Errorf("%v", err)
+				t.Errorf("got %v; want an error, not strings.Contains(err.Error(), text), or no text", err)
 			}
 		})
 	}

@@ -162,7 +162,7 @@ func TestBothFormsOpen(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			sealed := row.seals.Seal([]byte("rt"), home)
 			if opened, err := row.opens.Open(sealed, home); err != nil || string(opened) != "rt" {
-				t.Errorf("%q, %v", opened, err)
+				t.Errorf(`got %q, %v; want "rt"`, opened, err)
 			}
 			if !row.opens.Holds(sealed[:keyring.HeadLength]) {
 				t.Error("it says that it does not open it")
@@ -193,7 +193,7 @@ func TestAnOlderSecretOfThePlaceDoesNotOpen(t *testing.T) {
 		t.Errorf("the older one opens: %v", err)
 	}
 	if opened, err := ring.Open(older, at(1)); err != nil || string(opened) != "rt-1" {
-		t.Errorf("%q, %v", opened, err)
+		t.Errorf(`got %q, %v; want "rt-1"`, opened, err)
 	}
 	one, other := ring.Seal([]byte("x"), home), ring.Seal([]byte("x"), home)
 	if bytes.Equal(one[keyring.HeadLength:keyring.HeadLength+32], other[keyring.HeadLength:keyring.HeadLength+32]) {
@@ -215,7 +215,7 @@ func TestTheFirstVersionsEnvelopeOpens(t *testing.T) {
 		t.Fatal(err)
 	}
 	if opened, err := ring.Open(envelope, home); err != nil || string(opened) != "rt-1" {
-		t.Errorf("%q, %v", opened, err)
+		t.Errorf(`got %q, %v; want "rt-1"`, opened, err)
 	}
 }
 

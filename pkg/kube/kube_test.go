@@ -230,13 +230,13 @@ func TestAnIndexThatLagsBehind(t *testing.T) {
 		more = step()
 		time.Sleep(50 * time.Millisecond) // for the index to take it in
 		if user, err := w.user("10.1.0.1"); user != "second" {
-			t.Errorf("%q, %v", user, err)
+			t.Errorf(`got %q, %v; want "second"`, user, err)
 		}
 	}
 	_, before := w.server.Calls()
 	for range 100 {
 		if user, err := w.user("10.1.0.1"); user != "second" {
-			t.Errorf("%q, %v", user, err)
+			t.Errorf(`got %q, %v; want "second"`, user, err)
 		}
 	}
 	if _, now := w.server.Calls(); now["list"] != before["list"] {
@@ -259,7 +259,7 @@ func TestAnAnnotationIsPinnedAtFirstSight(t *testing.T) {
 				w.settle(t)
 			}
 			if user, err := w.user("10.0.0.1"); user != "alice" {
-				t.Fatalf("%q, %v", user, err)
+				t.Fatalf(`got %q, %v; want "alice"`, user, err)
 			}
 			pod.Annotations["gen3username"] = "admin"
 			w.server.Put(pod)
@@ -317,7 +317,7 @@ func TestAWatchThatOpensAndSaysNothing(t *testing.T) {
 	eventually(t, "the server answers", func() bool { user, _ := w.user("10.0.0.1"); return user != "" })
 	for began := time.Now(); time.Since(began) < 3*time.Second; time.Sleep(10 * time.Millisecond) {
 		if user, err := w.user("10.0.0.1"); user != "mallory" {
-			t.Fatalf("%q, %v", user, err)
+			t.Fatalf(`got %q, %v; want "mallory"`, user, err)
 		}
 	}
 }
@@ -361,7 +361,7 @@ func TestManyCallersAtANewAddress(t *testing.T) {
 		all.Go(func() {
 			for range 20 {
 				if user, err := w.user("10.0.0.50"); user != "alice" && user != "" {
-					t.Errorf("%q, %v", user, err)
+					t.Errorf(`got %q, %v; want "alice", or no user`, user, err)
 				}
 			}
 		})
@@ -397,7 +397,7 @@ func TestAPodThatAppearsAMomentLater(t *testing.T) {
 	w.settle(t)
 	time.AfterFunc(300*time.Millisecond, func() { w.server.Put(kubetest.Pod("work", "late", "10.0.0.99", "late")) })
 	if user, err := w.user("10.0.0.99"); user != "late" {
-		t.Errorf("%q, %v", user, err)
+		t.Errorf(`got %q, %v; want "late"`, user, err)
 	}
 	began := time.Now()
 	if _, err := w.user("10.0.0.98"); !errors.Is(err, authn.ErrUnknown) || time.Since(began) > 3*time.Second {
@@ -420,7 +420,7 @@ func TestNothingIsAskedAtSteadyState(t *testing.T) {
 	before, _ := w.server.Calls()
 	for i := range 10_000 {
 		if user, err := w.user(fmt.Sprintf("10.2.0.%d", i%100)); user != fmt.Sprint("user-", i%100) {
-			t.Fatalf("%q, %v", user, err)
+			t.Fatalf("got %q, %v; want user-%d", user, err, i%100)
 		}
 	}
 	if after, kinds := w.server.Calls(); after != before {
@@ -440,7 +440,7 @@ func TestWhereWatchingIsForbidden(t *testing.T) {
 	one, two := authn.WithConnection(t.Context()), authn.WithConnection(t.Context())
 	for _, connection := range []context.Context{one, one, one, two, two} {
 		if pod, err := w.PodAt(connection, at("10.0.0.1")); pod.Username != "alice" {
-			t.Fatalf("%v, %v", pod, err)
+			t.Fatalf(`got %v, %v; want "alice"`, pod, err)
 		}
 	}
 	if _, after := w.server.Calls(); after["list"]-before["list"] != 2 {
@@ -478,7 +478,7 @@ func TestAPodByItsName(t *testing.T) {
 				return err
 			}
 			if pod, err := w.PodNamed(t.Context(), "work", "alice", string(alice.UID)); err != nil || pod.Username != "alice" || pod.ServiceAccount != "worker" {
-				t.Errorf("%v, %v", pod, err)
+				t.Errorf(`got %v, %v; want "alice", pod.ServiceAccount "worker"`, pod, err)
 			}
 			if err := find(alice, "another uid"); !errors.Is(err, authn.ErrUnknown) {
 				t.Errorf("another pod by that name: %v", err)

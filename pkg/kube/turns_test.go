@@ -183,7 +183,7 @@ func TestACallerWhoGoesAway(t *testing.T) {
 	eventually(t, "a list is under way", func() bool { return w.lists() == before+1 })
 	both.Go(func() {
 		if pod, err := w.connect("10.0.0.1"); pod.Username != "alice" {
-			t.Errorf("%q, %v", pod.Username, err)
+			t.Errorf(`got %q, %v; want "alice"`, pod.Username, err)
 		}
 	})
 	leave()

@@ -68,10 +68,10 @@ func TestAListIsReadAsItIs(t *testing.T) {
 		t.Run(form, func(t *testing.T) {
 			var got []*pod
 			if err := readPods(bytes.NewReader(body), func(of *corev1.Pod) { got = append(got, c.read(of)) }); err != nil {
-				t.Fatalf("%v", err)
+				t.Fatalf("got %v; want no error", err)
 			}
 			if difference := cmp.Diff(fmt.Sprintf("%+v", deref(want)), fmt.Sprintf("%+v", deref(got))); difference != "" {
-				t.Errorf("%s", difference)
+				t.Errorf("got %s; want no difference", difference)
 			}
 		})
 	}

@@ -185,7 +185,7 @@ func TestACodeBecomesAGrant(t *testing.T) {
 			r.give(body)
 			tokens, identity, err := r.provider().Exchange(t.Context(), "the-code", login)
 			if err != nil {
-				t.Errorf("%v", err)
+				t.Errorf("got %v; want no error", err)
 				return
 			}
 			if diff := cmp.Diff(provider.Identity{Issuer: r.URL, Subject: "s-1", Username: "alice"}, identity); diff != "" {
@@ -287,7 +287,7 @@ func TestNamesThatMustNotNameAnybody(t *testing.T) {
 			r.give(claims{"access_token": "a", "expires_in": 60, "id_token": sign(t, jose.RS256, r.key, r.claims(row.claims))})
 			_, identity, err := r.provider(func(c *provider.Config) { c.UsernameClaim, c.TrustUnverifiedEmail = row.claim, row.trust }).Exchange(t.Context(), "code", login)
 			if err != nil || (identity.NameFlaw == "") != row.good {
-				t.Errorf("%q, %v", identity.NameFlaw, err)
+				t.Errorf("got the flaw %q, %v; want the name to be good: %t", identity.NameFlaw, err, row.good)
 			}
 		})
 	}

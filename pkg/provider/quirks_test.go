@@ -92,7 +92,7 @@ func TestEntraIsSentTheScope(t *testing.T) {
 		_, _ = io.WriteString(w, `{"access_token":"a","expires_in":60}`)
 	})
 	if _, err := p.Refresh(t.Context(), "rt", "", nil); err != nil || form.Get("scope") != "openid api" || form.Get("refresh_token") != "rt" {
-		t.Errorf("%v, %v", form, err)
+		t.Errorf(`got %v, %v; want form.Get("scope") "openid api", form.Get("refresh_token") "rt"`, form, err)
 	}
 }
 

@@ -35,7 +35,7 @@ func TestWhatTheFeedSaysOfAnEnd(t *testing.T) {
 	for object, good := range map[string]bool{"u/p/5/1700000000000": true, "u/p/five/1700000000000": false, "u/p/5/then": false, "u/p/5": false, "u/p/x/y": false} {
 		t.Run(object, func(t *testing.T) {
 			if row, ok := endedRow(object); ok != good || ok && (row.UserID != "u" || row.Provider != "p" || row.Version != 5 || row.ConnectedAt.UnixMilli() != 1700000000000) {
-				t.Errorf("%v, %t", row, ok)
+				t.Errorf("got %v, %t; want u, p, version 5, 1700000000000 where it can be read: %t", row, ok, good)
 			}
 		})
 	}

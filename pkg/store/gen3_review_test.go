@@ -40,7 +40,7 @@ func TestADisconnectHoldsForWhatWasNeverImported(t *testing.T) {
 				t.Fatal(err)
 			}
 			if found, err := l.Connection(t.Context(), alice, "other"); err != nil || found.Phase != broker.Disconnected {
-				t.Errorf("%+v, %v", found, err)
+				t.Errorf("got %+v, %v; want Phase broker.Disconnected", found, err)
 			}
 		}
 		if err := l.Disconnect(t.Context(), alice, "other"); !errors.Is(err, broker.ErrNotConnected) {
@@ -86,7 +86,7 @@ func TestNobodyGetsAnothersRow(t *testing.T) {
 		}
 		erin, err := l.logInAs(t, "erin", "sub-new-erin", "new-erins")
 		if err != nil || erin == old.ID {
-			t.Fatalf("%s, %v", erin, err)
+			t.Fatalf("got %s, %v; want erin != old.ID", erin, err)
 		}
 		if found, err := l.Connection(t.Context(), erin, "other"); !errors.Is(err, broker.ErrNotConnected) {
 			t.Errorf("the new erin has the old one's: %+v, %v", found, err)
@@ -109,7 +109,7 @@ func TestAnImportedAccountIsAnAccount(t *testing.T) {
 		alice := l.logIn(t, "alice", "", "main", "r1")
 		l.row(t, "alice", "account-a", "other", "a-refresh")
 		if found, err := l.Connection(t.Context(), alice, "other"); err != nil || found.Subject != "account-a" {
-			t.Fatalf("%+v, %v", found, err)
+			t.Fatalf(`got %+v, %v; want Subject "account-a"`, found, err)
 		}
 		other := broker.Grant{UserID: alice, Provider: "other", Identity: provider.Identity{Issuer: "i", Subject: "account-b"}, Tokens: provider.Tokens{AccessToken: "b-access"}}
 		if _, _, err := l.Connect(t.Context(), other); !errors.Is(err, broker.ErrOtherAccount) {
@@ -171,7 +171,7 @@ func TestHousekeepingThatFailsUndoesNothing(t *testing.T) {
 	l.exec(t, "CREATE TRIGGER refuse BEFORE DELETE ON refresh_token FOR EACH ROW EXECUTE FUNCTION refuse()")
 	l.rotate(t, alice, "r2")
 	if found, err := l.Connection(t.Context(), alice, "main"); err != nil || found.RefreshToken != "r2" {
-		t.Errorf("%+v, %v", found, err)
+		t.Errorf(`got %+v, %v; want RefreshToken "r2"`, found, err)
 	}
 }
 
@@ -182,7 +182,7 @@ func TestSomebodyWhomOnlyGen3sTableKnowsIsDisabled(t *testing.T) {
 			t.Fatal(err)
 		}
 		if who, err := l.UserByName(t.Context(), "bob"); err != nil || !who.Disabled {
-			t.Errorf("%+v, %v", who, err)
+			t.Errorf("got %+v, %v; want who.Disabled", who, err)
 		}
 		if err := l.SetDisabled(t.Context(), "nobody", true); !errors.Is(err, authn.ErrUnknown) {
 			t.Errorf("nobody: %v", err)
@@ -201,7 +201,7 @@ func TestASealedTokenIsNeverPresented(t *testing.T) {
 		l.exec(t, fmt.Sprintf("INSERT INTO refresh_token (token, jti, username, userid, expires, idp) VALUES ('%s', '1', 'alice', 'sub-alice', %d, 'default')",
 			another.Seal("alices", time.Now()), time.Now().Add(time.Hour).Unix()))
 		if found, err := l.find(t, "alice", "main"); err != nil || !found.Unreadable || found.RefreshToken != "" {
-			t.Errorf("%+v, %v", found, err)
+			t.Errorf("got %+v, %v; want Unreadable, no RefreshToken", found, err)
 		}
 	})
 }

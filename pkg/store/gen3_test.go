@@ -189,7 +189,7 @@ func TestAFreshDatabaseIsStampedForPython(t *testing.T) {
 		}
 		var revision string
 		if err := l.raw.QueryRow("SELECT version_num FROM alembic_version").Scan(&revision); err != nil || revision != "3417aec47fe2" {
-			t.Errorf("%q, %v", revision, err)
+			t.Errorf(`got %q, %v; want revision "3417aec47fe2"`, revision, err)
 		}
 		l.python(t, "alice", "default", "r1", time.Hour)
 	})
@@ -259,11 +259,11 @@ func TestOlderFormsAreReadAndNotTouched(t *testing.T) {
 				l := openLegacy(t, fresh(t), statements...)
 				imported, err := l.Gen3.Import(t.Context())
 				if err != nil || imported.Imported != 1 {
-					t.Fatalf("%+v, %v", imported, err)
+					t.Fatalf("got %+v, %v; want imported.Imported 1", imported, err)
 				}
 				found, err := l.find(t, "alice", "main")
 				if err != nil || found.RefreshToken != "in-clear" {
-					t.Errorf("%+v, %v", found, err)
+					t.Errorf(`got %+v, %v; want RefreshToken "in-clear"`, found, err)
 				}
 				who, err := l.UserByName(t.Context(), "alice")
 				if err != nil {
@@ -378,7 +378,7 @@ func TestARowThatDoesNotServeLooksAgain(t *testing.T) {
 				l.python(t, name, "default", "newer", time.Hour)
 				found, err := l.Connection(t.Context(), id, "main")
 				if err != nil || found.RefreshToken != "newer" || found.Phase != broker.Ready || found.Version <= before.Version {
-					t.Errorf("%+v, %v", found, err)
+					t.Errorf(`got %+v, %v; want RefreshToken "newer", Phase broker.Ready, Version > before.Version`, found, err)
 				}
 			})
 		}
@@ -403,7 +403,7 @@ func TestWhoSomebodyFromGen3sTableIs(t *testing.T) {
 			t.Error("her first login made another person of her")
 		}
 		if found, err := l.find(t, "alice", "other"); err != nil || found.RefreshToken != "alices" {
-			t.Errorf("%+v, %v", found, err)
+			t.Errorf(`got %+v, %v; want RefreshToken "alices"`, found, err)
 		}
 		// The name comes back with another subject: another person, who inherits nothing of either table.
 		l.python(t, "alice", "rotating", "still alices", time.Hour)
@@ -411,12 +411,12 @@ func TestWhoSomebodyFromGen3sTableIs(t *testing.T) {
 			Provider: "main", Identity: provider.Identity{Issuer: gen3Issuer, Subject: "another", Username: "alice"}, Tokens: provider.Tokens{RefreshToken: "seconds", AccessToken: "a"},
 		})
 		if err != nil || second == known.ID {
-			t.Fatalf("%s, %v", second, err)
+			t.Fatalf("got %s, %v; want second != known.ID", second, err)
 		}
 		for _, id := range []string{"other", "rotating"} {
 			t.Run(id, func(t *testing.T) {
 				if found, err := l.Connection(t.Context(), second, id); !errors.Is(err, broker.ErrNotConnected) {
-					t.Errorf("%+v, %v", found, err)
+					t.Errorf("got %+v, %v; want broker.ErrNotConnected", found, err)
 				}
 			})
 		}
@@ -449,7 +449,7 @@ func TestImportingGen3sTable(t *testing.T) {
 		l.python(t, "user2", "other", "late", -time.Hour)
 		got, err := l.Gen3.Import(t.Context())
 		if err != nil || got != (store.Gen3Import{Imported: 31, Ignored: 1}) {
-			t.Errorf("%+v, %v", got, err)
+			t.Errorf("got %+v, %v; want (store.Gen3Import{Imported: 31, Ignored: 1})", got, err)
 		}
 		if got, err = l.Gen3.Import(t.Context()); err != nil || got != (store.Gen3Import{Ignored: 1}) {
 			t.Errorf("again: %+v, %v", got, err)
@@ -471,7 +471,7 @@ func TestManyReadersTakeOverOnce(t *testing.T) {
 				}
 				ids[i] = who.ID
 				if found, err := l.Connection(context.Background(), who.ID, "main"); err != nil || found.RefreshToken != "r1" || found.Version != 1 {
-					t.Errorf("%+v, %v", found, err)
+					t.Errorf(`got %+v, %v; want RefreshToken "r1", Version 1`, found, err)
 				}
 			})
 		}

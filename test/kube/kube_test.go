@@ -401,7 +401,7 @@ func TestAgainstTheRealAPIServer(t *testing.T) {
 		within(t, 10*time.Second, "it says so", func() bool { return i.said("pods cannot be watched") })
 		pod := running.pod(t, "fallback", "10.3.0.1", "carol")
 		if user, err := i.user("10.3.0.1"); user != "carol" {
-			t.Errorf("%q, %v", user, err)
+			t.Errorf(`got %q, %v; want "carol"`, user, err)
 		}
 		running.remove(t, pod)
 		if _, err := i.user("10.3.0.1"); !errors.Is(err, authn.ErrUnknown) {

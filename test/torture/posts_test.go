@@ -30,7 +30,7 @@ func TestPostsForShortLives(t *testing.T) {
 				worker := r.Worker(i)
 				for time.Now().Before(stop) {
 					if got := r.WTS[caller%len(r.WTS)].Token(t, worker, "?expires=600"); got.Status != http.StatusOK {
-						t.Errorf("%d", got.Status)
+						t.Errorf("got %d; want 200", got.Status)
 					}
 					time.Sleep(100 * time.Millisecond)
 				}

@@ -608,7 +608,7 @@ func TestWhatIsMissingIsSaid(t *testing.T) {
 func TestPlainManifests(t *testing.T) {
 	files, err := filepath.Glob(root + "/deploy/kubernetes/*.yaml")
 	if err != nil || len(files) < 7 {
-		t.Fatalf("%v, %v", files, err)
+		t.Fatalf("got %v, %v; want len(files) >= 7", files, err)
 	}
 	for _, file := range files {
 		if base := filepath.Base(file); base == "kustomization.yaml" || base == "wts.yaml" {

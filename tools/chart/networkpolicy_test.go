@@ -51,7 +51,7 @@ func TestTheNetworkPolicyLocksNothingOutByMistake(t *testing.T) {
 func TestTheNetworkPolicyAdmitsWhatIsNamed(t *testing.T) {
 	policy, ok := render(t, values(t)["own-full"], nil)["NetworkPolicy gen3-wts"].(*networkingv1.NetworkPolicy)
 	if !ok || len(policy.Spec.Ingress) != 2 {
-		t.Fatalf("%+v", policy)
+		t.Fatalf("got %+v; want ok, len(policy.Spec.Ingress) 2", policy)
 	}
 	for i, want := range []string{"workspaces batch ingress 192.0.2.0/24 pods", "monitoring pods"} {
 		t.Run(want, func(t *testing.T) {

@@ -198,7 +198,7 @@ func TestSchemaAndTemplatesAgreeOnTheMode(t *testing.T) {
 		t.Run(text, func(t *testing.T) {
 			rendered, err := renderText(t, parse(t, text, map[string]any{"secrets": map[string]any{"encryption_key": "k"}}), nil)
 			if gen3 && (err != nil || !strings.Contains(rendered["wts/templates/gen3.yaml"], "wts-deployment")) {
-				t.Errorf("%v", err)
+				t.Errorf(`got %v; want not gen3, or no error, strings.Contains(rendered["wts/templates/gen3.yaml"], "wts-deployment")`, err)
 			}
 			if !gen3 && (err == nil || !strings.Contains(err.Error(), "'oidc_job_enabled'")) {
 				t.Errorf("want it refused, got %v", err)
@@ -260,14 +260,14 @@ func TestWaysInFollowTheURL(t *testing.T) {
 	route, _ := render(t, over, nil)["HTTPRoute gen3-wts"].(*httpRoute)
 	if route == nil || !slices.Equal(route.Spec.Hostnames, []string{"wts.example.org"}) || route.Spec.Rules[0].Matches[0].Path.Value != "/wts" ||
 		route.Spec.Rules[0].Filters[0].URLRewrite.Path.ReplacePrefixMatch != "/" || route.Spec.Rules[0].BackendRefs[0].Port != 80 {
-		t.Errorf("%+v", route)
+		t.Errorf(`got %+v; want route != nil, slices.Equal(route.Spec.Hostnames, []string{"wts.example.org"}), route.Spec.Rules[0].Matches[0].Path.Value "/wts", route.Spec.Rules[0].Filters[0].URLRewrite.Path.ReplacePrefixMatch "/", route.Spec.Rules[0].BackendRefs[0].Port 80`, route)
 	}
 	if _, err := renderText(t, parse(t, "{keyringSecret: k, ingress: {enabled: true}, "+on+"}", values(t)["own-full"]), nil); err == nil || !strings.Contains(err.Error(), "config.url has the path /wts") {
 		t.Errorf("an Ingress that the service does not understand: %v", err)
 	}
 	ingress, _ := render(t, values(t)["own-full"], nil)["Ingress gen3-wts"].(*networkingv1.Ingress)
 	if ingress == nil || ingress.Spec.Rules[0].Host != "wts.example.org" || ingress.Spec.TLS[0].SecretName != "wts-tls" {
-		t.Errorf("%+v", ingress)
+		t.Errorf(`got %+v; want ingress != nil, ingress.Spec.Rules[0].Host "wts.example.org", ingress.Spec.TLS[0].SecretName "wts-tls"`, ingress)
 	}
 }
 

@@ -180,7 +180,7 @@ func TestTheLedgerTellsEachRequest(t *testing.T) {
 			line += " lost"
 		}
 		if event.Subject != "alice" || event.From == "" || event.At.IsZero() {
-			t.Errorf("%+v", event)
+			t.Errorf(`got %+v; want event.Subject "alice", a event.From, not event.At.IsZero()`, event)
 		}
 		posts[event.Post] = true
 		got = append(got, line)

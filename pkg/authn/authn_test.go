@@ -14,8 +14,8 @@ import (
 	"github.com/workspace-token-service/wts/pkg/authn"
 )
 
-// town is a Directory and a SessionStore of maps; the real ones are tested in pkg/store.
-type town struct {
+// directory is a Directory and a SessionStore of maps; the real ones are tested in pkg/store.
+type directory struct {
 	mu       sync.Mutex
 	people   map[string]authn.User // by name; the subject is "sub-" and the name
 	sessions map[authn.SessionDigest]authn.BrowserSession
@@ -25,7 +25,7 @@ type town struct {
 
 var errDown = errors.New("the database is away")
 
-func (t *town) find(match func(authn.User) bool) (authn.User, error) {
+func (t *directory) find(match func(authn.User) bool) (authn.User, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.asked++
@@ -40,26 +40,26 @@ func (t *town) find(match func(authn.User) bool) (authn.User, error) {
 	return authn.User{}, authn.ErrUnknown
 }
 
-func (t *town) UserByID(_ context.Context, id string) (authn.User, error) {
+func (t *directory) UserByID(_ context.Context, id string) (authn.User, error) {
 	return t.find(func(u authn.User) bool { return u.ID == id })
 }
 
-func (t *town) UserByName(_ context.Context, name string) (authn.User, error) {
+func (t *directory) UserByName(_ context.Context, name string) (authn.User, error) {
 	return t.find(func(u authn.User) bool { return u.Username == name })
 }
 
-func (t *town) UserBySubject(_ context.Context, _, subject, _ string) (authn.User, error) {
+func (t *directory) UserBySubject(_ context.Context, _, subject, _ string) (authn.User, error) {
 	return t.find(func(u authn.User) bool { return "sub-"+u.Username == subject })
 }
 
-func (t *town) CreateSession(_ context.Context, session authn.BrowserSession) error {
+func (t *directory) CreateSession(_ context.Context, session authn.BrowserSession) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.sessions[session.Digest] = session
 	return nil
 }
 
-func (t *town) Session(_ context.Context, digest authn.SessionDigest) (authn.BrowserSession, error) {
+func (t *directory) Session(_ context.Context, digest authn.SessionDigest) (authn.BrowserSession, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.down {
@@ -71,7 +71,7 @@ func (t *town) Session(_ context.Context, digest authn.SessionDigest) (authn.Bro
 	return authn.BrowserSession{}, authn.ErrUnknown
 }
 
-func (t *town) TouchSession(_ context.Context, digest authn.SessionDigest, seen time.Time) error {
+func (t *directory) TouchSession(_ context.Context, digest authn.SessionDigest, seen time.Time) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	session := t.sessions[digest]
@@ -80,7 +80,7 @@ func (t *town) TouchSession(_ context.Context, digest authn.SessionDigest, seen 
 	return nil
 }
 
-func (t *town) EndSession(_ context.Context, digest authn.SessionDigest) error {
+func (t *directory) EndSession(_ context.Context, digest authn.SessionDigest) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	delete(t.sessions, digest)
@@ -94,14 +94,14 @@ const (
 
 type fixture struct {
 	*authn.Authenticator
-	town     *town
-	sessions *authn.Sessions
-	now      time.Time
+	directory *directory
+	sessions  *authn.Sessions
+	now       time.Time
 }
 
 func newFixture(t *testing.T) *fixture {
 	t.Helper()
-	f := &fixture{now: time.Now(), town: &town{
+	f := &fixture{now: time.Now(), directory: &directory{
 		people:   map[string]authn.User{"alice": {ID: "u1", Username: "alice"}, "eve": {ID: "u2", Username: "eve", Disabled: true}},
 		sessions: map[authn.SessionDigest]authn.BrowserSession{},
 	}}
@@ -113,9 +113,9 @@ func newFixture(t *testing.T) *fixture {
 	if err := config.Validate(); err != nil {
 		t.Fatal(err)
 	}
-	f.sessions = authn.NewSessions(config, f.town, true, func() time.Time { return f.now })
+	f.sessions = authn.NewSessions(config, f.directory, true, func() time.Time { return f.now })
 	f.Authenticator = authn.New(authn.Parts{
-		Config: config, Directory: f.town, Sessions: f.sessions, Pods: authn.NewStaticWorkers(config.Workers), OwnIssuer: "https://wts",
+		Config: config, Directory: f.directory, Sessions: f.sessions, Pods: authn.NewStaticWorkers(config.Workers), OwnIssuer: "https://wts",
 	})
 	return f
 }
@@ -216,12 +216,12 @@ func TestUsersAreRememberedUntilTheyChange(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if f.town.asked != 1 {
-		t.Errorf("100 requests asked %d times who it is", f.town.asked)
+	if f.directory.asked != 1 {
+		t.Errorf("100 requests asked %d times who it is", f.directory.asked)
 	}
-	f.town.mu.Lock()
-	f.town.people["alice"] = authn.User{ID: "u1", Username: "alice", Disabled: true}
-	f.town.mu.Unlock()
+	f.directory.mu.Lock()
+	f.directory.people["alice"] = authn.User{ID: "u1", Username: "alice", Disabled: true}
+	f.directory.mu.Unlock()
 	f.ForgetUser("u1", "alice")
 	if _, err := f.who(request(worker), all); !errors.Is(err, authn.ErrDisabled) {
 		t.Errorf("got %v, want ErrDisabled", err)
@@ -230,9 +230,9 @@ func TestUsersAreRememberedUntilTheyChange(t *testing.T) {
 	if caller, _ := f.who(request("10.0.0.8:1"), all); caller.User.ID != "" {
 		t.Fatal("known before")
 	}
-	f.town.mu.Lock()
-	f.town.people["nobody-yet"] = authn.User{ID: "u3", Username: "nobody-yet"}
-	f.town.mu.Unlock()
+	f.directory.mu.Lock()
+	f.directory.people["nobody-yet"] = authn.User{ID: "u3", Username: "nobody-yet"}
+	f.directory.mu.Unlock()
 	if caller, _ := f.who(request("10.0.0.8:1"), all); caller.User.ID != "u3" {
 		t.Errorf("after the login: %q", caller.User.ID)
 	}
@@ -245,7 +245,7 @@ func TestAnOutageIsNoRefusal(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	f.town.down = true
+	f.directory.down = true
 	for name, r := range map[string]*http.Request{
 		"a worker":  request(worker),
 		"a session": request("10.0.0.66:1", "Cookie", f.sessions.Cookie+"="+handle),
@@ -282,7 +282,7 @@ func TestSessions(t *testing.T) {
 	if one == two || len(one) < 26 {
 		t.Error("handles are guessable")
 	}
-	for digest := range f.town.sessions {
+	for digest := range f.directory.sessions {
 		if strings.Contains(string(digest[:]), one) {
 			t.Error("the store knows a handle")
 		}

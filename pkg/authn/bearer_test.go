@@ -33,7 +33,7 @@ func TestIDTokensAreNoBearers(t *testing.T) {
 		t.Fatal(err)
 	}
 	f := newFixture(t)
-	a := authn.New(authn.Parts{Directory: f.town, Sessions: f.sessions, OwnIssuer: "https://wts", Bearers: &authn.Bearers{Verifier: v, Issuer: "https://op", ClientID: "wts"}})
+	a := authn.New(authn.Parts{Directory: f.directory, Sessions: f.sessions, OwnIssuer: "https://wts", Bearers: &authn.Bearers{Verifier: v, Issuer: "https://op", ClientID: "wts"}})
 	for name, row := range map[string]struct {
 		kind   string // the header's typ
 		claims map[string]any

@@ -27,8 +27,8 @@ import (
 
 const callback = "https://wts.example.org/oauth2/authorize"
 
-// house is a broker over a real database and a real provider.
-type house struct {
+// fixture is a broker over a real database and a real provider.
+type fixture struct {
 	*broker.Broker
 	store  *faulty
 	logins *store.Logins
@@ -72,7 +72,7 @@ func (f *faulty) Row(ctx context.Context, userID, providerID string) (broker.Row
 	return row, err
 }
 
-func newHouse(t *testing.T, change ...func(*provider.Config)) *house {
+func newFixture(t *testing.T, change ...func(*provider.Config)) *fixture {
 	t.Helper()
 	keys, err := keyring.Parse(keyring.Generate(time.Now()))
 	if err != nil {
@@ -87,7 +87,7 @@ func newHouse(t *testing.T, change ...func(*provider.Config)) *house {
 	if _, err := db.Migrate(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	h := &house{store: &faulty{Store: db.Connections}, logins: db.Logins, count: db.Statements, path: path}
+	h := &fixture{store: &faulty{Store: db.Connections}, logins: db.Logins, count: db.Statements, path: path}
 	options := providertest.Options{Users: []providertest.User{{Name: "alice", Password: "a", Email: "alice@example.org"}, {Name: "bob", Password: "b"}}}
 	var providers []*provider.Provider
 	start := func(id, callback string) *providertest.Server {
@@ -122,10 +122,10 @@ func newHouse(t *testing.T, change ...func(*provider.Config)) *house {
 	return h
 }
 
-func (h *house) advance(by time.Duration) { h.clock.Add(int64(by)) }
+func (h *fixture) advance(by time.Duration) { h.clock.Add(int64(by)) }
 
 // begin begins a login and goes through the provider's page; it returns what the provider sends back.
-func (h *house) begin(t *testing.T, providerID, userID, name, password string) broker.Callback {
+func (h *fixture) begin(t *testing.T, providerID, userID, name, password string) broker.Callback {
 	t.Helper()
 	begun, err := h.Begin(t.Context(), providerID, userID, "")
 	if err != nil {
@@ -147,7 +147,7 @@ func (h *house) begin(t *testing.T, providerID, userID, name, password string) b
 	return broker.Callback{Provider: strings.TrimPrefix(strings.TrimPrefix(back.Path, "/oauth2/authorize"), "/"), State: query.Get("state"), Code: query.Get("code"), Issuer: query.Get("iss"), Sealed: begun.Sealed, UserID: userID}
 }
 
-func (h *house) connect(t *testing.T, providerID, userID, name, password string) broker.Connected {
+func (h *fixture) connect(t *testing.T, providerID, userID, name, password string) broker.Connected {
 	t.Helper()
 	done, err := h.Finish(t.Context(), h.begin(t, providerID, userID, name, password))
 	if err != nil {
@@ -156,7 +156,7 @@ func (h *house) connect(t *testing.T, providerID, userID, name, password string)
 	return done
 }
 
-func (h *house) token(t *testing.T, userID string, life time.Duration) broker.Token {
+func (h *fixture) token(t *testing.T, userID string, life time.Duration) broker.Token {
 	t.Helper()
 	token, err := h.Token(t.Context(), userID, "main", life)
 	if err != nil {
@@ -166,7 +166,7 @@ func (h *house) token(t *testing.T, userID string, life time.Duration) broker.To
 }
 
 // put stores tokens as another replica's refresh would.
-func (h *house) put(t *testing.T, userID string, tokens provider.Tokens) {
+func (h *fixture) put(t *testing.T, userID string, tokens provider.Tokens) {
 	t.Helper()
 	row := h.row(t, userID)
 	claimed, err := h.store.Apply(t.Context(), row, broker.Claim{Version: row.Version, Flight: rand.Text(), Replica: "another"})
@@ -183,7 +183,7 @@ func (h *house) put(t *testing.T, userID string, tokens provider.Tokens) {
 	}
 }
 
-func (h *house) row(t *testing.T, userID string) broker.Row {
+func (h *fixture) row(t *testing.T, userID string) broker.Row {
 	t.Helper()
 	row, err := h.store.Store.Row(t.Context(), userID, "main")
 	if err != nil {
@@ -194,7 +194,7 @@ func (h *house) row(t *testing.T, userID string) broker.Row {
 
 // A cached answer touches neither the database nor the provider.
 func TestACachedTokenCostsNothing(t *testing.T) {
-	h := newHouse(t)
+	h := newFixture(t)
 	alice := h.connect(t, "main", "", "alice", "a").UserID
 	first := h.token(t, alice, 0)
 	statements, ledger := h.count(), h.main.Ledger()
@@ -215,7 +215,7 @@ func TestACachedTokenCostsNothing(t *testing.T) {
 }
 
 func TestOneRefreshForManyCallers(t *testing.T) {
-	h := newHouse(t)
+	h := newFixture(t)
 	alice := h.connect(t, "main", "", "alice", "a").UserID
 	now := time.Now()
 	h.put(t, alice, provider.Tokens{AccessToken: "old", IssuedAt: now.Add(-45 * time.Second), AccessExpiresAt: now.Add(15 * time.Second)})
@@ -243,7 +243,7 @@ func TestOneRefreshForManyCallers(t *testing.T) {
 }
 
 func TestRotatedTokensAreStored(t *testing.T) {
-	h := newHouse(t)
+	h := newFixture(t)
 	alice := h.connect(t, "main", "", "alice", "a").UserID
 	seen := map[secret.Text]bool{}
 	for range 5 {
@@ -257,7 +257,7 @@ func TestRotatedTokensAreStored(t *testing.T) {
 }
 
 func TestACommitThatFailsIsTriedAgainAndNotThePresentation(t *testing.T) {
-	h := newHouse(t)
+	h := newFixture(t)
 	alice := h.connect(t, "main", "", "alice", "a").UserID
 	before := h.row(t, alice).RefreshToken
 	h.advance(45 * time.Second)
@@ -274,7 +274,7 @@ func TestACommitThatFailsIsTriedAgainAndNotThePresentation(t *testing.T) {
 }
 
 func TestACallerWhoGoesAwayTakesNoRotationAlong(t *testing.T) {
-	h := newHouse(t)
+	h := newFixture(t)
 	alice := h.connect(t, "main", "", "alice", "a").UserID
 	h.advance(45 * time.Second)
 	h.main.Fail(&providertest.Fault{Times: 1, Delay: 300 * time.Millisecond})
@@ -308,7 +308,7 @@ func TestAnOutageOfTheProviderLosesNothing(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			h := newHouse(t)
+			h := newFixture(t)
 			alice := h.connect(t, "main", "", "alice", "a").UserID
 			living := h.token(t, alice, 0)
 			before := h.row(t, alice)
@@ -345,7 +345,7 @@ func TestAnOutageOfTheProviderLosesNothing(t *testing.T) {
 }
 
 func TestAProvidersVerdictEndsTheGrantAndALoginMendsIt(t *testing.T) {
-	h := newHouse(t)
+	h := newFixture(t)
 	alice := h.connect(t, "main", "", "alice", "a").UserID
 	before := h.row(t, alice)
 	h.main.Revoke("alice")
@@ -371,7 +371,7 @@ func TestAProvidersVerdictEndsTheGrantAndALoginMendsIt(t *testing.T) {
 }
 
 func TestADisconnectIsSeenAtOnceEvenInTheMiddleOfARefresh(t *testing.T) {
-	h := newHouse(t)
+	h := newFixture(t)
 	alice := h.connect(t, "main", "", "alice", "a").UserID
 	h.advance(45 * time.Second)
 	h.main.Fail(&providertest.Fault{Times: 1, Delay: 300 * time.Millisecond})
@@ -392,7 +392,7 @@ func TestADisconnectIsSeenAtOnceEvenInTheMiddleOfARefresh(t *testing.T) {
 
 // What was read before a change is not remembered after it.
 func TestWhatWasToBeForgottenIsNotRemembered(t *testing.T) {
-	h := newHouse(t)
+	h := newFixture(t)
 	alice := h.connect(t, "main", "", "alice", "a").UserID
 	h.store.onConnection = func() { // another replica disconnects just after the row was read
 		h.store.onConnection = nil
@@ -409,7 +409,7 @@ func TestWhatWasToBeForgottenIsNotRemembered(t *testing.T) {
 
 // A provider that gives no refresh token: the access token is the grant, and ends with it.
 func TestAGrantWithoutARefreshToken(t *testing.T) {
-	h := newHouse(t)
+	h := newFixture(t)
 	at := time.Now()
 	stored, err := h.logins.Connect(t.Context(), broker.Grant{
 		Provider: "main", Identity: provider.Identity{Issuer: "i", Subject: "s", Username: "carol"},
@@ -440,7 +440,7 @@ func TestAGrantWithoutARefreshToken(t *testing.T) {
 
 // An end that slides: another replica refreshed, and this one remembers the old end.
 func TestAnEndThatMovedOnAnotherReplica(t *testing.T) {
-	h := newHouse(t)
+	h := newFixture(t)
 	alice := h.connect(t, "main", "", "alice", "a").UserID
 	put := func(ends time.Duration) {
 		tokens := provider.Tokens{RefreshToken: "rt", AccessToken: "at", IssuedAt: time.Now(), AccessExpiresAt: time.Now().Add(2 * time.Hour)}
@@ -463,7 +463,7 @@ func TestAnEndThatMovedOnAnotherReplica(t *testing.T) {
 // While a provider fails, everybody gets the token that lives, not the first caller alone; and what
 // another replica stored is found.
 func TestABackOffHidesNoLivingToken(t *testing.T) {
-	h := newHouse(t)
+	h := newFixture(t)
 	alice := h.connect(t, "main", "", "alice", "a").UserID
 	h.main.Fail(&providertest.Fault{Status: http.StatusTooManyRequests, Header: http.Header{"Retry-After": {"3600"}}})
 	h.advance(45 * time.Second)
@@ -483,7 +483,7 @@ func TestABackOffHidesNoLivingToken(t *testing.T) {
 }
 
 func TestADisconnectWhileARefreshHangsIsNotUndoneByItsFailure(t *testing.T) {
-	h := newHouse(t)
+	h := newFixture(t)
 	alice := h.connect(t, "main", "", "alice", "a").UserID
 	h.advance(45 * time.Second)
 	h.main.Fail(&providertest.Fault{Times: 1, Delay: 500 * time.Millisecond, Status: http.StatusBadGateway})
@@ -501,7 +501,7 @@ func TestADisconnectWhileARefreshHangsIsNotUndoneByItsFailure(t *testing.T) {
 
 // Security.md B2.
 func TestAGrantWhoseStatedEndHasComeIsNotUsed(t *testing.T) {
-	h := newHouse(t)
+	h := newFixture(t)
 	alice := h.connect(t, "main", "", "alice", "a").UserID
 	tokens := provider.Tokens{
 		RefreshToken: "rt", AccessToken: "at", IssuedAt: time.Now(), AccessExpiresAt: time.Now().Add(time.Hour),
@@ -521,7 +521,7 @@ func TestAGrantWhoseStatedEndHasComeIsNotUsed(t *testing.T) {
 
 // Security.md A1, A3, A6.
 func TestCallbacksThatAreRefused(t *testing.T) {
-	h := newHouse(t)
+	h := newFixture(t)
 	alice := h.connect(t, "main", "", "alice", "a").UserID
 	bob := h.connect(t, "main", "", "bob", "b").UserID
 	posts := func() int { return h.main.Ledger().TokenPosts + h.second.Ledger().TokenPosts }
@@ -578,7 +578,7 @@ func TestCallbacksThatAreRefused(t *testing.T) {
 }
 
 func TestNobodysLoginFillsAnothersRow(t *testing.T) {
-	h := newHouse(t)
+	h := newFixture(t)
 	alice := h.connect(t, "main", "", "alice", "a")
 	bob := h.connect(t, "main", alice.UserID, "bob", "b") // alice is signed in; bob logs in
 	if bob.UserID == alice.UserID || bob.Username != "bob" {
@@ -600,7 +600,7 @@ func TestNobodysLoginFillsAnothersRow(t *testing.T) {
 }
 
 func TestTwoTabsBothFinish(t *testing.T) {
-	h := newHouse(t)
+	h := newFixture(t)
 	one, two := h.begin(t, "main", "", "alice", "a"), h.begin(t, "main", "", "alice", "a")
 	for _, back := range []broker.Callback{two, one} {
 		if _, err := h.Finish(t.Context(), back); err != nil {
@@ -610,7 +610,7 @@ func TestTwoTabsBothFinish(t *testing.T) {
 }
 
 func TestWhoMayBegin(t *testing.T) {
-	h := newHouse(t)
+	h := newFixture(t)
 	if _, err := h.Begin(t.Context(), "second", "", ""); !errors.Is(err, broker.ErrSignInFirst) {
 		t.Errorf("connecting without being signed in: got %v", err)
 	}

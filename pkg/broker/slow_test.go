@@ -21,7 +21,7 @@ func TestAProviderThatIsSlowerThanItsGraceLosesNobody(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			h := newHouse(t, func(c *provider.Config) { c.ReuseGrace, c.RefreshTimeout = time.Second, 0 })
+			h := newFixture(t, func(c *provider.Config) { c.ReuseGrace, c.RefreshTimeout = time.Second, 0 })
 			alice := h.connect(t, "main", "", "alice", "a").UserID
 			long := time.Now().Add(-time.Hour)
 			h.put(t, alice, provider.Tokens{AccessToken: "spent", IssuedAt: long, AccessExpiresAt: long.Add(time.Minute)})
@@ -48,7 +48,7 @@ func TestAProviderThatIsSlowerThanItsGraceLosesNobody(t *testing.T) {
 // No answer within refresh_timeout, and no grace: the provider may still be working on the token, so that
 // it is presented once more only after spool_wait (refresh-engine.md step 8).
 func TestAfterATimeoutTheTokenRestsForSpoolWait(t *testing.T) {
-	h := newHouse(t, func(c *provider.Config) { c.RefreshTimeout = 500 * time.Millisecond })
+	h := newFixture(t, func(c *provider.Config) { c.RefreshTimeout = 500 * time.Millisecond })
 	alice := h.connect(t, "main", "", "alice", "a").UserID
 	before := h.main.Ledger().TokenPosts
 	h.main.Fail(&providertest.Fault{Times: 1, Thinks: time.Second})
@@ -71,7 +71,7 @@ func TestAfterATimeoutTheTokenRestsForSpoolWait(t *testing.T) {
 
 // A refresh whose id_token names another person is stored, and not handed out.
 func TestARefreshThatNamesAnotherPersonEndsTheGrant(t *testing.T) {
-	h := newHouse(t)
+	h := newFixture(t)
 	alice := h.connect(t, "main", "", "alice", "a").UserID
 	h.advance(61 * time.Second)
 	// {"sub":"mallory"}
@@ -91,7 +91,7 @@ func TestARefreshThatNamesAnotherPersonEndsTheGrant(t *testing.T) {
 // An access token that may not be handed out: its refresh token is stored anyway, and another
 // attempt is made after a rest, not at every call.
 func TestAnAccessTokenThatMayNotBeHandedOut(t *testing.T) {
-	h := newHouse(t)
+	h := newFixture(t)
 	alice := h.connect(t, "main", "", "alice", "a").UserID
 	h.advance(61 * time.Second)
 	before := h.main.Ledger().TokenPosts
@@ -112,7 +112,7 @@ func TestAnAccessTokenThatMayNotBeHandedOut(t *testing.T) {
 // A connection that was read a while ago is read again before more is minted or handed out by it, so that
 // a change that was never heard of is seen anyway.
 func TestWhatIsRememberedHasAnAgeLimit(t *testing.T) {
-	h := newHouse(t)
+	h := newFixture(t)
 	alice := h.connect(t, "main", "", "alice", "a").UserID
 	h.token(t, alice, 0)
 	if err := h.store.Disconnect(t.Context(), alice, "main"); err != nil { // by another replica, unheard
@@ -133,7 +133,7 @@ func TestWhatIsRememberedHasAnAgeLimit(t *testing.T) {
 // A disconnect is heard while a refresh is out, and then the database goes away: what the refresh brings is
 // not remembered, for the row was read before the disconnect ("only read" in the findings, P5b).
 func TestADisconnectDuringARefreshIsNotForgotten(t *testing.T) {
-	h := newHouse(t)
+	h := newFixture(t)
 	alice := h.connect(t, "main", "", "alice", "a").UserID
 	long := time.Now().Add(-time.Hour)
 	h.put(t, alice, provider.Tokens{AccessToken: "spent", IssuedAt: long, AccessExpiresAt: long.Add(time.Minute)})
@@ -157,7 +157,7 @@ func TestADisconnectDuringARefreshIsNotForgotten(t *testing.T) {
 // A database that hangs, rather than refuses, keeps nobody waiting whose token memory holds, however long
 // ago it was read; and a caller who goes away is not a sign of it.
 func TestADatabaseThatHangsKeepsNobodyWaiting(t *testing.T) {
-	h := newHouse(t)
+	h := newFixture(t)
 	alice := h.connect(t, "main", "", "alice", "a").UserID
 	now := time.Now()
 	h.put(t, alice, provider.Tokens{AccessToken: "long", IssuedAt: now, AccessExpiresAt: now.Add(10 * time.Hour)})

@@ -22,7 +22,7 @@ type sealed struct {
 	Phase, Reason, Flight                                  string
 }
 
-func (h *house) sealed(t *testing.T, userID string) (row sealed) {
+func (h *fixture) sealed(t *testing.T, userID string) (row sealed) {
 	t.Helper()
 	database, err := sql.Open("sqlite", h.path)
 	if err != nil {
@@ -93,7 +93,7 @@ func TestEveryLineOfTheTables(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			h := newHouse(t, func(c *provider.Config) { c.Quirks = line.quirks })
+			h := newFixture(t, func(c *provider.Config) { c.Quirks = line.quirks })
 			alice := h.connect(t, "main", "", "alice", "a").UserID
 			before, held := h.sealed(t, alice), h.row(t, alice)
 			h.advance(61 * time.Second) // her token has run out
@@ -164,7 +164,7 @@ func TestEveryLineOfTheTables(t *testing.T) {
 func TestATokenThatDiesOnRefreshIsNotRefreshedAhead(t *testing.T) {
 	for revokes, want := range map[bool]int{true: 0, false: 1} {
 		t.Run(fmt.Sprint(revokes), func(t *testing.T) {
-			h := newHouse(t, func(c *provider.Config) { c.RevokesAccess = revokes })
+			h := newFixture(t, func(c *provider.Config) { c.RevokesAccess = revokes })
 			alice := h.connect(t, "main", "", "alice", "a").UserID
 			before, posts := h.sealed(t, alice), h.main.Ledger().TokenPosts
 			h.token(t, alice, 0)

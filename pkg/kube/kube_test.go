@@ -24,8 +24,8 @@ import (
 	"github.com/workspace-token-service/wts/test/paired"
 )
 
-// town is a cluster with the client that is tested.
-type town struct {
+// cluster is a cluster with the client that is tested.
+type cluster struct {
 	*kube.Cluster
 	server  *kubetest.Server
 	log     *logBook
@@ -33,8 +33,8 @@ type town struct {
 	changes atomic.Int64
 }
 
-func (w *town) KubeCall(string)        { w.calls.Add(1) }
-func (w *town) KubeAnnotationChanged() { w.changes.Add(1) }
+func (w *cluster) KubeCall(string)        { w.calls.Add(1) }
+func (w *cluster) KubeAnnotationChanged() { w.changes.Add(1) }
 
 type logBook struct {
 	mu   sync.Mutex
@@ -53,9 +53,9 @@ func (l *logBook) count(part string) int {
 	return strings.Count(l.text.String(), part)
 }
 
-func newTown(t testing.TB, config kube.Config, prepare ...func(*kubetest.Server)) *town {
+func newCluster(t testing.TB, config kube.Config, prepare ...func(*kubetest.Server)) *cluster {
 	t.Helper()
-	w := &town{server: kubetest.Start(t), log: &logBook{}}
+	w := &cluster{server: kubetest.Start(t), log: &logBook{}}
 	for _, one := range prepare {
 		one(w.server)
 	}
@@ -86,13 +86,13 @@ func eventually(t testing.TB, what string, holds func() bool) {
 
 func at(address string) netip.Addr { return netip.MustParseAddr(address) }
 
-func (w *town) user(address string) (string, error) {
+func (w *cluster) user(address string) (string, error) {
 	pod, err := w.PodAt(context.Background(), at(address))
 	return pod.Username, err
 }
 
 // settle waits until the index holds a marker pod that is put last.
-func (w *town) settle(t testing.TB) {
+func (w *cluster) settle(t testing.TB) {
 	t.Helper()
 	w.server.Put(kubetest.Pod("work", "marker", "10.255.255.1", "marker"))
 	eventually(t, "the index is followed", func() bool {
@@ -142,7 +142,7 @@ func TestWhichPodIsAtAnAddress(t *testing.T) {
 	}
 	for mode, forbid := range map[string]bool{"by the index": false, "asked for one by one": true} {
 		t.Run(mode, func(t *testing.T) {
-			w := newTown(t, kube.Config{Namespaces: []string{"work", "other-that-counts"}}, func(s *kubetest.Server) {
+			w := newCluster(t, kube.Config{Namespaces: []string{"work", "other-that-counts"}}, func(s *kubetest.Server) {
 				if forbid {
 					s.ForbidWatch()
 				}
@@ -194,7 +194,7 @@ func TestWhichPodIsAtAnAddress(t *testing.T) {
 // Kubernetes.md rule 6; security.md E6: the server has said so, and nobody is taken for another.
 func TestAnAddressThatChangesHands(t *testing.T) {
 	t.Parallel()
-	w := newTown(t, kube.Config{})
+	w := newCluster(t, kube.Config{})
 	w.settle(t)
 	for round := range 300 {
 		first, second := fmt.Sprintf("a-%d", round), fmt.Sprintf("b-%d", round)
@@ -214,7 +214,7 @@ func TestAnAddressThatChangesHands(t *testing.T) {
 // meantime is not forgotten for whom the index has only come to.
 func TestAnIndexThatLagsBehind(t *testing.T) {
 	t.Parallel()
-	w := newTown(t, kube.Config{})
+	w := newCluster(t, kube.Config{})
 	w.settle(t)
 	step := w.server.HoldEvents()
 	w.server.Put(kubetest.Pod("work", "first", "10.1.0.1", "first"))
@@ -248,7 +248,7 @@ func TestAnAnnotationIsPinnedAtFirstSight(t *testing.T) {
 	t.Parallel()
 	for mode, forbid := range map[string]bool{"by the index": false, "asked for one by one": true} {
 		t.Run(mode, func(t *testing.T) {
-			w := newTown(t, kube.Config{}, func(s *kubetest.Server) {
+			w := newCluster(t, kube.Config{}, func(s *kubetest.Server) {
 				if forbid {
 					s.ForbidWatch()
 				}
@@ -276,7 +276,7 @@ func TestAnAnnotationIsPinnedAtFirstSight(t *testing.T) {
 // Kubernetes.md rule 7; security.md E7, E8, F4.
 func TestAnAPIServerThatGoesAndComes(t *testing.T) {
 	t.Parallel()
-	w := newTown(t, kube.Config{MaxStale: 3 * time.Second})
+	w := newCluster(t, kube.Config{MaxStale: 3 * time.Second})
 	w.server.Put(kubetest.Pod("work", "alice", "10.0.0.1", "alice"))
 	w.settle(t)
 	w.server.SetDown(true)
@@ -305,7 +305,7 @@ func TestAnAPIServerThatGoesAndComes(t *testing.T) {
 // server has said how things are.
 func TestAWatchThatOpensAndSaysNothing(t *testing.T) {
 	t.Parallel()
-	w := newTown(t, kube.Config{MaxStale: time.Second})
+	w := newCluster(t, kube.Config{MaxStale: time.Second})
 	w.server.Put(kubetest.Pod("work", "alice", "10.0.0.1", "alice"))
 	w.settle(t)
 	w.server.SetDown(true)
@@ -325,7 +325,7 @@ func TestAWatchThatOpensAndSaysNothing(t *testing.T) {
 // An answer that was read before a connection began is not for that connection.
 func TestAnAnswerIsNotForWhoComesAfterTheQuestion(t *testing.T) {
 	t.Parallel()
-	w := newTown(t, kube.Config{}, func(s *kubetest.Server) {
+	w := newCluster(t, kube.Config{}, func(s *kubetest.Server) {
 		s.ForbidWatch()
 		s.Put(kubetest.Pod("work", "alice", "10.0.0.1", "alice"))
 	})
@@ -353,7 +353,7 @@ func TestAnAnswerIsNotForWhoComesAfterTheQuestion(t *testing.T) {
 // Many callers at one new address, whose annotation changes meanwhile: the race detector watches.
 func TestManyCallersAtANewAddress(t *testing.T) {
 	t.Parallel()
-	w := newTown(t, kube.Config{})
+	w := newCluster(t, kube.Config{})
 	w.settle(t)
 	pod := kubetest.Pod("work", "new", "10.0.0.50", "alice")
 	var all sync.WaitGroup
@@ -378,7 +378,7 @@ func TestManyCallersAtANewAddress(t *testing.T) {
 // A watch that died without a word: bookmarks stop coming, and the index is not believed for ever.
 func TestAWatchThatDiedInSilence(t *testing.T) {
 	t.Parallel()
-	w := newTown(t, kube.Config{MaxStale: time.Second})
+	w := newCluster(t, kube.Config{MaxStale: time.Second})
 	w.server.Put(kubetest.Pod("work", "alice", "10.0.0.1", "alice"))
 	w.settle(t)
 	w.server.Mute()
@@ -393,7 +393,7 @@ func TestAWatchThatDiedInSilence(t *testing.T) {
 
 func TestAPodThatAppearsAMomentLater(t *testing.T) {
 	t.Parallel()
-	w := newTown(t, kube.Config{})
+	w := newCluster(t, kube.Config{})
 	w.settle(t)
 	time.AfterFunc(300*time.Millisecond, func() { w.server.Put(kubetest.Pod("work", "late", "10.0.0.99", "late")) })
 	if user, err := w.user("10.0.0.99"); user != "late" {
@@ -412,7 +412,7 @@ func TestAPodThatAppearsAMomentLater(t *testing.T) {
 // With the index, nobody is asked.
 func TestNothingIsAskedAtSteadyState(t *testing.T) {
 	t.Parallel()
-	w := newTown(t, kube.Config{})
+	w := newCluster(t, kube.Config{})
 	for i := range 100 {
 		w.server.Put(kubetest.Pod("work", fmt.Sprint("pod-", i), fmt.Sprintf("10.2.0.%d", i), fmt.Sprint("user-", i)))
 	}
@@ -431,7 +431,7 @@ func TestNothingIsAskedAtSteadyState(t *testing.T) {
 // Where rights are to get and list alone: once for each TCP connection, and the log says so once.
 func TestWhereWatchingIsForbidden(t *testing.T) {
 	t.Parallel()
-	w := newTown(t, kube.Config{}, func(s *kubetest.Server) {
+	w := newCluster(t, kube.Config{}, func(s *kubetest.Server) {
 		s.ForbidWatch()
 		s.Put(kubetest.Pod("work", "alice", "10.0.0.1", "alice"))
 	})
@@ -463,7 +463,7 @@ func TestAPodByItsName(t *testing.T) {
 		t.Run(mode, func(t *testing.T) {
 			alice := kubetest.Pod("work", "alice", "10.0.0.1", "alice")
 			outside := kubetest.Pod("elsewhere", "x", "10.0.0.2", "x")
-			w := newTown(t, kube.Config{Namespaces: []string{"work"}}, func(s *kubetest.Server) {
+			w := newCluster(t, kube.Config{Namespaces: []string{"work"}}, func(s *kubetest.Server) {
 				if forbid {
 					s.ForbidWatch()
 				}
@@ -512,7 +512,7 @@ func TestConfigFaults(t *testing.T) {
 // A pod found among 20,000, beside one found among 100.
 func BenchmarkPodAt(b *testing.B) {
 	among := func(pods int) func() {
-		w := newTown(b, kube.Config{})
+		w := newCluster(b, kube.Config{})
 		for i := range pods {
 			w.server.Put(kubetest.Pod("work", fmt.Sprint("pod-", i), fmt.Sprintf("10.%d.%d.%d", 3+i/62500, i/250%250, i%250), "alice"))
 		}
@@ -544,7 +544,7 @@ func BenchmarkTwentyThousandPods(b *testing.B) {
 			prepared = heap()
 		}
 		began := time.Now()
-		w := newTown(b, kube.Config{}, prepare, func(*kubetest.Server) { began = time.Now() })
+		w := newCluster(b, kube.Config{}, prepare, func(*kubetest.Server) { began = time.Now() })
 		last := fmt.Sprintf("10.4.%d.%d", (pods-1)/250%250, (pods-1)%250)
 		b.StartTimer()
 		for {

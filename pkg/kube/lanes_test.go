@@ -22,7 +22,7 @@ import (
 
 // reviewing is an authenticator that has tokens reviewed.
 type reviewing struct {
-	*town
+	*cluster
 	callers *authn.Authenticator
 }
 
@@ -42,7 +42,7 @@ func (directory) UserBySubject(context.Context, string, string, string) (authn.U
 
 func newReviewing(t *testing.T, signed func(context.Context, string) (bool, error)) *reviewing {
 	t.Helper()
-	w := newTown(t, kube.Config{})
+	w := newCluster(t, kube.Config{})
 	w.settle(t)
 	return &reviewing{w, authn.New(authn.Parts{
 		Directory: directory{}, Pods: w.Cluster, ServiceAccounts: kube.Reviewer{Cluster: w.Cluster, Audience: "wts", Signed: signed},

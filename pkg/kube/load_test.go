@@ -31,27 +31,27 @@ var (
 	loadPods = flag.Int("kube.pods", 500, "pods of the cluster")
 )
 
-// street is a row of addresses with a pod at each. At some the pod changes all the time: generation is the
+// podRow is as many addresses with a pod at each. At some the pod changes all the time: generation is the
 // last one that the API server has said is there.
-type street struct {
+type podRow struct {
 	server     *kubetest.Server
 	generation []atomic.Int64
 }
 
-func (s *street) address(house int) string { return fmt.Sprintf("127.1.%d.%d", house/250, house%250+1) }
+func (s *podRow) address(n int) string { return fmt.Sprintf("127.1.%d.%d", n/250, n%250+1) }
 
-func (s *street) move(house int) {
-	now := s.generation[house].Load()
+func (s *podRow) move(n int) {
+	now := s.generation[n].Load()
 	if now > 0 {
-		s.server.Delete("work", fmt.Sprintf("pod-%d-%d", house, now))
+		s.server.Delete("work", fmt.Sprintf("pod-%d-%d", n, now))
 	}
-	pod := kubetest.Pod("work", fmt.Sprintf("pod-%d-%d", house, now+1), s.address(house), fmt.Sprintf("%d-%d", house, now+1))
+	pod := kubetest.Pod("work", fmt.Sprintf("pod-%d-%d", n, now+1), s.address(n), fmt.Sprintf("%d-%d", n, now+1))
 	s.server.Put(kubetest.Grown(pod))
-	s.generation[house].Store(now + 1)
+	s.generation[n].Store(now + 1)
 }
 
 // front is an HTTP server that answers each connection with the user of its pod, as the service does.
-func front(t *testing.T, pods *town) *httptest.Server {
+func front(t *testing.T, pods *cluster) *httptest.Server {
 	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		peer, err := netip.ParseAddrPort(r.RemoteAddr)
 		if err != nil {
@@ -90,12 +90,12 @@ func call(server *httptest.Server, from string) (status, user string, err error)
 // What kubernetes.md says of pods without watch: nothing is refused for lack of a turn, and the answer is as
 // fresh as a list of one's own.
 func TestNewConnectionsWhereWatchingIsForbidden(t *testing.T) {
-	s := &street{generation: make([]atomic.Int64, *loadPods)}
-	w := newTown(t, kube.Config{Namespaces: []string{"work"}}, func(server *kubetest.Server) {
+	s := &podRow{generation: make([]atomic.Int64, *loadPods)}
+	w := newCluster(t, kube.Config{Namespaces: []string{"work"}}, func(server *kubetest.Server) {
 		server.ForbidWatch()
 		s.server = server
-		for house := range *loadPods {
-			s.move(house)
+		for n := range *loadPods {
+			s.move(n)
 		}
 	})
 	server := front(t, w)
@@ -120,9 +120,9 @@ func TestNewConnectionsWhereWatchingIsForbidden(t *testing.T) {
 	for number := range int(loadTime.Seconds() * float64(*loadRate)) { // each at its time, however late the others are
 		time.Sleep(time.Until(began.Add(time.Duration(number) * time.Second / time.Duration(*loadRate))))
 		calling.Go(func() {
-			house := rand.IntN(*loadPods)
-			known, start := s.generation[house].Load(), time.Now()
-			status, user, err := call(server, s.address(house))
+			n := rand.IntN(*loadPods)
+			known, start := s.generation[n].Load(), time.Now()
+			status, user, err := call(server, s.address(n))
 			mu.Lock()
 			defer mu.Unlock()
 			statuses[status]++
@@ -130,14 +130,14 @@ func TestNewConnectionsWhereWatchingIsForbidden(t *testing.T) {
 			var of, generation int64
 			switch {
 			case err != nil || status == "503":
-				t.Errorf("%s: %s %q, %v", s.address(house), status, user, err)
+				t.Errorf("%s: %s %q, %v", s.address(n), status, user, err)
 			case status == "403": // between two pods of an address that changes hands there is none
-				if house >= max(1, *loadPods/10) {
-					t.Errorf("%s has a pod all the time: 403", s.address(house))
+				if n >= max(1, *loadPods/10) {
+					t.Errorf("%s has a pod all the time: 403", s.address(n))
 				}
 			default:
-				if _, err := fmt.Sscanf(user, "%d-%d", &of, &generation); err != nil || of != int64(house) || generation < known {
-					t.Errorf("%s is %q, though the API server had said %d before the request", s.address(house), user, known)
+				if _, err := fmt.Sscanf(user, "%d-%d", &of, &generation); err != nil || of != int64(n) || generation < known {
+					t.Errorf("%s is %q, though the API server had said %d before the request", s.address(n), user, known)
 				}
 			}
 		})

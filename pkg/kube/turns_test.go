@@ -17,19 +17,19 @@ import (
 )
 
 // listing is a cluster that may not be watched.
-func listing(t *testing.T, prepare func(*kubetest.Server)) *town {
+func listing(t *testing.T, prepare func(*kubetest.Server)) *cluster {
 	t.Helper()
-	w := newTown(t, kube.Config{}, func(server *kubetest.Server) { server.ForbidWatch(); prepare(server) })
+	w := newCluster(t, kube.Config{}, func(server *kubetest.Server) { server.ForbidWatch(); prepare(server) })
 	eventually(t, "it says so", func() bool { return w.log.count("pods cannot be watched") == 1 })
 	return w
 }
 
 // connect asks for the pod at an address on a connection of its own.
-func (w *town) connect(address string) (authn.Pod, error) {
+func (w *cluster) connect(address string) (authn.Pod, error) {
 	return w.PodAt(authn.WithConnection(context.Background()), at(address))
 }
 
-func (w *town) lists() int {
+func (w *cluster) lists() int {
 	_, calls := w.server.Calls()
 	return calls["list"]
 }
@@ -195,7 +195,7 @@ func TestACallerWhoGoesAway(t *testing.T) {
 // Strangers do not keep new pods, which the watch has not shown yet, from being found.
 func TestStrangersKeepNoNewPodWaiting(t *testing.T) {
 	t.Parallel()
-	w := newTown(t, kube.Config{})
+	w := newCluster(t, kube.Config{})
 	w.settle(t)
 	step := w.server.HoldEvents()
 	ended := make(chan struct{})

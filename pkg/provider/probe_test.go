@@ -26,7 +26,7 @@ func TestProbe(t *testing.T) {
 		"the document is of another": {answer: says(400, `{"error":"invalid_grant"}`), document: func(d map[string]any) { d["issuer"] = "https://other.example" }, credentials: true, wrong: "https://other.example"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			r := newRogue(t)
+			r := newScripted(t)
 			r.answer(row.answer)
 			r.document = row.document
 			var good []string

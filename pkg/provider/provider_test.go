@@ -22,8 +22,8 @@ import (
 	"github.com/workspace-token-service/wts/pkg/secret"
 )
 
-// rogue is a provider that does what the test tells it to.
-type rogue struct {
+// scripted is a provider that does what the test tells it to.
+type scripted struct {
 	*httptest.Server
 	key *rsa.PrivateKey
 
@@ -34,13 +34,13 @@ type rogue struct {
 	hang     chan struct{} // discovery waits for it
 }
 
-func newRogue(t *testing.T) *rogue {
+func newScripted(t *testing.T) *scripted {
 	t.Helper()
 	key, err := rsa.GenerateKey(rand.Reader, 2048)
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := &rogue{key: key}
+	r := &scripted{key: key}
 	mux := http.NewServeMux()
 	mux.HandleFunc("/.well-known/openid-configuration", func(w http.ResponseWriter, _ *http.Request) {
 		document := map[string]any{
@@ -77,17 +77,17 @@ func newRogue(t *testing.T) *rogue {
 	return r
 }
 
-func (r *rogue) provider(change ...func(*provider.Config)) *provider.Provider {
+func (r *scripted) provider(change ...func(*provider.Config)) *provider.Provider {
 	config := provider.Config{Issuer: r.URL, ClientID: "wts", ClientSecret: "s3cret", UsernameClaim: "context.user.name", RefreshTimeout: 300 * time.Millisecond}
 	for _, one := range change {
 		one(&config)
 	}
-	return provider.New("rogue", config, "https://wts/oauth2/authorize")
+	return provider.New("scripted", config, "https://wts/oauth2/authorize")
 }
 
 type claims = map[string]any
 
-func (r *rogue) claims(changes claims) claims {
+func (r *scripted) claims(changes claims) claims {
 	all := claims{
 		"iss": r.URL, "aud": "wts", "sub": "s-1", "nonce": "the-nonce", "iat": time.Now().Unix(), "exp": time.Now().Add(time.Minute).Unix(),
 		"context": claims{"user": claims{"name": "alice"}},
@@ -117,19 +117,19 @@ func sign(t *testing.T, algorithm jose.SignatureAlgorithm, key any, of claims) s
 	return text
 }
 
-func (r *rogue) answer(answer http.HandlerFunc) {
+func (r *scripted) answer(answer http.HandlerFunc) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.token = answer
 }
 
-func (r *rogue) postCount() int {
+func (r *scripted) postCount() int {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return len(r.posts)
 }
 
-func (r *rogue) give(body claims) {
+func (r *scripted) give(body claims) {
 	r.answer(func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "application/json")
 		_ = json.NewEncoder(w).Encode(body)
@@ -138,9 +138,9 @@ func (r *rogue) give(body claims) {
 
 var login = provider.Login{State: "the-state", Nonce: "the-nonce", Verifier: strings.Repeat("v", 43)}
 
-// Security.md A1, A2, A11: the rogue's metadata does not speak of PKCE.
+// Security.md A1, A2, A11: the scripted's metadata does not speak of PKCE.
 func TestTheLoginURL(t *testing.T) {
-	r := newRogue(t)
+	r := newScripted(t)
 	address, err := r.provider(func(c *provider.Config) {
 		c.Prompt, c.LoginParams = "consent", map[string]string{"hd": "example.org"}
 	}).LoginURL(t.Context(), login)
@@ -164,7 +164,7 @@ func TestTheLoginURL(t *testing.T) {
 }
 
 func TestACodeBecomesAGrant(t *testing.T) {
-	r := newRogue(t)
+	r := newScripted(t)
 	for name, row := range map[string]struct {
 		body    claims
 		refresh secret.Text
@@ -214,7 +214,7 @@ func TestACodeBecomesAGrant(t *testing.T) {
 
 // Security.md A5.
 func TestIDTokensThatAreRefused(t *testing.T) {
-	r := newRogue(t)
+	r := newScripted(t)
 	stranger, err := rsa.GenerateKey(rand.Reader, 2048)
 	if err != nil {
 		t.Fatal(err)
@@ -255,7 +255,7 @@ func TestIDTokensThatAreRefused(t *testing.T) {
 
 // What may name a person: whoever can choose the name can be anybody.
 func TestNamesThatMustNotNameAnybody(t *testing.T) {
-	r := newRogue(t)
+	r := newScripted(t)
 	for name, row := range map[string]struct {
 		claim  string
 		claims claims
@@ -295,7 +295,7 @@ func TestNamesThatMustNotNameAnybody(t *testing.T) {
 
 // Security.md F4: keys that cannot be had are an outage, and what is at hand goes on.
 func TestKeysThatCannotBeHad(t *testing.T) {
-	r := newRogue(t)
+	r := newScripted(t)
 	r.give(claims{"access_token": "a", "expires_in": 60, "id_token": sign(t, jose.RS256, r.key, r.claims(nil))})
 	r.document = func(d map[string]any) { d["jwks_uri"] = "http://127.0.0.1:1/keys" }
 	var failure *provider.Error
@@ -314,7 +314,7 @@ func TestKeysThatCannotBeHad(t *testing.T) {
 
 // Security.md A4.
 func TestDiscoveryThatIsRefused(t *testing.T) {
-	r := newRogue(t)
+	r := newScripted(t)
 	for name, change := range map[string]func(map[string]any){
 		"another issuer":         func(d map[string]any) { d["issuer"] = "https://evil" },
 		"the issuer and a slash": func(d map[string]any) { d["issuer"] = r.URL + "/" },
@@ -336,8 +336,8 @@ func TestDiscoveryThatIsRefused(t *testing.T) {
 }
 
 func TestRedirectsAreNotFollowed(t *testing.T) {
-	r := newRogue(t)
-	evil := newRogue(t)
+	r := newScripted(t)
+	evil := newScripted(t)
 	evil.give(claims{"access_token": "a"})
 	r.answer(func(w http.ResponseWriter, request *http.Request) {
 		http.Redirect(w, request, evil.URL+"/token", http.StatusTemporaryRedirect)
@@ -357,7 +357,7 @@ func TestRedirectsAreNotFollowed(t *testing.T) {
 
 // Refresh-engine.md step 8: what an answer means, and that exactly one request was sent.
 func TestWhatAFailedRefreshMeans(t *testing.T) {
-	r := newRogue(t)
+	r := newScripted(t)
 	oauthError := func(status int, code string) http.HandlerFunc {
 		return func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Content-Type", "application/json")
@@ -413,7 +413,7 @@ func TestWhatAFailedRefreshMeans(t *testing.T) {
 }
 
 func TestRetryAfterIsReadAndBounded(t *testing.T) {
-	r := newRogue(t)
+	r := newScripted(t)
 	for text, want := range map[string]time.Duration{"7": 7 * time.Second, "999999": time.Hour, "-1": 0, "soon": 0, "": 0} {
 		t.Run(text, func(t *testing.T) {
 			r.answer(func(w http.ResponseWriter, _ *http.Request) { w.Header().Set("Retry-After", text); w.WriteHeader(429) })
@@ -427,7 +427,7 @@ func TestRetryAfterIsReadAndBounded(t *testing.T) {
 }
 
 func TestARefreshWithAndWithoutASuccessor(t *testing.T) {
-	r := newRogue(t)
+	r := newScripted(t)
 	for answered, want := range map[string]secret.Text{"rt-2": "rt-2", "": "", "rt-1": ""} {
 		t.Run(answered, func(t *testing.T) {
 			body := claims{"access_token": "at", "expires_in": 60}
@@ -450,7 +450,7 @@ func TestARefreshWithAndWithoutASuccessor(t *testing.T) {
 
 // RFC 9207; security.md A3.
 func TestTheCallbacksIssuer(t *testing.T) {
-	r := newRogue(t)
+	r := newScripted(t)
 	if err := r.provider().CheckIssuer(t.Context(), "", nil); err != nil {
 		t.Errorf("a provider that never promised iss: %v", err)
 	}
@@ -467,7 +467,7 @@ func TestTheCallbacksIssuer(t *testing.T) {
 }
 
 func TestAProviderThatIsDownAndComesBack(t *testing.T) {
-	r := newRogue(t)
+	r := newScripted(t)
 	down := true
 	r.document = func(d map[string]any) {
 		if down {
@@ -496,7 +496,7 @@ func TestAProviderThatIsDownAndComesBack(t *testing.T) {
 
 // A document that has grown old is read again beside the callers, even where reading it hangs.
 func TestADocumentThatHangsSlowsNobody(t *testing.T) {
-	r := newRogue(t)
+	r := newScripted(t)
 	r.give(claims{"access_token": "at", "expires_in": 60})
 	p := r.provider()
 	if _, err := p.Refresh(t.Context(), "rt", "", nil); err != nil {

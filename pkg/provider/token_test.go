@@ -141,7 +141,7 @@ func TestTheIDTokenOfARefresh(t *testing.T) {
 		"where the subject was not known": {issuer: "ISSUER", named: "alice"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			r := newRogue(t)
+			r := newScripted(t)
 			text := cmp.Or(row.idToken, idToken(fmt.Sprintf(`{"iss":%q,"sub":%q}`, strings.Replace(row.issuer, "ISSUER", r.URL, 1), row.named)))
 			r.give(claims{"access_token": "a", "refresh_token": "r2", "expires_in": 60, "id_token": text})
 			tokens, err := r.provider().Refresh(t.Context(), "r1", row.subject, nil)
@@ -179,7 +179,7 @@ func TestTheNameFromUserInfo(t *testing.T) {
 		"verified only in the id_token": {idToken: map[string]any{"email_verified": true}, status: 200, info: `{"sub":"s-1","email":"a@x"}`, want: "a@x"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			r := newRogue(t)
+			r := newScripted(t)
 			info := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, request *http.Request) {
 				if request.Header.Get("Authorization") != "Bearer at" {
 					w.WriteHeader(401)

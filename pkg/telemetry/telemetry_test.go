@@ -15,18 +15,18 @@ import (
 	"github.com/workspace-token-service/wts/pkg/telemetry"
 )
 
-type paper struct {
+type lockedBuffer struct {
 	mu   sync.Mutex
 	text strings.Builder
 }
 
-func (p *paper) Write(text []byte) (int, error) {
+func (p *lockedBuffer) Write(text []byte) (int, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.text.Write(text)
 }
 
-func (p *paper) String() string {
+func (p *lockedBuffer) String() string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.text.String()
@@ -34,7 +34,7 @@ func (p *paper) String() string {
 
 func TestLinesAreGatheredAndWarningsAreNot(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		out := &paper{}
+		out := &lockedBuffer{}
 		log, flush := telemetry.NewLog(telemetry.LogConfig{}, out)
 		log.Info("one")
 		log.Debug("not asked for")
@@ -61,7 +61,7 @@ func TestLinesAreGatheredAndWarningsAreNot(t *testing.T) {
 }
 
 func TestTextAndLevels(t *testing.T) {
-	out := &paper{}
+	out := &lockedBuffer{}
 	log, flush := telemetry.NewLog(telemetry.LogConfig{Level: "debug", Format: "text"}, out)
 	log.Debug("here", slog.Int("n", 1))
 	flush()
@@ -120,12 +120,12 @@ func TestTheAuditIsWrittenBeforeItsCallerGoesOn(t *testing.T) {
 
 // slowPaper takes ten milliseconds for each write.
 type slowPaper struct {
-	paper
+	lockedBuffer
 	writes atomic.Int32
 }
 
 func (p *slowPaper) Write(text []byte) (int, error) {
 	p.writes.Add(1)
 	time.Sleep(10 * time.Millisecond)
-	return p.paper.Write(text)
+	return p.lockedBuffer.Write(text)
 }

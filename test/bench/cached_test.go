@@ -4,14 +4,14 @@ import (
 	"testing"
 	"time"
 
+	"github.com/workspace-token-service/wts/test/deployment"
 	"github.com/workspace-token-service/wts/test/paired"
-	"github.com/workspace-token-service/wts/test/rack"
 )
 
 // newCached runs a service that has a person's token in memory, and logs at a level.
 func newCached(b *testing.B, level string, connections int) *target {
 	b.Helper()
-	r := rack.New(b, rack.Setup{People: 1, Replicas: 1, Life: time.Hour, Rate: 100, Log: level})
+	r := deployment.New(b, deployment.Setup{People: 1, Replicas: 1, Life: time.Hour, Rate: 100, Log: level})
 	r.Connect(b, r.Names[0], time.Hour, false)
 	one := &target{address: r.WTS[0].Address, pid: r.WTS[0].PID()}
 	one.load = newLoad(b, one.address, "/token/?expires=600", 0, connections)

@@ -11,7 +11,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/workspace-token-service/wts/test/rack"
+	"github.com/workspace-token-service/wts/test/deployment"
 )
 
 func cores() int { return runtime.NumCPU() }
@@ -32,7 +32,7 @@ type busy struct {
 func newLoad(b *testing.B, address, path string, person, connections int) *load {
 	b.Helper()
 	l := &load{request: []byte("GET " + path + " HTTP/1.1\r\nHost: " + address + "\r\n\r\n")}
-	dialer := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(rack.AddressOf(person))}}
+	dialer := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(deployment.AddressOf(person))}}
 	for range connections {
 		connection, err := dialer.Dial("tcp", address)
 		if err != nil {

@@ -13,9 +13,9 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/workspace-token-service/wts/pkg/provider/providertest"
+	"github.com/workspace-token-service/wts/test/deployment"
 	"github.com/workspace-token-service/wts/test/instance"
 	"github.com/workspace-token-service/wts/test/paired"
-	"github.com/workspace-token-service/wts/test/rack"
 )
 
 // dead is the life of a token that has to be refreshed at its first use.
@@ -23,11 +23,11 @@ const dead = -time.Second
 
 // together asks for a token once from each of these people's workers, at replica after replica, all at
 // the same time, and returns how long the last answer took.
-func together(b *testing.B, r *rack.Rack, people []int, query string) time.Duration {
+func together(b *testing.B, r *deployment.Deployment, people []int, query string) time.Duration {
 	b.Helper()
 	workers := make([]*http.Client, len(people))
 	for i, person := range people {
-		workers[i] = instance.WorkerAt(rack.AddressOf(person))
+		workers[i] = instance.WorkerAt(deployment.AddressOf(person))
 	}
 	began := time.Now()
 	var all sync.WaitGroup
@@ -50,7 +50,7 @@ func numbers(from, count int) (people []int) {
 }
 
 // connectionWrites is how often a row of connections was written, once the database has counted it.
-func connectionWrites(b *testing.B, r *rack.Rack) (writes int) {
+func connectionWrites(b *testing.B, r *deployment.Deployment) (writes int) {
 	b.Helper()
 	ctx := context.Background()
 	connection, err := pgx.Connect(ctx, r.Database.URL)
@@ -74,7 +74,7 @@ func connectionWrites(b *testing.B, r *rack.Rack) (writes int) {
 func BenchmarkColdToken(b *testing.B) {
 	const people = 60
 	for b.Loop() {
-		r := rack.New(b, rack.Setup{People: people, Replicas: 1, Life: time.Hour, Rate: 10_000})
+		r := deployment.New(b, deployment.Setup{People: people, Replicas: 1, Life: time.Hour, Rate: 10_000})
 		for _, name := range r.Names {
 			r.Connect(b, name, dead, false)
 		}
@@ -110,7 +110,7 @@ func BenchmarkColdToken(b *testing.B) {
 func BenchmarkCallersAtOnce(b *testing.B) {
 	const people, callers = 600, 300
 	for b.Loop() {
-		r := rack.New(b, rack.Setup{People: people + 1, Replicas: 3, Life: time.Hour, Rate: 100_000})
+		r := deployment.New(b, deployment.Setup{People: people + 1, Replicas: 3, Life: time.Hour, Rate: 100_000})
 		for _, name := range r.Names {
 			r.Connect(b, name, dead, false)
 		}
@@ -131,7 +131,7 @@ func BenchmarkCallersAtOnce(b *testing.B) {
 func BenchmarkAnotherProvidersTrouble(b *testing.B) {
 	const people = 40
 	for b.Loop() {
-		r := rack.New(b, rack.Setup{People: people + 1, Replicas: 2, Life: time.Hour, Timeout: time.Minute, Rate: 10_000})
+		r := deployment.New(b, deployment.Setup{People: people + 1, Replicas: 2, Life: time.Hour, Timeout: time.Minute, Rate: 10_000})
 		for i, name := range r.Names {
 			if i < people {
 				r.Connect(b, name, time.Hour, true)
@@ -157,7 +157,7 @@ func BenchmarkAnotherProvidersTrouble(b *testing.B) {
 			asking := &sync.WaitGroup{}
 			for caller := range callers {
 				asking.Go(func() {
-					worker := instance.WorkerAt(rack.AddressOf(caller % people))
+					worker := instance.WorkerAt(deployment.AddressOf(caller % people))
 					for {
 						select {
 						case <-stop:

@@ -9,16 +9,16 @@ import (
 	"testing"
 	"time"
 
+	"github.com/workspace-token-service/wts/test/deployment"
 	"github.com/workspace-token-service/wts/test/instance"
 	"github.com/workspace-token-service/wts/test/paired"
-	"github.com/workspace-token-service/wts/test/rack"
 )
 
 // Rule F1: the slowest of a hundred answers to a good caller, while anonymous callers attack, beside the same
 // while they attack a listener that does nothing: what the attackers cost this machine is in both.
 func BenchmarkGoodCallersBesideAttackers(b *testing.B) {
 	for b.Loop() {
-		r := rack.New(b, rack.Setup{People: 1, Replicas: 1, Life: time.Hour, Rate: 100})
+		r := deployment.New(b, deployment.Setup{People: 1, Replicas: 1, Life: time.Hour, Rate: 100})
 		r.Connect(b, r.Names[0], time.Hour, false)
 		idle := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusForbidden) }))
 		good := newLoad(b, r.WTS[0].Address, "/token/", 0, 4)

@@ -8,8 +8,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/workspace-token-service/wts/test/deployment"
 	"github.com/workspace-token-service/wts/test/paired"
-	"github.com/workspace-token-service/wts/test/rack"
 )
 
 // The program, static, as it is released.
@@ -34,14 +34,14 @@ func BenchmarkBinary(b *testing.B) {
 func BenchmarkAMillionConnections(b *testing.B) {
 	const people = 1000
 	for b.Loop() {
-		var racks [2]*rack.Rack
-		for i := range racks {
-			racks[i] = rack.New(b, rack.Setup{People: people, Replicas: 1, Life: time.Hour, Rate: 100})
-			for _, name := range racks[i].Names {
-				racks[i].Connect(b, name, time.Hour, false)
+		var deployments [2]*deployment.Deployment
+		for i := range deployments {
+			deployments[i] = deployment.New(b, deployment.Setup{People: people, Replicas: 1, Life: time.Hour, Rate: 100})
+			for _, name := range deployments[i].Names {
+				deployments[i].Connect(b, name, time.Hour, false)
 			}
 		}
-		many := racks[1]
+		many := deployments[1]
 		many.Exec(b, `INSERT INTO users (id, issuer, subject, username, created_at) SELECT 'filler-' || n, 'https://op', 'filler-' || n, 'filler-' || n, 0 FROM generate_series(1, 1000000) n`)
 		many.Exec(b, `INSERT INTO connections (user_id, provider, subject, phase, version, refresh_token, refresh_digest, access_token, access_issued_at, access_expires_at, connected_at, updated_at)
 			SELECT 'filler-' || n, 'main', 'filler-' || n, 'ready', 1, 'x', decode(md5(n::text), 'hex'), 'x', 1, 2, 0, 0 FROM generate_series(1, 1000000) n`)
@@ -50,9 +50,9 @@ func BenchmarkAMillionConnections(b *testing.B) {
 		var ratios []float64
 		var took [2]time.Duration
 		for person := range people {
-			for step := range racks {
+			for step := range deployments {
 				at := (person + step) % 2
-				l := newLoad(b, racks[at].WTS[0].Address, "/token/", person, 1)
+				l := newLoad(b, deployments[at].WTS[0].Address, "/token/", person, 1)
 				began := time.Now()
 				if status := l.connections[0].ask(l.request); status != http.StatusOK {
 					b.Fatalf("answered %d", status)

@@ -6,13 +6,13 @@ import (
 	"testing"
 	"time"
 
-	"github.com/workspace-token-service/wts/test/rack"
+	"github.com/workspace-token-service/wts/test/deployment"
 )
 
 // Each token that a caller has is in the audit, though the process is killed in the next moment; and a
 // command says who ran it.
 func TestTheAuditSurvivesAKill(t *testing.T) {
-	r := rack.New(t, rack.Setup{People: 1, Replicas: 1, Life: time.Hour, Rate: 10, Log: "info"})
+	r := deployment.New(t, deployment.Setup{People: 1, Replicas: 1, Life: time.Hour, Rate: 10, Log: "info"})
 	r.Connect(t, r.Names[0], time.Hour, false)
 	worker, handed := r.Worker(0), 0
 	for range 2 {

@@ -12,15 +12,15 @@ import (
 	"testing"
 	"time"
 
+	"github.com/workspace-token-service/wts/test/deployment"
 	"github.com/workspace-token-service/wts/test/instance"
-	"github.com/workspace-token-service/wts/test/rack"
 )
 
 // Rule F2: 2,000 peers with unfinished heads of 1 byte to 64 KiB stay within the memory that the chart
 // allows, and a worker is answered meanwhile. A head of 60 KiB is answered as well.
 func TestExactUnfinishedHeadsAreBounded(t *testing.T) {
 	const peers, most = 2000, 384 // MiB
-	r := rack.New(t, rack.Setup{People: 1, Replicas: 1, Life: time.Hour, Rate: 10})
+	r := deployment.New(t, deployment.Setup{People: 1, Replicas: 1, Life: time.Hour, Rate: 10})
 	r.Connect(t, r.Names[0], time.Hour, false)
 	wts := r.WTS[0]
 	worker := r.Worker(0)

@@ -13,8 +13,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/workspace-token-service/wts/test/deployment"
 	"github.com/workspace-token-service/wts/test/instance"
-	"github.com/workspace-token-service/wts/test/rack"
 )
 
 // balancer sends requests to the replicas that were ready when it looked last, once a second, as a Service
@@ -77,11 +77,11 @@ func (b *balancer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // whose tokens are at hand and people whose tokens have expired: each is answered, and with 200.
 func TestARollingUpdateRefusesNoRequest(t *testing.T) {
 	const people, each = 50, 200
-	r := rack.New(t, rack.Setup{People: people, Replicas: 3, Life: 3 * time.Second, Rate: 200, DrainDelay: 2500 * time.Millisecond})
+	r := deployment.New(t, deployment.Setup{People: people, Replicas: 3, Life: 3 * time.Second, Rate: 200, DrainDelay: 2500 * time.Millisecond})
 	b := &balancer{replicas: r.WTS}
 	for i, name := range r.Names {
 		r.Connect(t, name, 3*time.Second, false)
-		dialer := &net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(rack.AddressOf(i))}}
+		dialer := &net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(deployment.AddressOf(i))}}
 		b.people = append(b.people, &http.Client{Timeout: 20 * time.Second, Transport: &http.Transport{DialContext: dialer.DialContext}})
 	}
 	ctx, cancel := context.WithCancel(t.Context())

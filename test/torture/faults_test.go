@@ -64,7 +64,7 @@ var kinds = []string{kill, pause, stop, restart, stepForward, stepBack, dropProv
 
 // nemesis carries out the schedule that a seed gives.
 type nemesis struct {
-	victim
+	tortured
 	chance *rand.Rand
 	// longest is how long an outage lasts at most: where the provider has a grace, 5 s less than that. late is
 	// how late an answer may be.
@@ -74,8 +74,8 @@ type nemesis struct {
 	faults []fault
 }
 
-func newNemesis(r victim) *nemesis {
-	n := &nemesis{victim: r, chance: rand.New(rand.NewPCG(*seed, 1<<40)), longest: *longest, late: *late}
+func newNemesis(r tortured) *nemesis {
+	n := &nemesis{tortured: r, chance: rand.New(rand.NewPCG(*seed, 1<<40)), longest: *longest, late: *late}
 	if spare := *grace - 5*time.Second; spare > 0 {
 		n.longest = min(n.longest, spare)
 	}

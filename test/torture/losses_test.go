@@ -173,7 +173,7 @@ type refusal struct {
 }
 
 // rowOf reads a person's row, all but the sealed tokens.
-func (r victim) rowOf(name string) refusal {
+func (r tortured) rowOf(name string) refusal {
 	found := refusal{name: name, at: time.Now()}
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
@@ -202,7 +202,7 @@ type line struct {
 const clock = "15:04:05.000"
 
 // history is all that is known of a loss, in the order of time.
-func (r victim) history(l *ledger, of loss, faults []fault, refusals []refusal) string {
+func (r tortured) history(l *ledger, of loss, faults []fault, refusals []refusal) string {
 	name, events := of.reuse.Subject, l.of[of.reuse.Subject]
 	// From two rotations before the token that came back was given: what was before that went well.
 	from, given, earlier := time.Time{}, 0, 0
@@ -278,7 +278,7 @@ func (l *ledger) describe(event providertest.Event) string {
 }
 
 // describe names the tokens of a row by their digests, and gives its times as the age that they had.
-func (r victim) describe(l *ledger, of refusal) string {
+func (r tortured) describe(l *ledger, of refusal) string {
 	if of.err != nil {
 		return of.err.Error()
 	}
@@ -306,7 +306,7 @@ func (r victim) describe(l *ledger, of refusal) string {
 
 func short(text string) string { return text[:min(len(text), 16)] }
 
-func (r victim) tokenOf(l *ledger, digest []byte) string {
+func (r tortured) tokenOf(l *ledger, digest []byte) string {
 	for token, name := range l.names {
 		if bytes.Equal(r.Digest(token), digest) {
 			return "token " + name
@@ -317,7 +317,7 @@ func (r victim) tokenOf(l *ledger, digest []byte) string {
 
 // logged are a replica's lines about a person, but for what was served, and its warnings; what it says again and
 // again stands once.
-func (r victim) logged(at int, name string, from, to time.Time) (lines []line) {
+func (r tortured) logged(at int, name string, from, to time.Time) (lines []line) {
 	file, err := os.Open(r.WTS[at].LogFile())
 	if err != nil {
 		return []line{{from, err.Error()}}

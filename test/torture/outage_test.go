@@ -13,13 +13,13 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/workspace-token-service/wts/pkg/provider/providertest"
-	"github.com/workspace-token-service/wts/test/rack"
+	"github.com/workspace-token-service/wts/test/deployment"
 )
 
 var outage = flag.Duration("torture.outage", 3*time.Second, "how long the provider, and then the database, is away")
 
 // sealed is what must not change while somebody is away: every sealed token and every end.
-func (r victim) sealed(t *testing.T) (rows []string) {
+func (r tortured) sealed(t *testing.T) (rows []string) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
@@ -40,10 +40,10 @@ func (r victim) sealed(t *testing.T) (rows []string) {
 	return rows
 }
 
-func (r victim) providerAway() { r.Provider.Fail(&providertest.Fault{Down: true}) }
+func (r tortured) providerAway() { r.Provider.Fail(&providertest.Fault{Down: true}) }
 
 // renewAll lets every connection begin a new life, so that all of them are due at once.
-func (r victim) renewAll(t *testing.T) {
+func (r tortured) renewAll(t *testing.T) {
 	t.Helper()
 	r.Exec(t, "UPDATE connections SET access_expires_at = access_issued_at + 1")
 	if lost := r.lost(t); len(lost) > 0 {
@@ -52,7 +52,7 @@ func (r victim) renewAll(t *testing.T) {
 }
 
 // shorten leaves the tokens of these people that long to live.
-func (r victim) shorten(t *testing.T, people []int, left time.Duration) {
+func (r tortured) shorten(t *testing.T, people []int, left time.Duration) {
 	t.Helper()
 	for _, at := range people {
 		r.Exec(t, "UPDATE connections SET access_expires_at = (extract(epoch FROM clock_timestamp()) * 1000)::bigint + $1 WHERE user_id = (SELECT id FROM users WHERE username = $2)", left.Milliseconds(), r.Names[at])
@@ -68,7 +68,7 @@ func TestOutages(t *testing.T) {
 	const rate = 20
 	const working, idle = 20, 30
 	life := *outage * 10 / 3
-	r := newVictim(t, rack.Setup{People: working + idle, Replicas: 2, Life: life, Rate: rate})
+	r := newTortured(t, deployment.Setup{People: working + idle, Replicas: 2, Life: life, Rate: rate})
 	for _, turn := range []struct {
 		name      string
 		away, end func()
@@ -129,7 +129,7 @@ func TestOutages(t *testing.T) {
 
 // recovery is how many posts there were in the busiest second since then, and how many living tokens
 // were refreshed before the last of the dead.
-func (r victim) recovery(since time.Time, dead []string) (most, living int) {
+func (r tortured) recovery(since time.Time, dead []string) (most, living int) {
 	var posts []time.Time
 	before, seen := 0, map[string]bool{}
 	for _, event := range r.Provider.Events() {

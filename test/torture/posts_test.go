@@ -9,7 +9,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/workspace-token-service/wts/test/rack"
+	"github.com/workspace-token-service/wts/test/deployment"
 )
 
 var (
@@ -20,7 +20,7 @@ var (
 // Tokens that do not live for what is asked are refreshed once in half a life, however many ask.
 func TestPostsForShortLives(t *testing.T) {
 	const connections, callers = 10, 50 // of each
-	r := newVictim(t, rack.Setup{People: connections, Replicas: 3, Life: *shortLife, Rate: 1000})
+	r := newTortured(t, deployment.Setup{People: connections, Replicas: 3, Life: *shortLife, Rate: 1000})
 	before := r.Provider.Ledger()
 	stop := time.Now().Add(*shortLife * 195 / 100)
 	var all sync.WaitGroup
@@ -49,7 +49,7 @@ func TestPostsForShortLives(t *testing.T) {
 func TestOnePostForEachExpiry(t *testing.T) {
 	const connections, callers = 20, 500
 	const life = 4 * time.Second // so that a token is enough for two of them: what is asked is capped at half
-	r := newVictim(t, rack.Setup{People: connections, Replicas: 3, Life: life, Rate: 1000, Revokes: true})
+	r := newTortured(t, deployment.Setup{People: connections, Replicas: 3, Life: life, Rate: 1000, Revokes: true})
 	began, before := time.Now(), r.Provider.Ledger()
 	workers := make([][]*http.Client, connections)
 	last, renewed := make([]string, connections), make([]time.Time, connections)

@@ -9,7 +9,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/workspace-token-service/wts/test/rack"
+	"github.com/workspace-token-service/wts/test/deployment"
 )
 
 var promotions = flag.Int("torture.promotions", 1, "how often a standby that lacks the last second of commits takes the database's place")
@@ -20,8 +20,8 @@ var promotions = flag.Int("torture.promotions", 1, "how often a standby that lac
 func TestPromotions(t *testing.T) {
 	const working, leaving, newcomers = 40, 2, 1 // of whom the last two leave or come in each lost second
 	people := working + (leaving+newcomers)**promotions
-	r := rack.New(t, rack.Setup{People: people, Replicas: 3, Life: life, Rate: 1000, Standby: true})
-	v := victim{r}
+	r := deployment.New(t, deployment.Setup{People: people, Replicas: 3, Life: life, Rate: 1000, Standby: true})
+	v := tortured{r}
 	for i := range working + leaving**promotions {
 		if err := r.LogIn(t.Context(), r.Names[i]); err != nil {
 			t.Fatal(err)
@@ -109,8 +109,8 @@ func TestPromotions(t *testing.T) {
 // A database that is set back without another name, as by a crash without synchronous commits: a replica that
 // had stored a later row brings it back before it does anything with it.
 func TestRowsThatAreSetBack(t *testing.T) {
-	r := rack.New(t, rack.Setup{People: 10, Replicas: 1, Life: life, Rate: 1000})
-	v := victim{r}
+	r := deployment.New(t, deployment.Setup{People: 10, Replicas: 1, Life: life, Rate: 1000})
+	v := tortured{r}
 	r.LogInAll(t)
 	serve := func(within time.Duration) {
 		for i := range r.Names {

@@ -13,9 +13,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/workspace-token-service/wts/test/deployment"
 	"github.com/workspace-token-service/wts/test/instance"
 	"github.com/workspace-token-service/wts/test/network"
-	"github.com/workspace-token-service/wts/test/rack"
 )
 
 var (
@@ -44,7 +44,7 @@ func TestTorture(t *testing.T) {
 	if !network.Own(t) {
 		return
 	}
-	r := newVictim(t, rack.Setup{
+	r := newTortured(t, deployment.Setup{
 		People: *people, Replicas: *replicas, Grace: *grace, Life: life, Rate: 1000, Timeout: *late + 5*time.Second, Log: "info", Apart: true,
 	})
 	before := r.Provider.Ledger()

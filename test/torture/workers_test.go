@@ -13,17 +13,17 @@ import (
 	"testing"
 	"time"
 
-	"github.com/workspace-token-service/wts/test/rack"
+	"github.com/workspace-token-service/wts/test/deployment"
 )
 
-// victim is a deployment that is hurt.
-type victim struct{ *rack.Rack }
+// tortured is a deployment that is hurt.
+type tortured struct{ *deployment.Deployment }
 
-func newVictim(t *testing.T, of rack.Setup) victim {
+func newTortured(t *testing.T, of deployment.Setup) tortured {
 	t.Helper()
-	r := rack.New(t, of)
+	r := deployment.New(t, of)
 	r.LogInAll(t)
-	return victim{r}
+	return tortured{r}
 }
 
 // tally is what the workers saw.
@@ -39,7 +39,7 @@ type tally struct {
 
 // work lets the workers of these people, by number, ask all the time, each at a replica of its choice,
 // until stop closes. Who is refused logs in again, as a person would.
-func (r victim) work(t *testing.T, seen *tally, people []int, stop <-chan struct{}) *sync.WaitGroup {
+func (r tortured) work(t *testing.T, seen *tally, people []int, stop <-chan struct{}) *sync.WaitGroup {
 	working := &sync.WaitGroup{}
 	for _, at := range people {
 		working.Go(func() {
@@ -69,7 +69,7 @@ func (r victim) work(t *testing.T, seen *tally, people []int, stop <-chan struct
 }
 
 // everybody are the numbers of all.
-func (r victim) everybody() (people []int) {
+func (r tortured) everybody() (people []int) {
 	for i := range r.Names {
 		people = append(people, i)
 	}
@@ -100,7 +100,7 @@ func (d dead) String() string {
 }
 
 // inspect holds a token that was handed out to what the provider knows of it.
-func (r victim) inspect(seen *tally, token, name string, replica int, asked time.Time) {
+func (r tortured) inspect(seen *tally, token, name string, replica int, asked time.Time) {
 	if token == "" {
 		return
 	}
@@ -149,7 +149,7 @@ func (s *tally) percentile(share float64) time.Duration {
 }
 
 // lost asks for everybody once more, when all is well, and returns who has to log in again.
-func (r victim) lost(t *testing.T) (names []string) {
+func (r tortured) lost(t *testing.T) (names []string) {
 	t.Helper()
 	for i, name := range r.Names {
 		client := r.Worker(i)

@@ -36,8 +36,8 @@ const (
 	minTests       = 1.2
 )
 
-// house is what is measured of a tree.
-type house struct {
+// tree is what is measured of a tree.
+type tree struct {
 	root    string
 	files   *token.FileSet
 	imports map[string]map[string]bool
@@ -56,7 +56,7 @@ type length struct {
 }
 
 func TestShape(t *testing.T) {
-	h := &house{
+	h := &tree{
 		root: "../..", files: token.NewFileSet(), imports: map[string]map[string]bool{},
 		methods: map[string]int{}, fields: map[string]int{}, interfaces: map[string]int{},
 	}
@@ -125,7 +125,7 @@ func widest(table map[string]int) string {
 	return strings.Join(all, ", ")
 }
 
-func (h *house) visit(name string, entry fs.DirEntry, err error) error {
+func (h *tree) visit(name string, entry fs.DirEntry, err error) error {
 	if err != nil {
 		return err
 	}
@@ -192,7 +192,7 @@ func lines(text []byte) (code, comments int) {
 	return len(coded), comments
 }
 
-func (h *house) read(folder string, file *ast.File) {
+func (h *tree) read(folder string, file *ast.File) {
 	names := map[string]bool{} // by which the file knows other packages of this module
 	for _, line := range file.Imports {
 		target, ours := strings.CutPrefix(strings.Trim(line.Path.Value, `"`), module)
@@ -224,7 +224,7 @@ func (h *house) read(folder string, file *ast.File) {
 	}
 }
 
-func (h *house) readType(name string, of ast.Expr, names map[string]bool, inPkg bool) {
+func (h *tree) readType(name string, of ast.Expr, names map[string]bool, inPkg bool) {
 	switch kind := of.(type) {
 	case *ast.InterfaceType:
 		h.interfaces[name] = kind.Methods.NumFields()
@@ -263,7 +263,7 @@ func foreign(of ast.Expr, names map[string]bool) (found bool) {
 }
 
 // chain is the longest chain of packages that import one another.
-func (h *house) chain() (longest []string) {
+func (h *tree) chain() (longest []string) {
 	known := map[string][]string{}
 	var from func(name string) []string
 	from = func(name string) []string {

@@ -1,7 +1,7 @@
-// Package rack runs a whole deployment for tests that hurt or measure it: replicas of wts on a
+// Package deployment runs a whole deployment for tests that hurt or measure it: replicas of wts on a
 // PostgreSQL of their own, providers with a ledger, and people whose workers are known by their
 // address.
-package rack
+package deployment
 
 import (
 	"cmp"
@@ -29,7 +29,7 @@ import (
 	"github.com/workspace-token-service/wts/test/pgtest"
 )
 
-// Setup is what a rack is made of.
+// Setup is what a deployment is made of.
 type Setup struct {
 	People, Replicas int
 	// Grace is the provider's, Life that of its access tokens; Timeout is how long an answer of it is
@@ -51,8 +51,8 @@ type Setup struct {
 	Apart bool
 }
 
-// Rack is a deployment.
-type Rack struct {
+// Deployment is a deployment.
+type Deployment struct {
 	Database *pgtest.Cluster
 	// Pair is the database with its standby, where there is one.
 	Pair *pgtest.Pair
@@ -72,9 +72,9 @@ type Rack struct {
 }
 
 // New runs a deployment, in which nobody has logged in yet, until the test ends.
-func New(t testing.TB, of Setup) *Rack {
+func New(t testing.TB, of Setup) *Deployment {
 	t.Helper()
-	r := &Rack{browser: http.DefaultTransport}
+	r := &Deployment{browser: http.DefaultTransport}
 	addresses, place := make([]string, of.Replicas), place{provider: providertest.Options{}}
 	if of.Apart {
 		r.Hosts = network.Hosts(t, of.Replicas)
@@ -176,9 +176,9 @@ providers:
 func AddressOf(at int) string { return fmt.Sprintf("127.1.%d.%d", at/250, at%250+1) }
 
 // Worker is a person's, by their number.
-func (r *Rack) Worker(at int) *http.Client { return instance.WorkerAt(r.workerAddress(at)) }
+func (r *Deployment) Worker(at int) *http.Client { return instance.WorkerAt(r.workerAddress(at)) }
 
-func (r *Rack) workerAddress(at int) string {
+func (r *Deployment) workerAddress(at int) string {
 	if r.Hosts != nil {
 		return network.Worker(at)
 	}
@@ -186,7 +186,7 @@ func (r *Rack) workerAddress(at int) string {
 }
 
 // addressOfReplica is what a replica listens on.
-func (r *Rack) addressOfReplica(t testing.TB, at int) string {
+func (r *Deployment) addressOfReplica(t testing.TB, at int) string {
 	if host := r.host(at); host != nil {
 		return net.JoinHostPort(host.Address, "8080")
 	}
@@ -194,7 +194,7 @@ func (r *Rack) addressOfReplica(t testing.TB, at int) string {
 }
 
 // host is a replica's, nil on the loopback address.
-func (r *Rack) host(at int) *network.Host {
+func (r *Deployment) host(at int) *network.Host {
 	if r.Hosts == nil {
 		return nil
 	}
@@ -202,7 +202,7 @@ func (r *Rack) host(at int) *network.Host {
 }
 
 // LogIn logs a person in with a browser.
-func (r *Rack) LogIn(ctx context.Context, name string) error {
+func (r *Deployment) LogIn(ctx context.Context, name string) error {
 	page, err := providertest.LogIn(ctx, providertest.BrowserOver(r.browser), r.login, name, "p")
 	if err != nil || page.Status != http.StatusOK {
 		return fmt.Errorf("logging in %s: %d, %w", name, page.Status, err)
@@ -211,7 +211,7 @@ func (r *Rack) LogIn(ctx context.Context, name string) error {
 }
 
 // LogInAll logs everybody in.
-func (r *Rack) LogInAll(t testing.TB) {
+func (r *Deployment) LogInAll(t testing.TB) {
 	t.Helper()
 	for _, name := range r.Names {
 		if err := r.LogIn(t.Context(), name); err != nil {
@@ -222,7 +222,7 @@ func (r *Rack) LogInAll(t testing.TB) {
 
 // Connect stores a grant of a person's as a login does, without one: at the provider, or at the second
 // one too. The access token is 900 bytes, and lives that long; a dead one is refreshed at its first use.
-func (r *Rack) Connect(t testing.TB, name string, life time.Duration, second bool) (userID string) {
+func (r *Deployment) Connect(t testing.TB, name string, life time.Duration, second bool) (userID string) {
 	t.Helper()
 	opened, err := r.store()
 	if err != nil {
@@ -252,14 +252,14 @@ func (r *Rack) Connect(t testing.TB, name string, life time.Duration, second boo
 }
 
 // Expire ends the life of everybody's access token at a provider, of which the replicas hear.
-func (r *Rack) Expire(t testing.TB, providerID string) {
+func (r *Deployment) Expire(t testing.TB, providerID string) {
 	t.Helper()
 	r.Exec(t, "UPDATE connections SET access_expires_at = access_issued_at + 1 WHERE provider = $1", providerID)
 	time.Sleep(time.Second)
 }
 
 // Exec runs a statement on the connections, of which the replicas hear.
-func (r *Rack) Exec(t testing.TB, statement string, arguments ...any) {
+func (r *Deployment) Exec(t testing.TB, statement string, arguments ...any) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	defer cancel()

@@ -1,4 +1,4 @@
-package rack
+package deployment
 
 import (
 	"context"

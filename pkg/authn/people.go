@@ -13,41 +13,53 @@ const maxPeople = 100_000
 // Nobody is remembered as unknown: whoever logs in for the first time is known at once.
 type people struct {
 	directory Directory
-	byName    *otter.Cache[string, User]
-	byID      *otter.Cache[string, User]
+	byName    *otter.Cache[string, *User]
+	byID      *otter.Cache[string, *User]
 }
 
 func newPeople(directory Directory) *people {
-	remember := &otter.Options[string, User]{MaximumSize: maxPeople}
+	remember := &otter.Options[string, *User]{MaximumSize: maxPeople}
 	return &people{directory: directory, byName: otter.Must(remember), byID: otter.Must(remember)}
 }
 
 // named finds a user by name. Somebody who never logged in is a user without an id.
 func (p *people) named(ctx context.Context, username string) (User, error) {
 	if user, ok := p.byName.GetIfPresent(username); ok {
-		return user, nil
+		return *user, nil
 	}
-	user, err := p.byName.Get(context.WithoutCancel(ctx), username, otter.LoaderFunc[string, User](p.directory.UserByName))
+	user, err := p.byName.Get(context.WithoutCancel(ctx), username, loader(p.directory.UserByName))
 	if errors.Is(err, ErrUnknown) {
 		return User{Username: username}, nil
 	}
 	if err != nil {
 		return User{}, outage(err)
 	}
-	return user, nil
+	return *user, nil
+}
+
+// loader reads what a cache does not hold. Caches hold pointers: each other type of value is a hundred kilobytes of
+// the binary.
+func loader[K comparable, V any](read func(context.Context, K) (V, error)) otter.LoaderFunc[K, *V] {
+	return func(ctx context.Context, key K) (*V, error) {
+		value, err := read(ctx, key)
+		return &value, err
+	}
 }
 
 // withID finds a user by their own id, which never means anybody else. A user who is not there is not remembered: one
 // who logs in again has to be found at once.
 func (p *people) withID(ctx context.Context, id string) (User, error) {
 	if user, ok := p.byID.GetIfPresent(id); ok {
-		return user, nil
+		return *user, nil
 	}
-	user, err := p.byID.Get(context.WithoutCancel(ctx), id, otter.LoaderFunc[string, User](p.directory.UserByID))
-	if err != nil && !errors.Is(err, ErrUnknown) {
+	user, err := p.byID.Get(context.WithoutCancel(ctx), id, loader(p.directory.UserByID))
+	switch {
+	case errors.Is(err, ErrUnknown):
+		return User{}, ErrUnknown
+	case err != nil:
 		return User{}, outage(err)
 	}
-	return user, err
+	return *user, nil
 }
 
 // ForgetUser drops what is remembered of a user. The change feed calls it.

@@ -39,10 +39,10 @@ type Sessions struct {
 
 	config SessionConfig
 	store  SessionStore
-	cache  *otter.Cache[SessionDigest, BrowserSession]
+	cache  *otter.Cache[SessionDigest, *BrowserSession]
 	// unknown are digests of no session, for a few seconds: a cookie that was made up asks the
 	// database once. Handles are random, so that none of them comes to be one.
-	unknown *otter.Cache[SessionDigest, struct{}]
+	unknown *otter.Cache[SessionDigest, *BrowserSession] // without a value
 	now     func() time.Time
 }
 
@@ -60,9 +60,9 @@ func NewSessions(config Config, store SessionStore, secure bool, now func() time
 	}
 	return &Sessions{
 		Cookie: cookie, config: config.WithDefaults().Session, store: store, now: now,
-		cache: otter.Must(&otter.Options[SessionDigest, BrowserSession]{MaximumSize: maxSessions}),
-		unknown: otter.Must(&otter.Options[SessionDigest, struct{}]{
-			MaximumSize: maxSessions, ExpiryCalculator: otter.ExpiryWriting[SessionDigest, struct{}](unknownFor),
+		cache: otter.Must(&otter.Options[SessionDigest, *BrowserSession]{MaximumSize: maxSessions}),
+		unknown: otter.Must(&otter.Options[SessionDigest, *BrowserSession]{
+			MaximumSize: maxSessions, ExpiryCalculator: otter.ExpiryWriting[SessionDigest, *BrowserSession](unknownFor),
 		}),
 	}
 }
@@ -153,15 +153,15 @@ func (s *Sessions) find(r *http.Request) (BrowserSession, error) {
 // load reads a session through memory. A digest of no session is remembered for a moment, so that a browser with an
 // old cookie does not ask the database at each request.
 func (s *Sessions) load(ctx context.Context, digest SessionDigest) (BrowserSession, error) {
-	session, err := s.cache.Get(ctx, digest, otter.LoaderFunc[SessionDigest, BrowserSession](s.store.Session))
+	session, err := s.cache.Get(ctx, digest, loader(s.store.Session))
 	switch {
 	case errors.Is(err, ErrUnknown):
-		s.unknown.Set(digest, struct{}{})
+		s.unknown.Set(digest, nil)
 		return BrowserSession{}, ErrNoProof
 	case err != nil:
 		return BrowserSession{}, outage(err)
 	}
-	return session, nil
+	return *session, nil
 }
 
 // touch notes that the session is in use, coarsely: at most once in a hundredth of its idle time.

@@ -18,7 +18,7 @@ type index struct {
 	nodes     map[netip.Addr]int // how many pods name it as their host
 	scopes    map[string]*scope
 	changed   chan struct{} // closed and replaced at every change
-	pins      *otter.Cache[string, string]
+	pins      *otter.Cache[string, *string]
 }
 
 // scope is one namespace that is followed, or all.
@@ -27,7 +27,7 @@ type scope struct {
 	contact time.Time // last heard of the API server
 }
 
-func newIndex(scopes []string, pins *otter.Cache[string, string]) *index {
+func newIndex(scopes []string, pins *otter.Cache[string, *string]) *index {
 	i := &index{
 		pins:  pins,
 		byUID: map[string]*pod{}, byAddress: map[netip.Addr][]*pod{}, nodes: map[netip.Addr]int{},
@@ -95,7 +95,7 @@ func (i *index) putLocked(fresh *pod) (annotationChanged bool) {
 		fresh.Username = known.Username
 		i.dropLocked(known)
 	} else { // it may have been asked for before it was followed
-		fresh.Username, _ = i.pins.SetIfAbsent(fresh.UID, fresh.annotated)
+		fresh.Username = pin(i.pins, fresh)
 		annotationChanged = fresh.Username != fresh.annotated
 	}
 	i.byUID[fresh.UID] = fresh
@@ -108,6 +108,13 @@ func (i *index) putLocked(fresh *pod) (annotationChanged bool) {
 	close(i.changed)
 	i.changed = make(chan struct{})
 	return annotationChanged
+}
+
+// pin is the annotation of a pod at its first sight.
+func pin(pins *otter.Cache[string, *string], fresh *pod) string {
+	annotated := fresh.annotated // a copy: the pod itself is not kept
+	first, _ := pins.SetIfAbsent(fresh.UID, &annotated)
+	return *first
 }
 
 // drop forgets a pod that is gone; another by the same name has another UID.

@@ -120,12 +120,14 @@ type Cluster struct {
 	lanes   *lanes
 	waiting *waitingRoom
 	flights singleflight.Group
-	told    *otter.Cache[netip.Addr, string] // pods that were asked for and that the index has yet to hear of, by UID
-	absent  *otter.Cache[string, struct{}]   // addresses that had no pod a moment ago
-	living  *otter.Cache[string, *pod]       // pods by UID, where nothing is watched
-	pins    *otter.Cache[string, string]     // annotations by UID, where nothing is watched
-	reviews *otter.Cache[[32]byte, reviewed]
-	gone    *otter.Cache[string, struct{}] // UIDs of pods that were deleted a moment ago
+	// Caches hold pointers: each other type of value is a hundred kilobytes of the binary. Where the key alone says
+	// something, there is no value.
+	told    *otter.Cache[netip.Addr, *string] // pods that were asked for and that the index has yet to hear of, by UID
+	absent  *otter.Cache[string, *pod]        // addresses that had no pod a moment ago
+	living  *otter.Cache[string, *pod]        // pods by UID, where nothing is watched
+	pins    *otter.Cache[string, *string]     // annotations by UID, where nothing is watched
+	reviews *otter.Cache[[32]byte, *reviewed]
+	gone    *otter.Cache[string, *pod] // UIDs of pods that were deleted a moment ago
 }
 
 const (
@@ -191,13 +193,13 @@ func newCluster(config Config, connection *rest.Config, observer Observer, log *
 		observer: observer, log: log, now: time.Now,
 		lanes:   newLanes(),
 		waiting: &waitingRoom{at: map[netip.Addr]int{}},
-		gone:    otter.Must(&otter.Options[string, struct{}]{MaximumSize: maxKept, ExpiryCalculator: otter.ExpiryWriting[string, struct{}](livesFor)}),
-		told:    otter.Must(&otter.Options[netip.Addr, string]{MaximumSize: maxKept, ExpiryCalculator: otter.ExpiryWriting[netip.Addr, string](toldFor)}),
-		absent:  otter.Must(&otter.Options[string, struct{}]{MaximumSize: maxKept, ExpiryCalculator: otter.ExpiryWriting[string, struct{}](absentFor)}),
+		gone:    otter.Must(&otter.Options[string, *pod]{MaximumSize: maxKept, ExpiryCalculator: otter.ExpiryWriting[string, *pod](livesFor)}),
+		told:    otter.Must(&otter.Options[netip.Addr, *string]{MaximumSize: maxKept, ExpiryCalculator: otter.ExpiryWriting[netip.Addr, *string](toldFor)}),
+		absent:  otter.Must(&otter.Options[string, *pod]{MaximumSize: maxKept, ExpiryCalculator: otter.ExpiryWriting[string, *pod](absentFor)}),
 		living:  otter.Must(&otter.Options[string, *pod]{MaximumSize: maxKept, ExpiryCalculator: otter.ExpiryWriting[string, *pod](livesFor)}),
-		pins:    otter.Must(&otter.Options[string, string]{MaximumSize: maxKept}),
-		reviews: otter.Must(&otter.Options[[32]byte, reviewed]{
-			MaximumSize: maxKept, ExpiryCalculator: otter.ExpiryWriting[[32]byte, reviewed](livesFor),
+		pins:    otter.Must(&otter.Options[string, *string]{MaximumSize: maxKept}),
+		reviews: otter.Must(&otter.Options[[32]byte, *reviewed]{
+			MaximumSize: maxKept, ExpiryCalculator: otter.ExpiryWriting[[32]byte, *reviewed](livesFor),
 		}),
 	}
 	c.index = newIndex(c.scopes(), c.pins)

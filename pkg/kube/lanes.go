@@ -19,7 +19,7 @@ import (
 //     may take little: pods' UIDs are no secret, and a token claims one before it is verified;
 //   - any other waits for its turn, and few may come from one origin.
 type lanes struct {
-	goodTokens *otter.Cache[[32]byte, struct{}]
+	goodTokens *otter.Cache[[32]byte, *reviewed]
 	goodPods   *otter.Cache[string, *rate.Limiter] // by UID
 	origins    *otter.Cache[netip.Addr, *rate.Limiter]
 	renewing   *rate.Limiter
@@ -39,7 +39,7 @@ const (
 // newLanes makes the lanes with nobody in them: after a start every token is a new one, and waits its turn.
 func newLanes() *lanes {
 	return &lanes{
-		goodTokens: otter.Must(&otter.Options[[32]byte, struct{}]{MaximumSize: maxKept, ExpiryCalculator: otter.ExpiryWriting[[32]byte, struct{}](goodFor)}),
+		goodTokens: otter.Must(&otter.Options[[32]byte, *reviewed]{MaximumSize: maxKept, ExpiryCalculator: otter.ExpiryWriting[[32]byte, *reviewed](goodFor)}),
 		goodPods:   otter.Must(&otter.Options[string, *rate.Limiter]{MaximumSize: maxKept, ExpiryCalculator: otter.ExpiryWriting[string, *rate.Limiter](goodFor)}),
 		origins: otter.Must(&otter.Options[netip.Addr, *rate.Limiter]{
 			MaximumSize: maxKept, ExpiryCalculator: otter.ExpiryAccessing[netip.Addr, *rate.Limiter](time.Minute),
@@ -79,7 +79,7 @@ func (l *lanes) remember(token [32]byte, uid string, good bool) {
 		_, _ = l.goodTokens.Invalidate(token)
 		return
 	}
-	l.goodTokens.Set(token, struct{}{})
+	l.goodTokens.Set(token, nil)
 	pod, known := l.goodPods.GetIfPresent(uid)
 	if !known {
 		pod = rate.NewLimiter(podRate, podBurst)

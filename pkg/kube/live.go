@@ -82,7 +82,7 @@ func (c *Cluster) pinned(seen *pod) *pod {
 		fresh.ended, fresh.terminating = fresh.ended || known.ended, fresh.terminating || known.terminating
 		return &fresh
 	}
-	fresh.Username, _ = c.pins.SetIfAbsent(fresh.UID, fresh.annotated)
+	fresh.Username = pin(c.pins, &fresh)
 	if fresh.Username != fresh.annotated {
 		c.reportAnnotation(&fresh)
 	}

@@ -139,10 +139,10 @@ const (
 // what the index says is older, and it may yet come to name pods that are gone.
 func (c *Cluster) behind(peer netip.Addr, uid string) bool {
 	told, asked := c.told.GetIfPresent(peer)
-	if asked && told == uid {
+	if asked && *told == uid {
 		_, _ = c.told.Invalidate(peer) // it has caught up
 	}
-	return asked && told != uid
+	return asked && *told != uid
 }
 
 // followed tells whether the index can be believed: all of it is followed, and the API server was
@@ -168,7 +168,7 @@ func (c *Cluster) appear(ctx context.Context, peer netip.Addr) (authn.Pod, error
 	_, node := c.index.at(peer)
 	found, err := c.judge(peer, live.pods, node || live.node)
 	if err == nil {
-		c.told.Set(peer, found.UID)
+		c.told.Set(peer, &found.UID)
 	}
 	if !errors.Is(err, authn.ErrUnknown) {
 		return found, err
@@ -186,7 +186,7 @@ func (c *Cluster) appear(ctx context.Context, peer netip.Addr) (authn.Pod, error
 				return found, err
 			}
 		case <-deadline.C:
-			c.absent.Set(peer.String(), struct{}{})
+			c.absent.Set(peer.String(), nil)
 			return authn.Pod{}, authn.ErrUnknown
 		case <-ctx.Done():
 			return authn.Pod{}, ctx.Err()
@@ -245,7 +245,7 @@ func (c *Cluster) PodNamed(ctx context.Context, namespace, name, uid string) (au
 		return authn.Pod{}, err
 	}
 	if len(live.pods) != 1 || live.pods[0].UID != uid { // gone, or another by that name
-		c.absent.Set(uid, struct{}{})
+		c.absent.Set(uid, nil)
 		return authn.Pod{}, authn.ErrUnknown
 	}
 	found := live.pods[0]

@@ -73,7 +73,7 @@ func (r Reviewer) Verify(ctx context.Context, token string) (authn.BoundPod, err
 		}
 		bound, err := r.read(review.Status)
 		r.lanes.remember(key, bound.UID, err == nil)
-		r.reviews.Set(key, reviewed{bound, err})
+		r.reviews.Set(key, &reviewed{bound, err})
 		return reviewed{bound, err}, nil
 	})
 	if err != nil {

@@ -134,7 +134,7 @@ func (f *feed) Delete(object any) error {
 		object = tombstone.Obj
 	}
 	if of, ok := object.(*corev1.Pod); ok {
-		f.gone.Set(string(of.UID), struct{}{})
+		f.gone.Set(string(of.UID), nil)
 		f.index.drop(string(of.UID))
 	}
 	return nil

@@ -79,6 +79,7 @@ var (
 	citedPromise  = regexp.MustCompile(`[Rr]efresh-engine\.md promise ([0-9]+)`)
 	citedContract = regexp.MustCompile(`[Cc]ontract(?:\.md)? \(?([0-9](?:\.[0-9])?(?:(?:, | and )[0-9](?:\.[0-9])?)*)`)
 	citedDecision = regexp.MustCompile(`\bdecisions? 0*([0-9]+)`)
+	citedHeading  = regexp.MustCompile(`([A-Za-z0-9_/-]+\.md\)?), "([^"]+)"`)
 	citedFinding  = regexp.MustCompile(`\b(?:SE|EN|PR|G3-|HO-|OP-)[A-Z]?[0-9]+\b|[Mm]ust be shown`)
 	listed        = regexp.MustCompile(`, | and | to `)
 )
@@ -112,6 +113,13 @@ func (r references) unresolved(folder, comment string) (broken []string) {
 		files, err := filepath.Glob(filepath.Join(r.root, "docs", "decisions", "0*"+number+"-*.md"))
 		return err == nil && len(files) == 1
 	})
+	for _, match := range citedHeading.FindAllStringSubmatch(comment, -1) {
+		name := strings.TrimSuffix(match[1], ")")
+		text, err := os.ReadFile(filepath.Join(r.root, "docs", strings.ToLower(path.Base(name)[:1])+path.Base(name)[1:]))
+		if err == nil && !regexp.MustCompile(`(?m)^#+ .*`+regexp.QuoteMeta(match[2])).Match(text) {
+			broken = append(broken, match[0])
+		}
+	}
 	check(citedFinding, func(string) bool { return false })
 	return broken
 }
@@ -132,6 +140,8 @@ func TestReferencesFindsThem(t *testing.T) {
 		"it ends (refresh-engine.md steps 8 and 99)":      1,
 		"rule A4, and security.md E1, E2":                 0,
 		"rule A99":                                        1,
+		`refresh-engine.md, "Stopping"`:                   0,
+		`(refresh-engine.md, "Going on")`:                 1,
 		"Kubernetes.md rule 1; gen3-contract.md 1.2":      0,
 		"kubernetes.md rules 2 to 50":                     1,
 		"the Gen3 contract (1.0), contract 7":             1,

@@ -1,7 +1,7 @@
 // Package audit records who got which token, when, and by which proof.
 //
-// One event is filled along a request and written once, at its end. It names tokens by their
-// SHA-256 or their id; no token, code or secret is ever part of one.
+// One event is filled along a request and written once: at its end, and where a token is handed out before the caller
+// has it. It names tokens by their SHA-256 or their id; no token, code or secret is ever part of one.
 package audit
 
 import (

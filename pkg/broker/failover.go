@@ -14,7 +14,7 @@ import (
 // A database that fails over to a standby may lose its last commits: the rows of the standby then hold
 // tokens that are spent, and grants that have ended. So every replica keeps the rows that it stored of
 // late, and offers them again when the database turns out to be another one (refresh-engine.md,
-// "Asynchronous failover"). The database takes nothing else until all have offered theirs.
+// "A failover that loses commits"). The database takes nothing else until all have offered theirs.
 
 // Restore brings back a row as a replica had stored it. Of two rows that the former server held the one
 // whose token was stored by the later claim wins, and of one token's the higher version; an end wins over

@@ -11,7 +11,7 @@ import (
 
 // The rules: what an event does to a row. They are pure functions of the row and the event, time
 // included, so that the store, the spool's replay and the simulation all run the same ones
-// (refresh-engine.md, "Where the rules stand"). The store reads a row, applies an action and swaps the
+// (refresh-engine.md, "A refresh, step by step"). The store reads a row, applies an action and swaps the
 // row by its version; a swap that loses reads and applies again.
 
 // Row is a connection with what the engine keeps about it. Times are those of the database's clock.

@@ -1,7 +1,12 @@
 package provider
 
-// quirk is a known way in which a provider differs from RFC 6749. To add one: a line here, with its
-// source, its name in Config.Quirks, and a case in quirks_test.go with the provider's own answer.
+// quirk is a known way in which a provider differs from RFC 6749. Three tables say what an error means:
+//   - verdicts (errors.go): a code that means the same at every provider, or that no other provider has;
+//   - quirks: a code that means something else at one provider, which the operator names by quirks;
+//   - deadGrants: a provider's own words in error_description, where its code alone says too little.
+//
+// To add to one of them: a line here, with its source; a row of TestQuirks (quirks_test.go) with the provider's own
+// answer; and for a new name a word in the comments of Config.Quirks and of config/example.yaml.
 type quirk struct {
 	// verdicts are the error codes that mean something else there.
 	verdicts map[string]Outcome

@@ -22,7 +22,7 @@ import (
 // asynchronous: its rows then hold tokens that are spent. The database is another one by then, which its
 // timeline tells. Until it is settled, which is when every replica has offered what it had stored, its
 // connections are neither read nor changed but to bring back what was lost (refresh-engine.md,
-// "Asynchronous failover").
+// "A failover that loses commits").
 
 // incarnationOf is the name of the database since its last failover: system identifier and timeline.
 const incarnationOf = "(SELECT system_identifier::text FROM pg_control_system()) || '/' || left(pg_walfile_name(pg_current_wal_insert_lsn()), 8)"

@@ -201,7 +201,7 @@ func TestLinesThatCommitOutOfOrder(t *testing.T) {
 	}
 }
 
-// A cold token costs three statements: read, claim, commit, the line of the feed in it (target 6).
+// A cold token costs three statements: read, claim, commit, the line of the feed in it.
 func TestExactStatementsOfARefresh(t *testing.T) {
 	for name, tell := range map[string]bool{"as usual": false, "where a refresh revokes the access token": true} {
 		t.Run(name, func(t *testing.T) {

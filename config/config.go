@@ -45,6 +45,8 @@ type Config struct {
 	Kube      kube.Config                `config:"kubernetes"`
 	Providers map[string]provider.Config `config:"providers"`
 	Audiences map[string]issuer.Audience `config:"audiences"`
+	// Admins are the users, by name, who may manage the API tokens of every resource.
+	Admins []string `config:"admins"`
 	// KeyringFile names the file of the keys that seal secrets at rest.
 	KeyringFile string `config:"keyring_file"`
 	// SealFormat is the form in which secrets at rest are sealed: 1, XChaCha20-Poly1305, or 2, AES-256-GCM with a key
@@ -116,6 +118,10 @@ func LoadForDatabase(path string, environ []string) (Config, error) {
 	for id, one := range config.Providers {
 		one.ClientSecretFile = ""
 		config.Providers[id] = one
+	}
+	for id, one := range config.Audiences {
+		one.SecretFile = ""
+		config.Audiences[id] = one
 	}
 	config.WorkersFile = ""
 	config, faults := config.complete(filepath.Dir(path))
@@ -231,6 +237,11 @@ func (c Config) complete(dir string) (Config, error) {
 		files.secret("providers."+id+".client_secret_file", one.ClientSecretFile, &one.ClientSecret)
 		c.Providers[id] = one
 	}
+	for _, id := range slices.Sorted(maps.Keys(c.Audiences)) {
+		one := c.Audiences[id]
+		files.secret("audiences."+id+".secret_file", one.SecretFile, &one.Secret)
+		c.Audiences[id] = one
+	}
 	if c.Broker.DefaultProvider == "" && len(c.Providers) == 1 {
 		for id := range c.Providers {
 			c.Broker.DefaultProvider = id
@@ -244,6 +255,7 @@ func (c Config) complete(dir string) (Config, error) {
 	if c.StopTimeout == 0 {
 		c.StopTimeout = stopTimeout
 	}
+	c.Broker.RideThroughMax = c.RideThroughMax
 	c.Database.URL = relative(dir, c.Database.URL)
 	c.Broker = withSpool(c.Broker, dir, string(c.Database.URL))
 	for _, name := range []*string{&c.Server.TLS.CertFile, &c.Server.TLS.KeyFile} {
@@ -326,6 +338,15 @@ func (c Config) validate() error {
 		if _, ok := c.Audiences[c.Server.DefaultAudience]; !ok {
 			fault("default_audience: %q is not one of the audiences", c.Server.DefaultAudience)
 		}
+	}
+	for _, id := range slices.Sorted(maps.Keys(c.Audiences)) {
+		grouped := slices.ContainsFunc(c.Audiences[id].Access, func(rule issuer.Access) bool { return len(rule.Groups) > 0 })
+		if grouped && c.Providers[c.Broker.DefaultProvider].GroupsClaim == "" {
+			fault("audiences.%s.access: names groups, and providers.%s.groups_claim is missing, which says where they stand", id, c.Broker.DefaultProvider)
+		}
+	}
+	if c.Broker.ClaimsMaxAge < 0 {
+		fault("claims_max_age: must not be negative")
 	}
 	if c.RideThroughMax < 0 {
 		fault("ride_through_max: must not be negative")

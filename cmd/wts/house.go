@@ -3,10 +3,12 @@ package main
 import (
 	"context"
 	"crypto/fips140"
+	"encoding/hex"
 	"errors"
 	"log/slog"
 	"time"
 
+	"github.com/workspace-token-service/wts/pkg/apitoken"
 	"github.com/workspace-token-service/wts/pkg/store"
 )
 
@@ -94,9 +96,15 @@ func inMode() string {
 func (s *service) feed() store.Listener {
 	return store.Listener{
 		Connection: s.broker.Forget, Landed: s.broker.Landed, User: s.authn.ForgetUser, Session: s.session.Forget, Keys: s.reloadKeys,
+		Token: func(digestHex string) {
+			if raw, err := hex.DecodeString(digestHex); err == nil && len(raw) == len(apitoken.Digest{}) {
+				s.apiTokens.Forget(apitoken.Digest(raw))
+			}
+		},
 		Missed: func(ctx context.Context) {
 			s.broker.ForgetAll()
 			s.authn.Forget()
+			s.apiTokens.ForgetAll()
 			s.reloadKeys(ctx)
 		},
 	}

@@ -13,6 +13,7 @@ import (
 
 	"github.com/workspace-token-service/wts/config"
 	"github.com/workspace-token-service/wts/pkg/aggregate"
+	"github.com/workspace-token-service/wts/pkg/apitoken"
 	"github.com/workspace-token-service/wts/pkg/audit"
 	"github.com/workspace-token-service/wts/pkg/authn"
 	"github.com/workspace-token-service/wts/pkg/broker"
@@ -27,16 +28,17 @@ import (
 
 // service is one replica, wired.
 type service struct {
-	config  config.Config
-	log     *slog.Logger
-	store   *store.Store
-	authn   *authn.Authenticator
-	session *authn.Sessions
-	broker  *broker.Broker
-	issuer  *issuer.Issuer
-	server  *server.Server
-	metrics *telemetry.Metrics
-	cluster *kube.Cluster // nil outside Kubernetes
+	config    config.Config
+	log       *slog.Logger
+	store     *store.Store
+	authn     *authn.Authenticator
+	session   *authn.Sessions
+	broker    *broker.Broker
+	issuer    *issuer.Issuer
+	apiTokens *apitoken.Service
+	server    *server.Server
+	metrics   *telemetry.Metrics
+	cluster   *kube.Cluster // nil outside Kubernetes
 	// certificates are those that the service ends TLS with, if it does.
 	certificates *certificates
 	health       health
@@ -55,14 +57,17 @@ func newService(ctx context.Context, loaded config.Config, log *slog.Logger) (*s
 		providers = append(providers, provider.New(id, one, loaded.CallbackURL(id)))
 	}
 	s.broker = broker.New(broker.Parts{
-		Config: loaded.Broker, Providers: providers, Store: s.store.Connections, Logins: s.store.Logins, Replicas: s.store.Replicas, Outbox: s.store.Outbox, Failovers: s.store.Failovers,
+		Config: loaded.Broker, Providers: providers, Store: s.store.Connections, Logins: s.store.Logins, Claims: s.store.Users, Replicas: s.store.Replicas, Outbox: s.store.Outbox, Failovers: s.store.Failovers,
 		Alone: s.store.Alone(), Keys: loaded.Keys, Observer: refreshes(s.metrics, log), Now: time.Now,
 	})
 	s.issuer = issuer.New(loaded.Issuer, s.store.SigningKeys, time.Now)
 	s.issuer.OnAdded(keyAdded(log, audit.Event{Proof: "age"}))
+	s.apiTokens = apitoken.New(apitoken.Parts{
+		Store: s.store.APITokens, Uses: s.store.APITokens, Resources: s.store.Resources, Audiences: s.issuer, Admins: loaded.Admins, Now: time.Now,
+	})
 	secure := strings.HasPrefix(public, "https://")
 	s.session = authn.NewSessions(loaded.Authn, s.store.Sessions, secure, time.Now)
-	callers := authn.Parts{Config: loaded.Authn, Directory: s.store.Users, Sessions: s.session, OwnIssuer: public}
+	callers := authn.Parts{Config: loaded.Authn, Directory: s.store.Users, Sessions: s.session, OwnIssuer: public, APITokens: ownTokens{s.apiTokens}}
 	if callers.Bearers, err = newBearers(ctx, loaded); err != nil {
 		return nil, errors.Join(err, s.store.Close())
 	}
@@ -74,7 +79,7 @@ func newService(ctx context.Context, loaded config.Config, log *slog.Logger) (*s
 	loaded.Server.Version, loaded.Server.Commit = version, commit
 	loaded.Server.Portal = loaded.Providers[loaded.Broker.DefaultProvider].Type == provider.TypeFence
 	s.server = server.New(server.Parts{
-		Config: loaded.Server, Authn: s.authn, Sessions: s.session, Broker: s.broker, Issuer: s.issuer, Commons: aggregate.New(loaded.Aggregate),
+		Config: loaded.Server, Authn: s.authn, Sessions: s.session, Broker: s.broker, Issuer: s.issuer, APITokens: s.apiTokens, Commons: aggregate.New(loaded.Aggregate),
 		Database: s.store, Observer: observer{s.metrics}, Log: log,
 	})
 	s.certificates = &certificates{config: loaded.Server.TLS}

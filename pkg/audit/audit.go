@@ -21,6 +21,15 @@ const (
 	Handout    Action = "handout"    // an upstream access token was handed on
 	Mint       Action = "mint"       // a token of our own was signed
 
+	ListTokens  Action = "list tokens"  // API tokens or resources were looked at
+	CreateToken Action = "create token" // an API token was made
+	EditToken   Action = "edit token"
+	RotateToken Action = "rotate token"
+	RevokeToken Action = "revoke token"
+	UseToken    Action = "use token"    // an API token asked about itself
+	ReportToken Action = "report token" // somebody says that the value of one was found
+	PutResource Action = "put resource" // a resource, and who maintains it
+
 	DisableUser Action = "user disable" // an operator refused a user everything
 	EnableUser  Action = "user enable"  // an operator took that back
 	AddKey      Action = "add key"      // a signing key was made and published; the event's token is its id

@@ -33,6 +33,7 @@ type Proof string
 const (
 	ServiceAccount Proof = "service_account"
 	Bearer         Proof = "bearer"
+	APIToken       Proof = "api_token"
 	Session        Proof = "session"
 	PodAddress     Proof = "pod"
 )
@@ -51,11 +52,15 @@ type Caller struct {
 	Proof Proof
 	// Actor is what the proof was, for the audit: an address, a session's or a token's id.
 	Actor string
+	// Since is when a session began; zero for any other proof.
+	Since time.Time
+	// Scopes are those of an API token; nil for any other proof, which is not narrowed by scopes.
+	Scopes []string
 }
 
 // Accepts says which proofs count for a route.
 type Accepts struct {
-	ServiceAccount, Bearer, Session, Pod bool
+	ServiceAccount, Bearer, APIToken, Session, Pod bool
 	// PassOverBearer ignores an Authorization header: what a provider's bearer may not do (an
 	// upstream token of the default provider) it must not hinder either (Gen3 contract 1.2).
 	PassOverBearer bool
@@ -141,6 +146,7 @@ type Authenticator struct {
 	pods            Pods            // nil where no address proves anything
 	bearers         *Bearers        // nil while bearers are off
 	serviceAccounts ServiceAccounts // nil while they are off
+	apiTokens       APITokens       // nil while they are off
 }
 
 // Parts are what an Authenticator is made of.
@@ -153,6 +159,7 @@ type Parts struct {
 	Pods            Pods
 	Bearers         *Bearers
 	ServiceAccounts ServiceAccounts
+	APITokens       APITokens
 }
 
 // New makes an authenticator of a valid configuration.
@@ -160,7 +167,7 @@ func New(parts Parts) *Authenticator {
 	config := parts.Config.WithDefaults()
 	a := &Authenticator{
 		config: config, people: newPeople(parts.Directory), sessions: parts.Sessions, own: parts.OwnIssuer,
-		pods: parts.Pods, bearers: parts.Bearers, serviceAccounts: parts.ServiceAccounts,
+		pods: parts.Pods, bearers: parts.Bearers, serviceAccounts: parts.ServiceAccounts, apiTokens: parts.APITokens,
 	}
 	for _, text := range config.TrustedProxies {
 		if network, err := parseNetwork(text); err == nil {
@@ -173,11 +180,11 @@ func New(parts Parts) *Authenticator {
 // Authenticate goes through the proofs, strongest first; the first that is there decides, good or
 // bad. A proof that a route does not accept is passed over, as if it were not there.
 func (a *Authenticator) Authenticate(r *http.Request, peer Peer, accepts Accepts) (Caller, error) {
-	// 1. A token in the Authorization header: one that is sent and not good is refused, never
-	// replaced by a weaker proof.
+	// 1. A token in the Authorization header, which says of itself whether it is a service account's, one of ours that
+	// lives long, or the default provider's: one that is sent and not good is refused, never replaced by a weaker proof.
 	bearer := r.Header.Get("Authorization") != ""
 	if bearer {
-		if caller, used, err := a.authorization(r, accepts); used {
+		if caller, used, err := a.authorization(r, peer, accepts); used {
 			return caller, err
 		}
 	}

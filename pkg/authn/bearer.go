@@ -14,12 +14,15 @@ import (
 // authorization judges an Authorization header. Whose token it is, is told by what it claims; nothing
 // is trusted by that, it only chooses who verifies it and what a refusal says. used is false where
 // the route passes the token over.
-func (a *Authenticator) authorization(r *http.Request, accepts Accepts) (caller Caller, used bool, err error) {
+func (a *Authenticator) authorization(r *http.Request, peer Peer, accepts Accepts) (caller Caller, used bool, err error) {
 	token, readable := verifier.Bearer(r)
 	form := formOf(token)
 	switch {
 	case readable && form.Kubernetes != nil && accepts.ServiceAccount:
 		caller, err = a.serviceAccount(r, token)
+		return caller, true, err
+	case readable && accepts.APIToken && a.apiTokens != nil && a.apiTokens.Looks(token):
+		caller, err = a.apiToken(r.Context(), token, peer)
 		return caller, true, err
 	case !accepts.Bearer || accepts.PassOverBearer:
 		return Caller{}, false, nil
@@ -30,6 +33,12 @@ func (a *Authenticator) authorization(r *http.Request, accepts Accepts) (caller 
 	}
 	caller, err = a.bearer(r, token, form)
 	return caller, true, err
+}
+
+// BearerToken is the token of a request's Authorization header; empty where there is none that can be read.
+func BearerToken(r *http.Request) string {
+	token, _ := verifier.Bearer(r)
+	return token
 }
 
 // Bearers judge access tokens of the default provider.

@@ -190,5 +190,5 @@ func (a *Authenticator) session(r *http.Request) (Caller, error) {
 	case err != nil:
 		return Caller{}, fmt.Errorf("the user of a session: %w", err)
 	}
-	return allowed(Caller{User: user, Proof: Session, Actor: "session " + hex.EncodeToString(session.Digest[:4])})
+	return allowed(Caller{User: user, Proof: Session, Actor: "session " + hex.EncodeToString(session.Digest[:4]), Since: session.CreatedAt})
 }

@@ -143,6 +143,11 @@ type Config struct {
 	SpoolDir string `config:"spool_dir"`
 	// SpoolTag names the database in the spool's file names.
 	SpoolTag string `config:"-"`
+	// ClaimsMaxAge is how old what the default provider says of a user's groups may be, where it can be asked. Default
+	// 5 min.
+	ClaimsMaxAge time.Duration `config:"claims_max_age"`
+	// RideThroughMax is how old it may be where the provider fails.
+	RideThroughMax time.Duration `config:"-"`
 	// FailoverWindow is how long a change that was stored is kept, to be offered again when the database
 	// fails over to a standby that lacks it. Default 1 min.
 	FailoverWindow time.Duration `config:"failover_window"`
@@ -151,6 +156,7 @@ type Config struct {
 // Broker trades connections for access tokens. It is safe for concurrent use.
 type Broker struct {
 	*catalog
+	*claims
 	config Config
 	store  Store
 	logins LoginStore
@@ -166,6 +172,7 @@ type Parts struct {
 	Providers []*provider.Provider
 	Store     Store
 	Logins    LoginStore
+	Claims    ClaimStore
 	Replicas  Replicas
 	Outbox    Outbox
 	Failovers Failovers
@@ -179,12 +186,13 @@ type Parts struct {
 func New(parts Parts) *Broker {
 	parts.Config.Wait = cmp.Or(parts.Config.Wait, 15*time.Second)
 	parts.Config.SpoolWait = cmp.Or(parts.Config.SpoolWait, 2*time.Minute)
+	parts.Config.ClaimsMaxAge = cmp.Or(parts.Config.ClaimsMaxAge, 5*time.Minute)
 	parts.Config.FailoverWindow = cmp.Or(parts.Config.FailoverWindow, time.Minute)
 	known, observer := newCache(), parts.Observer.withSilence()
 	b := &Broker{
 		catalog: &catalog{map[string]*provider.Provider{}, parts.Config.DefaultProvider},
 		config:  parts.Config, store: parts.Store, logins: parts.Logins,
-		keys: parts.Keys, now: parts.Now, cache: known,
+		claims: newClaims(parts.Claims), keys: parts.Keys, now: parts.Now, cache: known,
 		engine: &engine{
 			config: parts.Config, replica: rand.Text(), alone: parts.Alone, store: parts.Store, replicas: parts.Replicas, outbox: parts.Outbox,
 			keys: parts.Keys, digest: parts.Keys.Digest, cache: known, observer: observer, now: parts.Now, upstreams: map[string]*upstream{},
@@ -198,7 +206,7 @@ func New(parts Parts) *Broker {
 		up.served = observer.Serving(one.ID)
 		b.engine.upstreams[one.ID] = up
 	}
-	b.engine.failover.engine = b.engine
+	b.engine.failover.engine, b.broker = b.engine, b
 	var err error
 	if b.engine.spool, err = newSpool(parts.Config.SpoolDir, parts.Config.SpoolTag, b.engine.replica); err != nil {
 		observer.SpoolFailed(err)
@@ -221,12 +229,16 @@ func (b *Broker) Landed(userID, providerID string) {
 // Forget drops what is held of a connection. The change feed calls it, on every replica.
 func (b *Broker) Forget(userID, providerID string) {
 	key := cacheKey{userID, providerID}
+	b.entries.Invalidate(userID) // a login may have said others
 	b.cache.forget(key)
 	b.engine.landings.land(key)
 }
 
 // ForgetAll drops everything. It is for when changes may have been missed.
-func (b *Broker) ForgetAll() { b.cache.forgetAll() }
+func (b *Broker) ForgetAll() {
+	b.cache.forgetAll()
+	b.entries.InvalidateAll()
+}
 
 // outage marks a failure of the database.
 func outage(err error) error { return &Unavailable{RetryAfter: 2 * time.Second, Cause: err} }

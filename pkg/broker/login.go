@@ -276,6 +276,7 @@ func (b *Broker) openFlow(back Callback) (flow, error) {
 	return begun, nil
 }
 
+// reasonOf says what a callback without a code said.
 func reasonOf(back Callback) string {
 	if back.Error != "" {
 		return provider.CallbackCode(back.Error)

@@ -69,6 +69,9 @@ const (
 	identityChanged = "identity_changed"
 )
 
+// RanOut is the reason of a tombstone whose grant nobody ended: its time was over, and its tokens were deleted.
+const RanOut = "ran_out"
+
 // settle ends a flight that brought nothing, by what its failure means (refresh-engine.md step 8). Where
 // the database does not take the verdict, it is offered until it does, and the flight is kept aloft:
 // nobody is to count it as one that was never sent. settled is false then.

@@ -109,10 +109,15 @@ func (b *Broker) renewBeside(key cacheKey, known *held, now time.Time) {
 // wholeLife asks for more than any token has: what is asked is capped by what the token's own life is.
 const wholeLife = 100 * 365 * 24 * time.Hour
 
-// Living makes sure that a user's grant is still good. Nothing is minted for a user whose grant at the
-// default provider was removed, revoked or ran out. While the database is away, what was read before is
-// believed until the change feed has been deaf for too long.
+// Living is LivingWithin without any time unseen.
 func (b *Broker) Living(ctx context.Context, userID, providerID string) error {
+	return b.LivingWithin(ctx, userID, providerID, 0)
+}
+
+// LivingWithin makes sure that a user's grant is still good. Nothing is minted for a user whose grant at the
+// default provider was removed or revoked, or ran out longer ago than unseen. While the database is away, what was read
+// before is believed until the change feed has been deaf for too long.
+func (b *Broker) LivingWithin(ctx context.Context, userID, providerID string, unseen time.Duration) error {
 	if userID == "" {
 		return ErrNotConnected
 	}
@@ -120,15 +125,33 @@ func (b *Broker) Living(ctx context.Context, userID, providerID string) error {
 	if err := b.confirm(ctx, key, now); err != nil {
 		return err
 	}
-	if known, ok := b.cache.get(key); ok && !known.ended(now) {
+	if known, ok := b.cache.get(key); ok && !known.ended(now.Add(-unseen)) {
 		return nil
 	}
 	stamp := b.cache.stamp()
 	row, err := b.engine.read(ctx, key)
-	if err == nil {
+	switch {
+	case err == nil:
 		b.cache.remember(key, row, stamp)
+	case unseen > 0 && (errors.Is(err, ErrGrantExpired) || errors.Is(err, ErrNotConnected)):
+		return b.seenOf(ctx, key, now.Add(-unseen), err)
 	}
 	return err
+}
+
+// seenOf tells whether a grant that only ran out by time was good after a time; otherwise is why it is not good now.
+func (b *Broker) seenOf(ctx context.Context, key cacheKey, after time.Time, otherwise error) error {
+	ctx, cancel := context.WithTimeout(ctx, StatementTimeout)
+	defer cancel()
+	row, err := b.store.Row(ctx, key.userID, key.provider)
+	if err != nil && !errors.Is(err, ErrNotConnected) {
+		return outage(err)
+	}
+	ranOut := row.Phase == Ready || row.Phase == Disconnected && row.Reason == RanOut
+	if err == nil && ranOut && !row.Unreadable && row.Reading.Local(row.RefreshExpiresAt).After(after) {
+		return nil
+	}
+	return otherwise
 }
 
 // confirmPatience is how long a caller waits for a look at a row that memory already answers for.

@@ -34,6 +34,7 @@ type upstream struct {
 	answered            time.Time // the last refresh that was served
 }
 
+// newUpstream is a provider of which nothing bad is known yet.
 func newUpstream(id string, refresher Refresher, config provider.Config) *upstream {
 	config = config.WithDefaults(id)
 	limit, burst := shareOf(config, 1)

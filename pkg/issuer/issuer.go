@@ -18,6 +18,8 @@ import (
 var (
 	// ErrAudience: no such audience is registered.
 	ErrAudience = errors.New("the audience is not registered")
+	// ErrAccess: the user may not have tokens for the audience, or not with such a scope.
+	ErrAccess = errors.New("the user may not have such a token for the audience")
 	// ErrScope: a scope was asked for that the audience does not give. Less is never given silently.
 	ErrScope = errors.New("the scope is not one of the audience's")
 	// ErrNoKey: no key can sign now; an outage of ours.
@@ -36,18 +38,6 @@ type Config struct {
 	Audiences   map[string]Audience `config:"-"`
 }
 
-// Audience is a resource service that is registered to receive our tokens.
-type Audience struct {
-	// Algorithm signs its tokens. Default ES256.
-	Algorithm string `config:"algorithm"`
-	// MaxLifetime bounds a token's life; DefaultLifetime holds where the caller asks for none.
-	// Defaults: 1 hour, and 10 minutes.
-	MaxLifetime     time.Duration `config:"max_lifetime"`
-	DefaultLifetime time.Duration `config:"default_lifetime"`
-	// Scopes are those that may be asked for. A token holds none that was not asked for.
-	Scopes []string `config:"scopes"`
-}
-
 // WithDefaults fills in what the operator left out.
 func (c Config) WithDefaults() Config {
 	if c.JWKSMaxAge == 0 {
@@ -58,23 +48,11 @@ func (c Config) WithDefaults() Config {
 	}
 	audiences := make(map[string]Audience, len(c.Audiences))
 	for id, audience := range c.Audiences {
-		if audience.Algorithm == "" {
-			audience.Algorithm = ES256
-		}
-		if audience.MaxLifetime == 0 {
-			audience.MaxLifetime = time.Hour
-		}
-		if audience.DefaultLifetime == 0 {
-			audience.DefaultLifetime = min(10*time.Minute, audience.MaxLifetime)
-		}
-		audiences[id] = audience
+		audiences[id] = audience.withDefaults()
 	}
 	c.Audiences = audiences
 	return c
 }
-
-// longestLife bounds what can be configured: a retired key stays published for as long.
-const longestLife = 24 * time.Hour
 
 // Validate reports every fault at once, each with the name of its field.
 func (c Config) Validate() error {
@@ -90,15 +68,7 @@ func (c Config) Validate() error {
 		if id == "" {
 			fault("audiences: one has an empty id")
 		}
-		if audience.Algorithm != "" && !slices.Contains(Algorithms, audience.Algorithm) {
-			fault("audiences.%s.algorithm: is %q, want one of %v", id, audience.Algorithm, Algorithms)
-		}
-		if audience.MaxLifetime != 0 && audience.MaxLifetime < time.Second || audience.MaxLifetime > longestLife {
-			fault("audiences.%s.max_lifetime: is %s, want 1s to %s", id, audience.MaxLifetime, longestLife)
-		}
-		if audience.DefaultLifetime != 0 && audience.DefaultLifetime < time.Second || audience.MaxLifetime > 0 && audience.DefaultLifetime > audience.MaxLifetime {
-			fault("audiences.%s.default_lifetime: is %s, want at least 1s and at most max_lifetime", id, audience.DefaultLifetime)
-		}
+		faults = append(faults, audience.validate(id))
 	}
 	return errors.Join(faults...)
 }
@@ -115,6 +85,7 @@ type Store interface {
 
 // Issuer mints tokens. It is safe for concurrent use; Mint and KeySet touch memory only.
 type Issuer struct {
+	registry
 	config Config
 	store  Store
 	now    func() time.Time
@@ -124,18 +95,13 @@ type Issuer struct {
 
 // New makes an issuer of a valid configuration. It has no keys until Reload.
 func New(config Config, store Store, now func() time.Time) *Issuer {
-	return &Issuer{config: config.WithDefaults(), store: store, now: now}
+	config = config.WithDefaults()
+	return &Issuer{registry: config.Audiences, config: config, store: store, now: now}
 }
 
 // OnAdded has a function told of each key that this process adds, once it is stored. Set it before anything else is
 // called.
 func (i *Issuer) OnAdded(told func(Key)) { i.added = told }
-
-// Audience tells whether an audience is registered.
-func (i *Issuer) Audience(id string) bool {
-	_, ok := i.config.Audiences[id]
-	return ok
-}
 
 // URL is the issuer identifier.
 func (i *Issuer) URL() string { return i.config.URL }
@@ -155,8 +121,12 @@ func (i *Issuer) algorithms() []string {
 func (i *Issuer) maxLifetime(algorithm string) time.Duration {
 	longest := time.Hour
 	for _, audience := range i.config.Audiences {
-		if audience.Algorithm == algorithm {
-			longest = max(longest, audience.MaxLifetime)
+		if audience.Algorithm != algorithm {
+			continue
+		}
+		longest = max(longest, audience.MaxLifetime)
+		if audience.APITokens.JWT {
+			longest = max(longest, audience.APITokens.MaxLifetime)
 		}
 	}
 	return longest

@@ -109,7 +109,7 @@ func TestWhatATokenSays(t *testing.T) {
 		store := &memory{}
 		i := started(t, store)
 		token := mint(t, i, issuer.Request{
-			Audience: "storage", Subject: "u1", Username: "alice", ClientID: "pod",
+			Audience: "storage", Person: issuer.Person{ID: "u1", Username: "alice"}, ClientID: "pod",
 			Actor: issuer.Actor{Subject: "worker 10.0.0.7"}, Scopes: []string{"read"}, Lifetime: 600 * time.Second,
 		})
 		now := float64(time.Now().Unix())
@@ -179,7 +179,7 @@ func TestEveryAlgorithmVerifies(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if _, err := v.Verify(t.Context(), mint(t, i, issuer.Request{Audience: audience, Subject: "u1"}).Value); err != nil {
+			if _, err := v.Verify(t.Context(), mint(t, i, issuer.Request{Audience: audience, Person: issuer.Person{ID: "u1"}}).Value); err != nil {
 				t.Errorf("got %v; want no error", err)
 			}
 		})
@@ -433,7 +433,7 @@ func BenchmarkMint(b *testing.B) {
 		b.Fatal(err)
 	}
 	mint := func() {
-		if _, err := i.Mint(issuer.Request{Audience: "storage", Subject: "u1", Username: "alice", ClientID: "pod"}); err != nil {
+		if _, err := i.Mint(issuer.Request{Audience: "storage", Person: issuer.Person{ID: "u1", Username: "alice"}, ClientID: "pod"}); err != nil {
 			b.Error(err)
 		}
 	}

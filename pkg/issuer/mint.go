@@ -10,19 +10,18 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"slices"
-	"strings"
 	"time"
 )
 
 // Request is what a token is wanted for. Whoever makes it has proven the caller.
 type Request struct {
 	Audience string
-	Subject  string // the user's own id
-	Username string
+	Person   Person
 	ClientID string // the OAuth client, else the kind of proof
 	Actor    Actor
 	Scopes   []string
+	// Resource is the thing inside the audience that the token is for; empty for none.
+	Resource string
 	// Lifetime wanted; 0 is the audience's default. More than its maximum is cut to the maximum.
 	Lifetime time.Duration
 }
@@ -41,47 +40,36 @@ type Token struct {
 	ExpiresAt time.Time
 }
 
-// claims is the payload, RFC 9068 2.2. There is no nbf: verifiers with a clock behind ours refuse it.
-type claims struct {
-	Issuer    string `json:"iss"`
-	Subject   string `json:"sub"`
-	Audience  string `json:"aud"`
-	ClientID  string `json:"client_id"`
-	IssuedAt  int64  `json:"iat"`
-	ExpiresAt int64  `json:"exp"`
-	ID        string `json:"jti"`
-	Username  string `json:"preferred_username,omitempty"`
-	Scope     string `json:"scope,omitempty"`
-	Actor     *Actor `json:"act,omitempty"`
-}
-
 // Mint signs a token. Every entrance goes through here, so that what an audience allows is decided
-// in one place. The errors are ErrAudience, ErrScope and ErrNoKey.
+// in one place. The errors are ErrAudience, ErrScope, ErrAccess and ErrNoKey.
 func (i *Issuer) Mint(request Request) (Token, error) {
 	audience, ok := i.config.Audiences[request.Audience]
 	if !ok {
 		return Token{}, ErrAudience
 	}
-	for _, scope := range request.Scopes {
-		if !slices.Contains(audience.Scopes, scope) {
-			return Token{}, ErrScope
-		}
+	if err := audience.allow(request.Person, request.Scopes); err != nil {
+		return Token{}, err
 	}
 	lifetime := request.Lifetime
 	if lifetime <= 0 {
 		lifetime = audience.DefaultLifetime
 	}
+	return i.mint(audience, request, min(lifetime, audience.MaxLifetime), rand.Text(), nil) // the id has 130 bits
+}
+
+// mint makes a token of what was allowed.
+func (i *Issuer) mint(audience Audience, request Request, lifetime time.Duration, id string, revocable *status) (Token, error) {
 	now := i.now()
-	expiresIn := int64(min(lifetime, audience.MaxLifetime) / time.Second)
-	id := rand.Text() // 130 bits
+	expiresIn := int64(lifetime / time.Second)
 	body := claims{
-		Issuer: i.config.URL, Subject: request.Subject, Audience: request.Audience, ClientID: request.ClientID,
-		IssuedAt: now.Unix(), ExpiresAt: now.Unix() + expiresIn, ID: id,
-		Username: request.Username, Scope: strings.Join(request.Scopes, " "),
+		Issuer: i.config.URL, Subject: request.Person.ID, Audience: request.Audience, ClientID: request.ClientID,
+		IssuedAt: now.Unix(), ExpiresAt: now.Unix() + expiresIn, ID: id, Username: request.Person.Username,
+		Scope: words(request.Scopes), Groups: request.Person.Groups, Resource: request.Resource, Status: revocable,
 	}
 	if request.Actor.Subject != "" {
 		body.Actor = &request.Actor
 	}
+	profiles[audience.Profile].add(&body, request)
 	payload, err := json.Marshal(body)
 	if err != nil {
 		return Token{}, fmt.Errorf("rendering the claims: %w", err)

@@ -84,15 +84,21 @@ func (b *cappedBody) Read(into []byte) (int, error) {
 	return n, err
 }
 
-// claimAt follows a path with dots into nested claims. A whole name with dots wins, since some
-// providers use URLs for claim names.
-func claimAt(claims map[string]any, path string) string {
-	if text, ok := claims[path].(string); ok {
-		return text
+// valueAt follows a path with dots into nested claims; nil where there is none. A whole name with dots wins, since
+// some providers use URLs for claim names.
+func valueAt(claims map[string]any, path string) any {
+	if value, ok := claims[path]; ok {
+		return value
 	}
 	first, rest, nested := strings.Cut(path, ".")
 	if inner, ok := claims[first].(map[string]any); ok && nested {
-		return claimAt(inner, rest)
+		return valueAt(inner, rest)
 	}
-	return ""
+	return nil
+}
+
+// claimAt is a claim that is text.
+func claimAt(claims map[string]any, path string) string {
+	text, _ := valueAt(claims, path).(string)
+	return text
 }

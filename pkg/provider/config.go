@@ -84,6 +84,9 @@ type Config struct {
 	Scopes []string `config:"scopes"`
 	// UsernameClaim is the path, with dots, of the id_token's claim that names the person.
 	UsernameClaim string `config:"username_claim"`
+	// GroupsClaim is the path of the claim that names a person's groups, in the id_token or in UserInfo, for audiences
+	// whose access rules name groups. None where it is empty.
+	GroupsClaim string `config:"groups_claim"`
 	// TrustUnverifiedEmail lets an e-mail address name a person though the provider does not say that
 	// it has verified it: only for providers whose people cannot choose their address.
 	TrustUnverifiedEmail bool `config:"trust_unverified_email"`

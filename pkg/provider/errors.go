@@ -48,6 +48,7 @@ type Error struct {
 	Reason     string        // our own words
 }
 
+// Error says what failed in our own words: nothing of what the provider sent but a known code.
 func (e *Error) Error() string {
 	text := fmt.Sprintf("provider %q: %s: %s", e.Provider, e.Doing, e.Outcome)
 	if e.Status != 0 {

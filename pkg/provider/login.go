@@ -60,6 +60,8 @@ type Tokens struct {
 // Core 5.7); the username is what they are called today.
 type Identity struct {
 	Issuer, Subject, Username string
+	// Groups are those that the person is in; nil where the provider does not say them.
+	Groups []string
 	// NameFlaw says why Username must not name anybody; empty where it may. At a provider that only
 	// is connected the name does not matter.
 	NameFlaw string
@@ -170,6 +172,7 @@ func (p *Provider) identify(ctx context.Context, ends *endpoints, said answer, n
 		return Identity{}, p.distrust(doing, "its subject "+cmp.Or(textFlaw(token.Subject), "is missing"))
 	}
 	identity := Identity{Issuer: token.Issuer, Subject: token.Subject, Username: claimAt(claims, p.Config.UsernameClaim)}
+	identity.Groups = p.Config.groupsOf(claims)
 	identity.NameFlaw = p.Config.nameFlaw(claims, identity.Username)
 	if identity.NameFlaw != "" && ends.userInfo != "" {
 		identity.NameFlaw, identity.Username, identity.NameOutage = p.completeName(ctx, ends, said.access, token.Subject, claims)

@@ -4,11 +4,14 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/workspace-token-service/wts/pkg/aggregate"
+	"github.com/workspace-token-service/wts/pkg/apitoken"
 	"github.com/workspace-token-service/wts/pkg/authn"
 	"github.com/workspace-token-service/wts/pkg/broker"
 	"github.com/workspace-token-service/wts/pkg/issuer"
@@ -19,6 +22,7 @@ import (
 // answer is an error as its caller sees it. The text never holds what an upstream said.
 type answer struct {
 	status  int
+	code    string // for programs; it stays as it is where a text changes
 	message string
 	retry   time.Duration // Retry-After, for an outage
 }
@@ -38,6 +42,9 @@ var (
 	// Of /oauth2/connected, which has words of its own.
 	errNoSession = errors.New("no user is logged in")
 	errNotLinked = errors.New("the user is not connected, or no longer")
+
+	errClient     = errors.New("the resource service's own credentials are needed: HTTP Basic with the audience as the name")
+	errTokenScope = errors.New("the API token does not hold the scope for this")
 )
 
 // table is the one table from error to status and message: the first line that fits holds.
@@ -45,43 +52,99 @@ var table = []struct {
 	is     error
 	answer answer
 }{
-	{errNotFound, answer{http.StatusNotFound, "There is nothing at this address", 0}},
-	{errMethod, answer{http.StatusMethodNotAllowed, "The method is not allowed for this address", 0}},
-	{errLongRedirect, answer{http.StatusBadRequest, "redirect is longer than 4096 bytes", 0}},
-	{errManyLogins, answer{http.StatusTooManyRequests, "Too many logins at the moment, try again in a minute", 30 * time.Second}},
-	{errFraming, answer{http.StatusForbidden, denied + errFraming.Error(), 0}},
-	{errCrossing, answer{http.StatusForbidden, denied + errCrossing.Error(), 0}},
-	{authn.ErrUnavailable, answer{http.StatusServiceUnavailable, "The service cannot tell who is calling at the moment, try again later", 2 * time.Second}},
-	{authn.ErrNoProof, answer{http.StatusForbidden, denied + "You need to be authenticated to use this resource", 0}},
-	{authn.ErrRefused, answer{http.StatusForbidden, denied + "You need to be authenticated to use this resource", 0}},
-	{authn.ErrDisabled, answer{http.StatusForbidden, denied + "your account is disabled, please ask an operator", 0}},
-	{broker.ErrUserDisabled, answer{http.StatusForbidden, denied + "your account is disabled, please ask an operator", 0}},
-	{broker.ErrClientRejected, answer{http.StatusServiceUnavailable, "The provider rejects this service's client credentials; an operator has to fix them", 0}},
-	{broker.ErrRevoking, answer{http.StatusServiceUnavailable, "A disconnect of the same account is still being told to the provider; try again in a few seconds", 0}},
-	{broker.ErrUnavailable, answer{http.StatusServiceUnavailable, "The token cannot be had at the moment, try again later", 2 * time.Second}},
-	{broker.ErrNotConnected, answer{http.StatusForbidden, denied + "User doesn't have a refresh token", 0}},
-	{broker.ErrGrantExpired, answer{http.StatusForbidden, denied + "your refresh token is expired, please login again", 0}},
-	{broker.ErrGrantBroken, answer{http.StatusForbidden, denied + "your refresh token is no longer valid, please login again", 0}},
-	{broker.ErrState, answer{http.StatusForbidden, denied + "could not authorize; state did not match across auth requests", 0}},
-	{broker.ErrReplayed, answer{http.StatusForbidden, denied + "could not authorize; this login is over already", 0}},
-	{broker.ErrSignedOut, answer{http.StatusUnauthorized, refused + "no authorization header provided", 0}},
-	{broker.ErrSignInFirst, answer{http.StatusUnauthorized, refused + "user is not logged in", 0}},
-	{broker.ErrOtherPerson, answer{http.StatusForbidden, denied + "you are logged in at the provider as another user than here; log out there first", 0}},
-	{broker.ErrOtherAccount, answer{http.StatusConflict, "You are connected with another account of this provider; disconnect it first, then connect the other one", 0}},
-	{errNoSession, answer{http.StatusUnauthorized, refused + "user is not logged in", 0}},
-	{errNotLinked, answer{http.StatusForbidden, denied + "user is not connected with token service or expired", 0}},
-	{aggregate.ErrEndpoint, answer{http.StatusNotFound, "supplied endpoint is not configured in the Workspace Token Service aggregate endpoint allowlist", 0}},
-	{aggregate.ErrTooOften, answer{http.StatusTooManyRequests, "Too many requests, try again in a moment", time.Second}},
-	{issuer.ErrScope, answer{http.StatusForbidden, denied + "the scope is not one that this audience gives", 0}},
-	{issuer.ErrNoKey, answer{http.StatusServiceUnavailable, "No key can sign at the moment, try again later", 5 * time.Second}},
+	{errNotFound, answer{http.StatusNotFound, "not_found", "There is nothing at this address", 0}},
+	{errMethod, answer{http.StatusMethodNotAllowed, "method", "The method is not allowed for this address", 0}},
+	{errLongRedirect, answer{http.StatusBadRequest, "long_redirect", "redirect is longer than 4096 bytes", 0}},
+	{errManyLogins, answer{http.StatusTooManyRequests, "many_logins", "Too many logins at the moment, try again in a minute", 30 * time.Second}},
+	{errFraming, answer{http.StatusForbidden, "framing", denied + errFraming.Error(), 0}},
+	{errCrossing, answer{http.StatusForbidden, "crossing", denied + errCrossing.Error(), 0}},
+	{authn.ErrUnavailable, answer{http.StatusServiceUnavailable, "unavailable", "The service cannot tell who is calling at the moment, try again later", 2 * time.Second}},
+	{authn.ErrNoProof, answer{http.StatusForbidden, "no_proof", denied + "You need to be authenticated to use this resource", 0}},
+	{authn.ErrRefused, answer{http.StatusForbidden, "refused", denied + "You need to be authenticated to use this resource", 0}},
+	{authn.ErrDisabled, answer{http.StatusForbidden, "disabled", denied + "your account is disabled, please ask an operator", 0}},
+	{broker.ErrUserDisabled, answer{http.StatusForbidden, "user_disabled", denied + "your account is disabled, please ask an operator", 0}},
+	{broker.ErrClientRejected, answer{http.StatusServiceUnavailable, "client_rejected", "The provider rejects this service's client credentials; an operator has to fix them", 0}},
+	{broker.ErrRevoking, answer{http.StatusServiceUnavailable, "revoking", "A disconnect of the same account is still being told to the provider; try again in a few seconds", 0}},
+	{broker.ErrUnavailable, answer{http.StatusServiceUnavailable, "unavailable", "The token cannot be had at the moment, try again later", 2 * time.Second}},
+	{broker.ErrNotConnected, answer{http.StatusForbidden, "not_connected", denied + "User doesn't have a refresh token", 0}},
+	{broker.ErrGrantExpired, answer{http.StatusForbidden, "grant_expired", denied + "your refresh token is expired, please login again", 0}},
+	{broker.ErrGrantBroken, answer{http.StatusForbidden, "grant_broken", denied + "your refresh token is no longer valid, please login again", 0}},
+	{broker.ErrState, answer{http.StatusForbidden, "state", denied + "could not authorize; state did not match across auth requests", 0}},
+	{broker.ErrReplayed, answer{http.StatusForbidden, "replayed", denied + "could not authorize; this login is over already", 0}},
+	{broker.ErrSignedOut, answer{http.StatusUnauthorized, "signed_out", refused + "no authorization header provided", 0}},
+	{broker.ErrSignInFirst, answer{http.StatusUnauthorized, "sign_in_first", refused + "user is not logged in", 0}},
+	{broker.ErrOtherPerson, answer{http.StatusForbidden, "other_person", denied + "you are logged in at the provider as another user than here; log out there first", 0}},
+	{broker.ErrOtherAccount, answer{http.StatusConflict, "other_account", "You are connected with another account of this provider; disconnect it first, then connect the other one", 0}},
+	{errNoSession, answer{http.StatusUnauthorized, "no_session", refused + "user is not logged in", 0}},
+	{errNotLinked, answer{http.StatusForbidden, "not_linked", denied + "user is not connected with token service or expired", 0}},
+	{aggregate.ErrEndpoint, answer{http.StatusNotFound, "endpoint", "supplied endpoint is not configured in the Workspace Token Service aggregate endpoint allowlist", 0}},
+	{aggregate.ErrTooOften, answer{http.StatusTooManyRequests, "too_often", "Too many requests, try again in a moment", time.Second}},
+	{issuer.ErrAccess, answer{http.StatusForbidden, "access", denied + "you may not have such a token for the audience", 0}},
+	{issuer.ErrScope, answer{http.StatusForbidden, "scope", denied + "the scope is not one that this audience gives", 0}},
+	{errClient, answer{http.StatusUnauthorized, "client", refused + errClient.Error(), 0}},
+	{errTokenScope, answer{http.StatusForbidden, "token_scope", denied + errTokenScope.Error(), 0}},
+	{errStepUp, answer{http.StatusForbidden, "step_up", denied + errStepUp.Error(), 0}},
+	{errNoPerson, answer{http.StatusForbidden, "no_person", denied + errNoPerson.Error(), 0}},
+	{issuer.ErrAudience, answer{http.StatusBadRequest, "audience", "the audience is not registered", 0}},
+	{apitoken.ErrUnknown, answer{http.StatusNotFound, "unknown", "there is no such token or resource", 0}},
+	{apitoken.ErrForbidden, answer{http.StatusForbidden, "forbidden", denied + apitoken.ErrForbidden.Error(), 0}},
+	{apitoken.ErrFull, answer{http.StatusConflict, "full", apitoken.ErrFull.Error(), 0}},
+	{issuer.ErrNoKey, answer{http.StatusServiceUnavailable, "no_key", "No key can sign at the moment, try again later", 5 * time.Second}},
 }
 
 // shape renders an error as the callers of a route parse it.
-type shape func(x *exchange, status int, member, message string) error
+type shape func(x *exchange, said answer, member string) error
 
-// gen3 is {"message": ...}, or {"error": ...} of a bad expires (Gen3 contract 1.0, 1.2).
-func gen3(x *exchange, status int, member, message string) error {
-	return x.json(status, map[string]string{member: message})
+// gen3 is {"message": ...}, or {"error": ...} of a bad expires (Gen3 contract 1.0, 1.2), and beside it what Gen3's own
+// clients do not read: the error's code, the request's id, and where a login helps its address.
+func gen3(x *exchange, said answer, member string) error {
+	body := map[string]string{member: said.message, "code": said.code, "request_id": x.id}
+	if address := x.connectURL(said.code); address != "" {
+		body["connect_url"] = address
+	}
+	return x.json(said.status, body)
+}
+
+// problem is application/problem+json (RFC 9457). The title is that of the status, and the code a member of its own.
+func problem(x *exchange, said answer, _ string) error {
+	detail := strings.TrimPrefix(strings.TrimPrefix(said.message, denied), refused)
+	body := map[string]any{"title": http.StatusText(said.status), "status": said.status, "detail": detail, "code": said.code, "request_id": x.id}
+	if address := x.connectURL(said.code); address != "" {
+		body["connect_url"] = address
+	}
+	return x.render(said.status, problemType, body)
+}
+
+// connectURL is where a person logs in whose connection is what is missing; empty where a login does not help.
+func (x *exchange) connectURL(code string) string {
+	if !slices.Contains([]string{"not_connected", "grant_expired", "grant_broken", "step_up", "no_person"}, code) {
+		return ""
+	}
+	address := x.public + "/oauth2/authorization_url"
+	if x.want.provider != "" && x.want.provider != x.defaultProvider {
+		address += "?" + url.Values{"idp": {x.want.provider}}.Encode()
+	}
+	return address
+}
+
+// isBadToken tells the faults of an API token that is presented.
+func isBadToken(err error) bool {
+	for _, bad := range []error{apitoken.ErrForm, apitoken.ErrRevoked, apitoken.ErrExpired, apitoken.ErrReplaced, apitoken.ErrNetwork} {
+		if errors.Is(err, bad) {
+			return true
+		}
+	}
+	return false
+}
+
+// reasonOf is what an error says beside its kind.
+func reasonOf(err error) string {
+	for _, kind := range []error{apitoken.ErrInput, apitoken.ErrPolicy} {
+		if errors.Is(err, kind) {
+			return strings.TrimPrefix(err.Error(), kind.Error()+": ")
+		}
+	}
+	return err.Error()
 }
 
 // requestError is a fault of the request, in words that say what to do.
@@ -100,17 +163,25 @@ func unknownProvider(name string) error {
 // fail renders an error in the shape that its caller parses.
 func (x *exchange) fail(err error) {
 	member := "message"
-	said := answer{http.StatusInternalServerError, "Internal server error", 0}
+	said := answer{http.StatusInternalServerError, "internal", "Internal server error", 0}
 	var request *requestError
+	var input *inputError
 	var outage *broker.Unavailable
 	switch {
 	case errors.As(err, &request):
-		member, said = request.member, answer{status: http.StatusBadRequest, message: request.message}
+		member, said = request.member, answer{status: http.StatusBadRequest, code: "bad_request", message: request.message}
 	case errors.Is(err, authn.ErrBearer):
-		said = answer{status: http.StatusUnauthorized, message: refused + strings.TrimPrefix(err.Error(), authn.ErrBearer.Error()+": ")}
+		said = answer{status: http.StatusUnauthorized, code: "invalid_token", message: refused + strings.TrimPrefix(err.Error(), authn.ErrBearer.Error()+": ")}
+		x.Header("WWW-Authenticate", `Bearer error="invalid_token"`)
+	case errors.As(err, &input):
+		said = answer{status: http.StatusBadRequest, code: "bad_request", message: input.message}
+	case errors.Is(err, apitoken.ErrInput), errors.Is(err, apitoken.ErrPolicy):
+		said = answer{status: http.StatusBadRequest, code: "bad_request", message: reasonOf(err)}
+	case isBadToken(err):
+		said = answer{status: http.StatusUnauthorized, code: "invalid_token", message: refused + err.Error()}
 		x.Header("WWW-Authenticate", `Bearer error="invalid_token"`)
 	case errors.Is(err, broker.ErrLoginFailed):
-		said = answer{status: http.StatusForbidden, message: denied + loginReason(err)}
+		said = answer{status: http.StatusForbidden, code: "login_failed", message: denied + loginReason(err)}
 	default:
 		for _, line := range table {
 			if errors.Is(err, line.is) {
@@ -138,7 +209,7 @@ func (x *exchange) fail(err error) {
 		x.page(said.status, message)
 		return
 	}
-	_ = x.shape(x, said.status, member, said.message)
+	_ = x.shape(x, said, member)
 }
 
 // loginReason says why a login failed: our own words, and an error code of the closed set.

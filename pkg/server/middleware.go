@@ -33,6 +33,8 @@ type policy struct {
 	quiet bool
 	// shape is that of the route's errors: gen3 where it is nil.
 	shape shape
+	// api: no answer is a page.
+	api bool
 }
 
 // edge is what all routes share: it knows the callers, and writes the log.
@@ -43,8 +45,11 @@ type edge struct {
 	log      *slog.Logger
 	portal   bool   // the service stands behind Gen3's portal
 	base     string // the path under which the service lives, without a slash at its end
+	public   string // the URL of the service, as browsers reach it
 	secure   bool   // browsers reach it over https
-	draining atomic.Bool
+	// defaultProvider is the one that establishes who a user is.
+	defaultProvider string
+	draining        atomic.Bool
 
 	exchanges sync.Pool
 }
@@ -68,6 +73,7 @@ type exchange struct {
 	route   string
 	quiet   bool
 	shape   shape
+	api     bool
 	want    tokenWanted // of /token
 	logged  bool
 	attrs   []slog.Attr
@@ -82,7 +88,7 @@ func (e *edge) handler(route string, policy policy, handle func(*exchange) error
 	}
 	return func(c *gin.Context) {
 		x := e.begin(c)
-		x.route, x.quiet, x.shape, x.event.Action = route, policy.quiet, policy.shape, policy.action
+		x.route, x.quiet, x.shape, x.api, x.event.Action = route, policy.quiet, policy.shape, policy.api, policy.action
 		defer x.end(count)
 		if x.err = x.admit(policy); x.err == nil {
 			x.err = handle(x)
@@ -93,6 +99,7 @@ func (e *edge) handler(route string, policy policy, handle func(*exchange) error
 	}
 }
 
+// begin takes an exchange from the pool and sets the headers that every answer has.
 func (e *edge) begin(c *gin.Context) *exchange {
 	x, _ := e.exchanges.Get().(*exchange)
 	x.Context, x.edge, x.began, x.id = c, e, time.Now(), newRequestID()
@@ -124,8 +131,11 @@ var (
 	closing    = []string{"close"}
 	oneYear    = []string{"max-age=31536000"}
 	jsonType   = []string{"application/json"}
+	// problemType is RFC 9457's.
+	problemType = []string{"application/problem+json"}
 )
 
+// newRequestID is what an answer and its line in the log share.
 func newRequestID() string {
 	var raw [8]byte
 	rand.Read(raw[:])

@@ -7,9 +7,9 @@ import (
 	"github.com/workspace-token-service/wts/web"
 )
 
-// wantsPage tells a person in a browser from a program, by Accept.
+// wantsPage tells a person in a browser from a program, by Accept. The API is for programs alone.
 func (x *exchange) wantsPage() bool {
-	return strings.Contains(x.GetHeader("Accept"), "text/html")
+	return !x.api && strings.Contains(x.GetHeader("Accept"), "text/html")
 }
 
 // page renders one of our pages. They hold what only this person may see, and nothing may frame

@@ -16,6 +16,7 @@ import (
 	"github.com/gin-gonic/gin"
 
 	"github.com/workspace-token-service/wts/pkg/aggregate"
+	"github.com/workspace-token-service/wts/pkg/apitoken"
 	"github.com/workspace-token-service/wts/pkg/audit"
 	"github.com/workspace-token-service/wts/pkg/authn"
 	"github.com/workspace-token-service/wts/pkg/broker"
@@ -71,6 +72,7 @@ func (c Config) Validate() error {
 	return errors.Join(pair, c.validateURL())
 }
 
+// validateURL wants the address that browsers and verifiers reach: cookies, redirects and the issuer follow from it.
 func (c Config) validateURL() error {
 	parsed, err := url.Parse(c.URL)
 	switch {
@@ -93,15 +95,16 @@ type Observer interface {
 
 // Parts are what a Server is made of; all of them are needed.
 type Parts struct {
-	Config   Config
-	Authn    *authn.Authenticator
-	Sessions *authn.Sessions
-	Broker   *broker.Broker
-	Issuer   *issuer.Issuer
-	Commons  *aggregate.Aggregator
-	Database Database
-	Observer Observer
-	Log      *slog.Logger
+	Config    Config
+	Authn     *authn.Authenticator
+	Sessions  *authn.Sessions
+	Broker    *broker.Broker
+	Issuer    *issuer.Issuer
+	APITokens *apitoken.Service
+	Commons   *aggregate.Aggregator
+	Database  Database
+	Observer  Observer
+	Log       *slog.Logger
 }
 
 // Server answers requests. It is an http.Handler.
@@ -118,13 +121,14 @@ func New(parts Parts) *Server {
 	gin.SetMode(gin.ReleaseMode)
 	parts.Config = parts.Config.WithDefaults()
 	s := &Server{engine: gin.New(), edge: &edge{
-		authn: parts.Authn, sessions: parts.Sessions, observer: parts.Observer, log: parts.Log, portal: parts.Config.Portal,
+		authn: parts.Authn, sessions: parts.Sessions, observer: parts.Observer, log: parts.Log, portal: parts.Config.Portal, public: parts.Config.URL,
 	}}
 	crossSite := http.NewCrossOriginProtection()
 	if public, err := url.Parse(parts.Config.URL); err == nil {
 		s.edge.base, s.edge.secure = strings.TrimRight(public.Path, "/"), public.Scheme == "https"
 		_ = crossSite.AddTrustedOrigin(public.Scheme + "://" + public.Host) // an origin, since the URL is valid
 	}
+	s.edge.defaultProvider, _ = parts.Broker.Provider("") // there always is one
 	s.edge.exchanges.New = func() any { return &exchange{} }
 	// The peer is the TCP peer. gin believes everybody's X-Forwarded-For unless told otherwise; here
 	// nobody asks gin (authn.Peer is what decides), and it is told all the same.
@@ -181,7 +185,7 @@ func (s *Server) routes(parts Parts, crossSite *http.CrossOriginProtection) {
 	client := policy{accepts: authn.Accepts{Session: !parts.Config.Portal, Bearer: true}, anonymous: true}
 	asker := policy{accepts: client.accepts, anonymous: true, strict: true, action: audit.Handout}
 	worker := policy{
-		accepts: authn.Accepts{ServiceAccount: true, Session: !parts.Config.Portal, Bearer: true, Pod: true}, refine: tokens.proofs, action: audit.Handout,
+		accepts: authn.Accepts{ServiceAccount: true, APIToken: true, Session: !parts.Config.Portal, Bearer: true, Pod: true}, refine: tokens.proofs, action: audit.Handout,
 	}
 
 	s.get("/", visitor, home.show)
@@ -200,6 +204,8 @@ func (s *Server) routes(parts Parts, crossSite *http.CrossOriginProtection) {
 	s.get("/oauth2/logout", anyone, logins.logout)
 	s.only(http.MethodPost, "/oauth2/logout", leaving, logins.disconnect)
 
+	s.apiRoutes(parts, crossSite)
+
 	s.get("/.well-known/jwks.json", anyone, keys.keySet)
 	s.get("/.well-known/openid-configuration", anyone, keys.discover)
 	s.get("/.well-known/oauth-authorization-server", anyone, keys.discover)
@@ -212,6 +218,40 @@ func (s *Server) routes(parts Parts, crossSite *http.CrossOriginProtection) {
 
 	s.engine.NoRoute(s.edge.handler("none", anyone, func(*exchange) error { return errNotFound }))
 	s.engine.NoMethod(s.edge.handler("none", anyone, func(*exchange) error { return errMethod }))
+}
+
+// apiRoutes are those of API tokens and of the resources that have some.
+func (s *Server) apiRoutes(parts Parts, crossSite *http.CrossOriginProtection) {
+	tokens := &apiTokens{parts.APITokens, parts.Issuer, parts.Broker, crossSite}
+	resources := &resources{tokens}
+	person := func(action audit.Action) policy {
+		return policy{accepts: authn.Accepts{Session: true}, action: action, shape: problem, api: true}
+	}
+	itself := func(action audit.Action) policy { return policy{action: action, shape: problem, api: true} } // the token is looked at by the handler
+	change := func(method, path string, action audit.Action, handle func(*exchange) error) {
+		s.only(method, path, person(action), tokens.changing(handle))
+	}
+
+	s.get("/api/v1/tokens", person(audit.ListTokens), tokens.list)
+	change(http.MethodPost, "/api/v1/tokens", audit.CreateToken, tokens.create)
+	change(http.MethodDelete, "/api/v1/tokens", audit.RevokeToken, tokens.revokeAll)
+	s.get("/api/v1/tokens/self", itself(audit.UseToken), tokens.self)
+	s.only(http.MethodPost, "/api/v1/tokens/self/rotate", itself(audit.RotateToken), tokens.rotateSelf)
+	s.only(http.MethodPost, "/api/v1/tokens/leaked", itself(audit.ReportToken), tokens.leaked)
+
+	s.get("/api/v1/resources", person(audit.ListTokens), resources.list)
+	s.only(http.MethodPut, "/api/v1/resources/:audience/:resource", itself(audit.PutResource), resources.put)
+	s.get("/api/v1/resources/:audience/:resource", person(audit.ListTokens), resources.show)
+	change(http.MethodPatch, "/api/v1/resources/:audience/:resource", audit.PutResource, resources.edit)
+
+	for _, below := range []string{"/api/v1/tokens", "/api/v1/resources/:audience/:resource/tokens"} {
+		s.get(below+"/:id", person(audit.ListTokens), tokens.show)
+		change(http.MethodPatch, below+"/:id", audit.EditToken, tokens.edit)
+		change(http.MethodDelete, below+"/:id", audit.RevokeToken, tokens.revoke)
+		change(http.MethodPost, below+"/:id/rotate", audit.RotateToken, tokens.rotate)
+	}
+	s.get("/api/v1/resources/:audience/:resource/tokens", person(audit.ListTokens), tokens.list)
+	change(http.MethodPost, "/api/v1/resources/:audience/:resource/tokens", audit.CreateToken, tokens.create)
 }
 
 // get serves GET, HEAD and OPTIONS, as the Gen3 contract (1.0) wants of every GET route.

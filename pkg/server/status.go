@@ -56,6 +56,7 @@ func (h *health) readyz(x *exchange) error {
 	return x.json(status, state)
 }
 
+// word says in one word how a part is.
 func word(yes bool, whenYes, whenNo string) string {
 	if yes {
 		return whenYes

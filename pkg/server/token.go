@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -61,6 +62,9 @@ func (t *tokens) proofs(x *exchange, accepts authn.Accepts) authn.Accepts {
 func (t *tokens) token(x *exchange) error {
 	want := x.want
 	x.event.Audience = cut(want.audience)
+	if err := scoped(x); err != nil {
+		return err
+	}
 	life, err := lifetime(x)
 	if err != nil {
 		return err
@@ -90,6 +94,19 @@ func (t *tokens) token(x *exchange) error {
 	return nil
 }
 
+// scoped wants of an API token that it holds the scope for what it asks: token for tokens that wts mints, and
+// provider:<id> for those of a provider.
+func scoped(x *exchange) error {
+	needed := "token"
+	if x.want.audience == "" {
+		needed = "provider:" + x.want.provider
+	}
+	if x.caller.Proof != authn.APIToken || slices.Contains(x.caller.Scopes, needed) {
+		return nil
+	}
+	return errTokenScope
+}
+
 // minted is the answer with a token of our own.
 type minted struct {
 	Token     string `json:"token"`
@@ -98,6 +115,7 @@ type minted struct {
 	Audience  string `json:"audience"`
 }
 
+// mint answers a request for a token of our own. Who asks was proven before; what they may have is the issuer's to say.
 func (t *tokens) mint(x *exchange, life time.Duration) error {
 	want := x.want
 	x.event.Action = audit.Mint
@@ -107,14 +125,26 @@ func (t *tokens) mint(x *exchange, life time.Duration) error {
 	if !t.issuer.Audience(want.audience) {
 		return badRequest("message", fmt.Sprintf("The audience %q is not registered", cut(want.audience)))
 	}
-	// A token of ours is tied to the living grant of its user.
+	// A token of ours is tied to the living grant of its user. One that ran out by time lets API tokens go on for a while.
+	unseen := time.Duration(0)
+	if policy, ok := t.issuer.APITokens(want.audience); ok && x.caller.Proof == authn.APIToken {
+		unseen = policy.MaxUnseen
+	}
 	defaultID, _ := t.broker.Provider("") // there always is one
-	if err := t.broker.Living(x.Request.Context(), x.caller.User.ID, defaultID); err != nil {
+	if err := t.broker.LivingWithin(x.Request.Context(), x.caller.User.ID, defaultID, unseen); err != nil {
 		return err
+	}
+	who := issuer.Person{ID: x.caller.User.ID, Username: x.caller.User.Username}
+	if t.issuer.AsksGroups(want.audience) {
+		groups, err := t.broker.Groups(x.Request.Context(), who.ID)
+		if err != nil {
+			return err
+		}
+		who.Groups = groups
 	}
 	scope, _ := x.param("scope")
 	token, err := t.issuer.Mint(issuer.Request{
-		Audience: want.audience, Subject: x.caller.User.ID, Username: x.caller.User.Username,
+		Audience: want.audience, Person: who,
 		ClientID: string(x.caller.Proof), Actor: issuer.Actor{Subject: x.caller.Actor},
 		Scopes: strings.Fields(scope), Lifetime: life,
 	})
@@ -146,12 +176,14 @@ func lifetime(x *exchange) (time.Duration, error) {
 }
 
 // json renders a value.
-func (x *exchange) json(status int, value any) error {
+func (x *exchange) json(status int, value any) error { return x.render(status, jsonType, value) }
+
+func (x *exchange) render(status int, kind []string, value any) error {
 	body, err := json.Marshal(value)
 	if err != nil {
 		return fmt.Errorf("rendering an answer: %w", err)
 	}
-	x.Writer.Header()["Content-Type"] = jsonType
+	x.Writer.Header()["Content-Type"] = kind
 	x.Writer.WriteHeader(status)
 	_, _ = x.Writer.Write(append(body, '\n')) // a caller who went away meanwhile is nobody's error
 	return nil

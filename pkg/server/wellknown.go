@@ -41,6 +41,7 @@ func (k *keys) discover(x *exchange) error {
 	return nil
 }
 
+// renderDiscovery renders the document once: nothing in it changes while the service runs.
 func renderDiscovery(base string) []byte {
 	body, _ := json.Marshal(map[string]any{ // strings alone, which always marshal
 		"issuer":                                base,

@@ -35,11 +35,13 @@ const (
 	userChanged       = "user"       // user id / username
 	sessionChanged    = "session"    // digest, in hex
 	keysChanged       = "keys"
+	tokenChanged      = "token" // digest of an API token's value, in hex
 
 	// Beside the lines above: what must not come back to life with a failover that loses commits.
 	connectionEnded = "ended"    // user id / provider / version of the tombstone / milliseconds of the login
 	userDisabled    = "disabled" // user id
 	userEnabled     = "enabled"  // user id
+	tokenRevoked    = "revoked"  // id of an API token
 )
 
 // Listener is what is done about changes: quickly. A function that is nil does nothing.
@@ -48,6 +50,7 @@ type Listener struct {
 	User       func(userID, username string)
 	Session    func(digestHex string)
 	Keys       func(ctx context.Context)
+	Token      func(digestHex string) // an API token's value
 	// Landed: a refresh of that connection ended, well or badly.
 	Landed func(userID, providerID string)
 	// Missed: an unknown number of changes went unheard; nothing remembered is to be trusted.
@@ -229,6 +232,8 @@ func (c change) announce(ctx context.Context, listener Listener) {
 		listener.User(first, second)
 	case c.Kind == sessionChanged && listener.Session != nil:
 		listener.Session(c.Object)
+	case c.Kind == tokenChanged && listener.Token != nil:
+		listener.Token(c.Object)
 	case c.Kind == keysChanged && listener.Keys != nil:
 		listener.Keys(ctx)
 	}

@@ -266,7 +266,7 @@ func (e *ends) keep(line change, now time.Time) {
 	e.contact = now
 	name := line.Kind + " " + line.Object
 	switch line.Kind {
-	case connectionEnded, sessionChanged:
+	case connectionEnded, sessionChanged, tokenRevoked:
 	case userDisabled, userEnabled: // of both the last one counts
 		id, _, _ := strings.Cut(line.Object, "/")
 		name = "user " + id
@@ -336,6 +336,8 @@ func (s *Failovers) restoreEnd(ctx context.Context, line change) error {
 	case userDisabled:
 		id, _, _ := strings.Cut(line.Object, "/")
 		return s.write(besideRequests(ctx), func(tx *gorm.DB) error { return s.users.disableAgain(tx, id) })
+	case tokenRevoked:
+		return s.tokens.revokeAgain(ctx, line.Object)
 	case sessionChanged:
 		digest, err := hex.DecodeString(line.Object)
 		if err != nil {

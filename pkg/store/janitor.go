@@ -86,7 +86,8 @@ func (s *Store) shred(tx *gorm.DB) error {
 	return tx.Model(&connection{}).
 		Where("phase = ? AND updated_at < ? OR phase = ? AND refresh_expires_at < ?", string(broker.Broken), before, string(broker.Ready), before).
 		Updates(map[string]any{
-			"phase": string(broker.Disconnected), "version": gorm.Expr("version + 1"), "updated_at": now,
+			"reason": gorm.Expr("CASE WHEN phase = ? THEN ? ELSE '' END", string(broker.Ready), broker.RanOut),
+			"phase":  string(broker.Disconnected), "version": gorm.Expr("version + 1"), "updated_at": now,
 			"refresh_token": nil, "refresh_digest": nil, "access_token": nil,
 		}).Error
 }

@@ -57,6 +57,11 @@ func (s *Logins) Connect(ctx context.Context, grant broker.Grant) (stored broker
 			stored = broker.Stored{UserID: who.ID, Username: who.Username} // for the audit
 			return broker.ErrUserDisabled
 		}
+		if grant.UserID == "" && grant.Identity.Groups != nil {
+			if err := s.users.setClaims(tx, who.ID, broker.Claims{Groups: grant.Identity.Groups, At: time.Now()}); err != nil {
+				return err
+			}
+		}
 		change, err := s.putConnection(tx, who, grant)
 		stored = broker.Stored{UserID: who.ID, Username: who.Username, Change: change, Lasting: change.Row.RefreshToken != "" || change.Row.AccessExpiresAt.IsZero()}
 		object = objectOf(who.ID, grant.Provider)

@@ -58,6 +58,8 @@ func Place(url string) string {
 	return fmt.Sprintf("%s:%d/%s", config.Host, config.Port, config.Database)
 }
 
+// parsePostgres reads a URL as pgx does. An error names the setting and repeats nothing of the URL, which holds a
+// password.
 func parsePostgres(url string) (*pgx.ConnConfig, error) {
 	config, err := pgx.ParseConfig(url)
 	if err != nil {

@@ -93,6 +93,8 @@ type Store struct {
 	Replicas    *Replicas
 	Failovers   *Failovers
 	Feed        *Feed
+	APITokens   *APITokens
+	Resources   *Resources
 	Gen3        *Gen3 // nil where there is no such table
 }
 
@@ -121,7 +123,8 @@ type (
 	// Failovers brings back what a failover lost; it implements broker.Failovers.
 	Failovers struct {
 		*Connections
-		users *Users
+		users  *Users
+		tokens *APITokens
 	}
 	// Feed tells what changed.
 	Feed struct{ *core }
@@ -205,10 +208,11 @@ func Open(config Config, keys *keyring.Keyring, log *slog.Logger) (*Store, error
 func newStore(c *core) *Store {
 	outbox, sessions := &Outbox{c}, &Sessions{c}
 	rows, users := &connectionRows{c, outbox}, &Users{c, sessions}
-	connections := &Connections{rows}
+	connections, tokens := &Connections{rows}, &APITokens{c}
 	return &Store{
 		core: c, Connections: connections, Logins: &Logins{rows, users}, Users: users, Sessions: sessions, SigningKeys: &SigningKeys{c},
-		Outbox: outbox, Replicas: &Replicas{c}, Failovers: &Failovers{connections, users}, Feed: &Feed{c},
+		Outbox: outbox, Replicas: &Replicas{c}, Failovers: &Failovers{connections, users, tokens}, Feed: &Feed{c},
+		APITokens: tokens, Resources: &Resources{c},
 	}
 }
 

@@ -56,11 +56,16 @@ func open(t testing.TB, url string, keys *keyring.Keyring) *store.Store {
 	return s
 }
 
+type tokens struct {
+	*store.APITokens
+	*store.Resources
+}
+
 // conformed is a store as the suite wants it.
 func conformed(s *store.Store) storetest.Store {
 	return storetest.Store{
 		Store: s.Connections, LoginStore: s.Logins, Outbox: s.Outbox, Replicas: s.Replicas, Users: s.Users, SessionStore: s.Sessions,
-		Keeper: s, Issuer: s.SigningKeys,
+		Keeper: s, Issuer: s.SigningKeys, TokenKeeper: tokens{s.APITokens, s.Resources}, ClaimStore: s.Users,
 	}
 }
 
@@ -188,6 +193,7 @@ func TestEveryColumnOfBytesIsSealedOrPublic(t *testing.T) {
 		"connections.refresh_digest", "connections.parent_digest", // keyed digests
 		"sessions.digest", "login_states.digest", // of random values
 		"signing_keys.public",
+		"api_token_values.digest", // of 160 random bits
 	}
 	onEach(t, func(t *testing.T, url string) {
 		open(t, url, newKeys(t))
@@ -382,8 +388,8 @@ func TestManyStartersMigrateOnce(t *testing.T) {
 		all.Wait()
 		sum := 0
 		applied.Range(func(_, n any) bool { sum += n.(int); return true })
-		if sum != 4 {
-			t.Errorf("%d migrations were applied in all, want 4", sum)
+		if sum != 5 {
+			t.Errorf("%d migrations were applied in all, want 5", sum)
 		}
 	})
 }

@@ -3,10 +3,12 @@ package store
 import (
 	"context"
 	"errors"
+	"strings"
 
 	"gorm.io/gorm"
 
 	"github.com/workspace-token-service/wts/pkg/authn"
+	"github.com/workspace-token-service/wts/pkg/broker"
 )
 
 type user struct {
@@ -107,4 +109,31 @@ func (s *Users) disable(tx *gorm.DB, row *user, now int64, disabled bool) error 
 		return err
 	}
 	return s.tell(tx, now, userChanged, row.object())
+}
+
+// Claims implements broker.ClaimStore.
+func (s *Users) Claims(ctx context.Context, userID string) (claims broker.Claims, err error) {
+	var row struct {
+		Subject  string
+		Groups   *string
+		ClaimsAt *int64
+	}
+	err = s.run(ctx, func(tx *gorm.DB) error {
+		return tx.Raw("SELECT subject, groups, claims_at FROM users WHERE id = ?", userID).Scan(&row).Error
+	})
+	claims = broker.Claims{Subject: row.Subject, At: instant(row.ClaimsAt)}
+	if row.Groups != nil && *row.Groups != "" {
+		claims.Groups = strings.Split(*row.Groups, "\n")
+	}
+	return claims, err
+}
+
+// SetClaims implements broker.ClaimStore. An older word never takes the place of a newer one.
+func (s *Users) SetClaims(ctx context.Context, userID string, claims broker.Claims) error {
+	return s.run(ctx, func(tx *gorm.DB) error { return s.setClaims(tx, userID, claims) })
+}
+
+func (s *Users) setClaims(tx *gorm.DB, userID string, claims broker.Claims) error {
+	return tx.Exec("UPDATE users SET groups = ?, claims_at = ? WHERE id = ? AND (claims_at IS NULL OR claims_at <= ?)",
+		strings.Join(claims.Groups, "\n"), claims.At.UnixMilli(), userID, claims.At.UnixMilli()).Error
 }

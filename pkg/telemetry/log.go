@@ -32,6 +32,7 @@ func (c LogConfig) Validate() error {
 	return errors.Join(faults...)
 }
 
+// level is the least level that is written; info unless told otherwise.
 func (c LogConfig) level() (slog.Level, error) {
 	var level slog.Level
 	if c.Level == "" {

@@ -60,6 +60,8 @@ func Bearer(r *http.Request) (string, bool) {
 	return token, ok && strings.EqualFold(scheme, "bearer") && token != ""
 }
 
+// refuse answers with a challenge (RFC 6750 3) and the reason as JSON. An outage is no challenge: another token would not
+// help.
 func refuse(w http.ResponseWriter, status int, code, reason string) {
 	challenge := "Bearer"
 	if code != "" {

@@ -4,6 +4,7 @@ package storetest
 import (
 	"context"
 	"errors"
+	"net/netip"
 	"testing"
 	"time"
 
@@ -26,6 +27,8 @@ type Store struct {
 	Users
 	authn.SessionStore
 	Keeper
+	TokenKeeper
+	broker.ClaimStore
 	Issuer issuer.Store
 }
 
@@ -53,6 +56,13 @@ func Run(t *testing.T, open func(t *testing.T) Store) {
 		"verdicts are stored":                           verdictsStored,
 		"orphans are found":                             orphans,
 		"heartbeats change":                             beats,
+		"an API token comes back as it was made":        tokenComesBack,
+		"API tokens are listed":                         tokensListed,
+		"an API token rotates":                          tokenRotates,
+		"uses of an API token are noted":                usesNoted,
+		"there are as many API tokens as may be":        asManyTokensAsMayBe,
+		"resources have maintainers":                    resourcesKept,
+		"what a provider says of users is kept":         claimsKept,
 		"a login meets a revocation under way":          revocationUnderWay,
 		"each login may be a grant of its own":          separateGrants,
 		"a disconnect leaves a tombstone":               tombstone,
@@ -129,7 +139,7 @@ func want(t *testing.T, what string, got, want error) {
 
 func equal(t *testing.T, what string, want, got any, options ...cmp.Option) {
 	t.Helper()
-	if diff := cmp.Diff(want, got, append(options, cmpopts.EquateApproxTime(time.Second))...); diff != "" {
+	if diff := cmp.Diff(want, got, append(options, cmpopts.EquateApproxTime(time.Second), cmpopts.EquateComparable(netip.Prefix{}))...); diff != "" {
 		t.Errorf("%s (-want +got):\n%s", what, diff)
 	}
 }

@@ -1,0 +1,259 @@
+package issuer
+
+import (
+	"crypto/subtle"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/workspace-token-service/wts/pkg/secret"
+)
+
+// Audience is a resource service that is registered to receive our tokens. What it says is decided in one place, Mint,
+// whichever way a token is asked for.
+type Audience struct {
+	// Profile is what its tokens say beside who they are for: standard (the default), resource or gen3; see
+	// docs/tokens.md.
+	Profile string `config:"profile"`
+	// Algorithm signs its tokens. Default ES256; RS256 for gen3.
+	Algorithm string `config:"algorithm"`
+	// MaxLifetime bounds a token's life; DefaultLifetime holds where the caller asks for none.
+	// Defaults: 1 hour, and 10 minutes.
+	MaxLifetime     time.Duration `config:"max_lifetime"`
+	DefaultLifetime time.Duration `config:"default_lifetime"`
+	// Scopes are those that may be asked for. A token holds none that was not asked for.
+	Scopes []string `config:"scopes"`
+	// Access says who may have its tokens, and which scopes they get: the rules that a user matches add up. Without a
+	// rule every user may have all of them.
+	Access []Access `config:"access"`
+	// APITokens is what may be made for it that lives long.
+	APITokens APITokens `config:"api_tokens"`
+	// Secret is that of the resource service itself, with which it says who maintains its resources; SecretFile names a
+	// file that holds it, and wins. Without one it cannot.
+	Secret     secret.Text `config:"secret"`
+	SecretFile string      `config:"secret_file"`
+}
+
+// Access is one rule of who may have an audience's tokens.
+type Access struct {
+	// Everyone, Users (by username) or Groups (by the provider's groups_claim).
+	Everyone bool     `config:"everyone"`
+	Users    []string `config:"users"`
+	Groups   []string `config:"groups"`
+	// Scopes of the audience's that they get; all of them where it is left out.
+	Scopes []string `config:"scopes"`
+}
+
+// APITokens says which API tokens may be made for an audience.
+type APITokens struct {
+	// Personal tokens act for the user who made them; Resource ones belong to a resource of the audience. None may be
+	// made unless told otherwise.
+	Personal bool `config:"personal"`
+	Resource bool `config:"resource"`
+	// DefaultLifetime (30 days) and MaxLifetime (a year) of a token.
+	DefaultLifetime time.Duration `config:"default_lifetime"`
+	MaxLifetime     time.Duration `config:"max_lifetime"`
+	// Endless lets opaque tokens of resources have no end.
+	Endless bool `config:"endless"`
+	// JWT lets tokens be made that a service verifies offline, for at most 400 days.
+	JWT bool `config:"jwt"`
+	// MaxUnseen is for how long personal tokens go on after their user's grant has run out by time. Default 90 days.
+	MaxUnseen time.Duration `config:"max_unseen"`
+}
+
+// minSecret is how short a resource service's secret may be, in bytes.
+const minSecret = 20
+
+const (
+	day = 24 * time.Hour
+	// longestLife bounds what can be configured: a retired key stays published for as long.
+	longestLife = day
+	// longestJWT bounds the life of an API token that is a JWT, for the same reason.
+	longestJWT = 400 * day
+)
+
+// withDefaults fills in what the operator left out.
+func (a Audience) withDefaults() Audience {
+	if a.Profile == "" {
+		a.Profile = ProfileStandard
+	}
+	if a.Algorithm == "" {
+		a.Algorithm = profiles[a.Profile].algorithm()
+	}
+	if a.MaxLifetime == 0 {
+		a.MaxLifetime = time.Hour
+	}
+	if a.DefaultLifetime == 0 {
+		a.DefaultLifetime = min(10*time.Minute, a.MaxLifetime)
+	}
+	policy := &a.APITokens
+	if policy.MaxLifetime == 0 {
+		policy.MaxLifetime = 365 * day
+	}
+	if policy.DefaultLifetime == 0 {
+		policy.DefaultLifetime = min(30*day, policy.MaxLifetime)
+	}
+	if policy.MaxUnseen == 0 {
+		policy.MaxUnseen = 90 * day
+	}
+	return a
+}
+
+// validate reports every fault at once, each with the name of its field.
+func (a Audience) validate(id string) error {
+	var faults []error
+	fault := func(format string, args ...any) {
+		faults = append(faults, fmt.Errorf("audiences."+id+"."+format, args...))
+	}
+	profile, known := profiles[a.Profile]
+	if !known && a.Profile != "" {
+		fault("profile: is %q, want one of %v", a.Profile, Profiles())
+	}
+	if a.Algorithm != "" && !slices.Contains(Algorithms, a.Algorithm) {
+		fault("algorithm: is %q, want one of %v", a.Algorithm, Algorithms)
+	} else if known && a.Algorithm != "" && !profile.signs(a.Algorithm) {
+		fault("algorithm: is %q, want one of %v for the profile %s", a.Algorithm, profile.algorithms, a.Profile)
+	}
+	if a.MaxLifetime != 0 && a.MaxLifetime < time.Second || a.MaxLifetime > longestLife {
+		fault("max_lifetime: is %s, want 1s to %s", a.MaxLifetime, longestLife)
+	}
+	if a.DefaultLifetime != 0 && a.DefaultLifetime < time.Second || a.MaxLifetime > 0 && a.DefaultLifetime > a.MaxLifetime {
+		fault("default_lifetime: is %s, want at least 1s and at most max_lifetime", a.DefaultLifetime)
+	}
+	if a.Secret != "" && len(a.Secret) < minSecret {
+		fault("secret: has %d bytes, want at least %d random ones", len(a.Secret), minSecret)
+	}
+	for i, scope := range a.Scopes {
+		if !isScope(scope) {
+			fault("scopes[%d]: %q is no scope: printable ASCII without a blank, a quotation mark or a backslash (RFC 6749 3.3)", i, scope)
+		}
+	}
+	for i, rule := range a.Access {
+		if !rule.Everyone && len(rule.Users) == 0 && len(rule.Groups) == 0 {
+			fault("access[%d]: matches no user; want everyone, users or groups", i)
+		}
+		for _, scope := range rule.Scopes {
+			if !slices.Contains(a.Scopes, scope) {
+				fault("access[%d].scopes: %q is not one of the audience's scopes", i, scope)
+			}
+		}
+	}
+	return errors.Join(append(faults, a.APITokens.validate(id))...)
+}
+
+func (p APITokens) validate(id string) error {
+	var faults []error
+	fault := func(format string, args ...any) {
+		faults = append(faults, fmt.Errorf("audiences."+id+".api_tokens."+format, args...))
+	}
+	longest := 10 * 365 * day
+	if p.JWT {
+		longest = longestJWT
+	}
+	if p.MaxLifetime != 0 && p.MaxLifetime < time.Minute || p.MaxLifetime > longest {
+		fault("max_lifetime: is %s, want 1m to %s", p.MaxLifetime, longest)
+	}
+	if p.DefaultLifetime != 0 && p.DefaultLifetime < time.Minute || p.MaxLifetime > 0 && p.DefaultLifetime > p.MaxLifetime {
+		fault("default_lifetime: is %s, want at least 1m and at most max_lifetime", p.DefaultLifetime)
+	}
+	if p.MaxUnseen < 0 {
+		fault("max_unseen: must not be negative")
+	}
+	return errors.Join(faults...)
+}
+
+// isScope tells a scope-token (RFC 6749 3.3).
+func isScope(text string) bool {
+	for i := range len(text) {
+		if char := text[i]; char < 0x21 || char > 0x7e || char == '"' || char == '\\' {
+			return false
+		}
+	}
+	return text != ""
+}
+
+// Person is who a token is about, as far as an audience's rules ask.
+type Person struct {
+	ID       string // our own, never reused
+	Username string
+	Groups   []string
+}
+
+// scopesOf are the scopes that a user may have, and whether they may have a token at all.
+func (a *Audience) scopesOf(who Person) (scopes []string, allowed bool) {
+	if len(a.Access) == 0 {
+		return a.Scopes, true
+	}
+	for _, rule := range a.Access {
+		in := func(group string) bool { return slices.Contains(who.Groups, group) }
+		if !rule.Everyone && !slices.Contains(rule.Users, who.Username) && !slices.ContainsFunc(rule.Groups, in) {
+			continue
+		}
+		allowed = true
+		if len(rule.Scopes) == 0 {
+			return a.Scopes, true
+		}
+		scopes = append(scopes, rule.Scopes...)
+	}
+	return scopes, allowed
+}
+
+// allow judges what is asked for; ErrAccess and ErrScope. Less is never given silently.
+func (a *Audience) allow(who Person, scopes []string) error {
+	may, allowed := a.scopesOf(who)
+	if !allowed {
+		return ErrAccess
+	}
+	for _, scope := range scopes {
+		switch {
+		case !slices.Contains(a.Scopes, scope):
+			return ErrScope
+		case !slices.Contains(may, scope):
+			return ErrAccess
+		}
+	}
+	return nil
+}
+
+// registry is the audiences that are registered, by id.
+type registry map[string]Audience
+
+// Audience tells whether an audience is registered.
+func (r registry) Audience(id string) bool {
+	_, ok := r[id]
+	return ok
+}
+
+// AsksGroups tells that who may have an audience's tokens depends on their groups.
+func (r registry) AsksGroups(id string) bool {
+	audience := r[id]
+	return audience.asksGroups()
+}
+
+// APITokens is what may be made for an audience; false where it is not registered.
+func (r registry) APITokens(audience string) (APITokens, bool) {
+	found, ok := r[audience]
+	return found.APITokens, ok
+}
+
+// Authenticates tells whether a secret is that of an audience's resource service.
+func (r registry) Authenticates(audience, presented string) bool {
+	own := string(r[audience].Secret)
+	return own != "" && subtle.ConstantTimeCompare([]byte(own), []byte(presented)) == 1
+}
+
+// Allow judges whether a user may have tokens for an audience with these scopes now. The errors are ErrAudience,
+// ErrScope and ErrAccess.
+func (r registry) Allow(audience string, who Person, scopes []string) error {
+	found, ok := r[audience]
+	if !ok {
+		return ErrAudience
+	}
+	return found.allow(who, scopes)
+}
+
+// asksGroups tells that a rule of the audience, or its profile, needs the user's groups.
+func (a *Audience) asksGroups() bool {
+	return slices.ContainsFunc(a.Access, func(rule Access) bool { return len(rule.Groups) > 0 })
+}

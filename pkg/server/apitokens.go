@@ -1,0 +1,435 @@
+package server
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"mime"
+	"net/http"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/workspace-token-service/wts/pkg/apitoken"
+	"github.com/workspace-token-service/wts/pkg/authn"
+	"github.com/workspace-token-service/wts/pkg/broker"
+	"github.com/workspace-token-service/wts/pkg/issuer"
+)
+
+// stepUp is how recent a login has to be of a person who makes a token that lives long (rule C6).
+const stepUp = time.Hour
+
+var (
+	errStepUp   = errors.New("log in again: a token that lives long is made within an hour of a login")
+	errNoPerson = errors.New("sign in first")
+)
+
+// apiTokens answers /api/v1/tokens and the tokens of /api/v1/resources.
+type apiTokens struct {
+	service   *apitoken.Service
+	issuer    *issuer.Issuer
+	broker    *broker.Broker
+	crossSite *http.CrossOriginProtection
+}
+
+// tokenView is an API token as its owner sees it: never a value, but for the one time at which it is made.
+type tokenView struct {
+	ID           string     `json:"id"`
+	Kind         string     `json:"kind"`
+	State        string     `json:"state"` // active, expired or revoked
+	Audience     string     `json:"audience"`
+	Resource     string     `json:"resource,omitempty"`
+	Name         string     `json:"name"`
+	Description  string     `json:"description"`
+	Scopes       []string   `json:"scopes"`
+	Networks     []string   `json:"networks"`
+	Hint         string     `json:"hint"` // its beginning and end
+	CreatedAt    time.Time  `json:"created_at"`
+	CreatedBy    string     `json:"created_by,omitempty"` // the user's id
+	RotatedAt    *time.Time `json:"rotated_at,omitempty"`
+	OldUntil     *time.Time `json:"old_value_until,omitempty"` // the end of the value before it, while that is accepted
+	ExpiresAt    *time.Time `json:"expires_at"`                // null: it has no end
+	LastUsedAt   *time.Time `json:"last_used_at"`
+	LastUsedFrom string     `json:"last_used_from,omitempty"`
+	RevokedAt    *time.Time `json:"revoked_at,omitempty"`
+	RevokedBy    string     `json:"revoked_by,omitempty"`
+	RevokedFor   string     `json:"revoked_for,omitempty"`
+	// Token is its value, in the answer that made or rotated it and in no other.
+	Token string `json:"token,omitempty"`
+}
+
+// view shows a token to who may manage it.
+func view(token apitoken.Token, now time.Time) tokenView {
+	when := func(at time.Time) *time.Time {
+		if at.IsZero() {
+			return nil
+		}
+		at = at.UTC().Truncate(time.Second)
+		return &at
+	}
+	shown := tokenView{
+		ID: token.ID, Kind: string(token.Kind), State: token.State(now), Audience: token.Audience, Resource: token.Resource,
+		Name: token.Name, Description: token.Description, Scopes: append([]string{}, token.Scopes...), Networks: []string{},
+		CreatedAt: *when(token.CreatedAt), CreatedBy: token.UserID, ExpiresAt: when(token.ExpiresAt), LastUsedAt: when(token.LastUsedAt),
+		LastUsedFrom: token.LastUsedFrom, RevokedAt: when(token.RevokedAt), RevokedBy: token.RevokedBy, RevokedFor: token.RevokedFor,
+	}
+	for _, network := range token.Networks {
+		shown.Networks = append(shown.Networks, network.String())
+	}
+	if len(token.Values) > 0 {
+		shown.Hint = token.Hint()
+	}
+	if len(token.Values) > 1 {
+		shown.RotatedAt = when(token.Values[0].CreatedAt)
+		if until := token.Values[1].Until; now.Before(until) {
+			shown.OldUntil = when(until)
+		}
+	}
+	return shown
+}
+
+// person is who makes the request, with their groups where an audience asks for them.
+func (a *apiTokens) person(x *exchange, audience string) (issuer.Person, error) {
+	who := issuer.Person{ID: x.caller.User.ID, Username: x.caller.User.Username}
+	if who.ID == "" {
+		return who, errNoPerson
+	}
+	var err error
+	if a.issuer.AsksGroups(audience) {
+		who.Groups, err = a.broker.Groups(x.Request.Context(), who.ID)
+	}
+	return who, err
+}
+
+// changing wants a request that no other site can have had a browser send.
+func (a *apiTokens) changing(handle func(*exchange) error) func(*exchange) error {
+	return func(x *exchange) error {
+		if err := a.crossSite.Check(x.Request); err != nil {
+			return errCrossing
+		}
+		return handle(x)
+	}
+}
+
+// recent wants a login of the last hour.
+func recent(x *exchange) error {
+	if x.caller.Proof == authn.Session && time.Since(x.caller.Since) > stepUp {
+		return errStepUp
+	}
+	return nil
+}
+
+// readBody reads JSON into a value: one object, with no member that is not known.
+func readBody(x *exchange, into any) error {
+	if kind, _, _ := mime.ParseMediaType(x.GetHeader("Content-Type")); kind != "application/json" {
+		return &inputError{"the body has to be JSON, with Content-Type: application/json"}
+	}
+	decoder := json.NewDecoder(x.Request.Body)
+	decoder.DisallowUnknownFields()
+	if err := decoder.Decode(into); err != nil {
+		var large *http.MaxBytesError
+		if errors.As(err, &large) {
+			return &inputError{fmt.Sprintf("the body is larger than %d bytes", maxBody)}
+		}
+		return &inputError{"the body is not the JSON that is expected: " + jsonFault(err)}
+	}
+	if _, err := decoder.Token(); !errors.Is(err, io.EOF) {
+		return &inputError{"the body is more than one JSON value"}
+	}
+	return nil
+}
+
+// jsonFault says what is wrong without repeating what was sent.
+func jsonFault(err error) string {
+	var kind *json.UnmarshalTypeError
+	if errors.As(err, &kind) {
+		return fmt.Sprintf("%s has to be a %s", cut(kind.Field), kind.Type)
+	}
+	var syntax *json.SyntaxError
+	if errors.As(err, &syntax) {
+		return fmt.Sprintf("it is no JSON at byte %d", syntax.Offset)
+	}
+	return "a member is not known, or the end is missing"
+}
+
+// inputError is a fault of a request to the API.
+type inputError struct{ message string }
+
+func (e *inputError) Error() string { return e.message }
+
+// newToken is the body that makes a token.
+type newToken struct {
+	Audience    string   `json:"audience"`
+	Name        string   `json:"name"`
+	Description string   `json:"description"`
+	Scopes      []string `json:"scopes"`
+	Networks    []string `json:"networks"`
+	// ExpiresIn is its life in seconds; left out, the audience's default; null, none.
+	ExpiresIn json.RawMessage `json:"expires_in"`
+}
+
+// create answers POST of a person's token, or of a resource's where the address names one. The audit has the line before
+// the person has the token.
+func (a *apiTokens) create(x *exchange) error {
+	if err := recent(x); err != nil {
+		return err
+	}
+	var sent newToken
+	if err := readBody(x, &sent); err != nil {
+		return err
+	}
+	audience, resource := x.Param("audience"), x.Param("resource")
+	switch {
+	case audience == "":
+		audience = sent.Audience
+	case sent.Audience != "" && sent.Audience != audience:
+		return &inputError{"audience: is not the one of the address"}
+	}
+	x.event.Audience = cut(audience)
+	wanted := apitoken.Wanted{
+		Audience: audience, Resource: resource, Name: sent.Name, Description: sent.Description, Scopes: sent.Scopes, Networks: sent.Networks,
+		Endless: string(sent.ExpiresIn) == "null",
+	}
+	if len(sent.ExpiresIn) > 0 && !wanted.Endless {
+		seconds, err := strconv.ParseInt(string(sent.ExpiresIn), 10, 64)
+		if err != nil || seconds <= 0 {
+			return &inputError{"expires_in: has to be a positive number of seconds, or null"}
+		}
+		wanted.Lifetime = time.Duration(min(seconds, maxExpires)) * time.Second
+	}
+	who, err := a.person(x, audience)
+	if err != nil {
+		return err
+	}
+	token, value, err := a.service.Create(x.Request.Context(), who, wanted)
+	if err != nil {
+		return err
+	}
+	x.event.Token = token.ID
+	x.record()
+	shown := view(token, time.Now())
+	shown.Token = value
+	x.Header("Location", x.base+x.Request.URL.Path+"/"+token.ID)
+	return x.json(http.StatusCreated, shown)
+}
+
+// list answers GET of a person's own tokens, or of a resource's: ?state=active&unused_days=90&after=<id>.
+func (a *apiTokens) list(x *exchange) error {
+	filter := apitoken.Filter{Audience: x.Param("audience"), Resource: x.Param("resource")}
+	filter.After, _ = x.param("after")
+	if text, ok := x.param("unused_days"); ok {
+		days, err := strconv.Atoi(text)
+		if err != nil || days < 0 || days > 36500 {
+			return &inputError{"unused_days: has to be a number of days"}
+		}
+		filter.UnusedSince = time.Now().AddDate(0, 0, -days)
+	}
+	state, _ := x.param("state")
+	if state != "" && !slices.Contains([]string{"active", "expired", "revoked"}, state) {
+		return &inputError{"state: has to be active, expired or revoked"}
+	}
+	filter.Limit = pageSize
+	who, err := a.person(x, "")
+	if err != nil {
+		return err
+	}
+	tokens, err := a.service.List(x.Request.Context(), who, filter)
+	if err != nil {
+		return err
+	}
+	answer := struct {
+		Tokens []tokenView `json:"tokens"`
+		// Next is to be sent as after for the next page; it is left out where there is none.
+		Next string `json:"next,omitempty"`
+	}{Tokens: []tokenView{}}
+	if len(tokens) == pageSize {
+		answer.Next = tokens[len(tokens)-1].ID
+	}
+	for _, token := range tokens {
+		if shown := view(token, time.Now()); state == "" || shown.State == state {
+			answer.Tokens = append(answer.Tokens, shown)
+		}
+	}
+	return x.json(http.StatusOK, answer)
+}
+
+const pageSize = 100
+
+// addressed is the token of the address, which has to be the resource's of the address.
+func (a *apiTokens) addressed(x *exchange) (issuer.Person, apitoken.Token, error) {
+	who, err := a.person(x, "")
+	if err != nil {
+		return who, apitoken.Token{}, err
+	}
+	token, err := a.service.Get(x.Request.Context(), who, x.Param("id"))
+	if err == nil && (token.Resource != x.Param("resource") || token.Resource != "" && token.Audience != x.Param("audience")) {
+		err = apitoken.ErrUnknown
+	}
+	x.event.Audience, x.event.Token = token.Audience, token.ID
+	return who, token, err
+}
+
+// show answers GET of one token.
+func (a *apiTokens) show(x *exchange) error {
+	_, token, err := a.addressed(x)
+	if err != nil {
+		return err
+	}
+	return x.json(http.StatusOK, view(token, time.Now()))
+}
+
+// edit answers PATCH of what a token is called. What it may do is fixed when it is made.
+func (a *apiTokens) edit(x *exchange) error {
+	who, token, err := a.addressed(x)
+	if err != nil {
+		return err
+	}
+	var sent struct {
+		Name        *string `json:"name"`
+		Description *string `json:"description"`
+	}
+	if err := readBody(x, &sent); err != nil {
+		return err
+	}
+	token, err = a.service.Edit(x.Request.Context(), who, token.ID, sent.Name, sent.Description)
+	if err != nil {
+		return err
+	}
+	return x.json(http.StatusOK, view(token, time.Now()))
+}
+
+// revoke answers DELETE: the token is refused from now on, and stays in the list.
+func (a *apiTokens) revoke(x *exchange) error {
+	who, token, err := a.addressed(x)
+	if err != nil {
+		return err
+	}
+	token, err = a.service.Revoke(x.Request.Context(), who, token.ID)
+	if err != nil {
+		return err
+	}
+	return x.json(http.StatusOK, view(token, time.Now()))
+}
+
+// revokeAll answers DELETE of all of a person's own tokens: for somebody whose laptop is gone.
+func (a *apiTokens) revokeAll(x *exchange) error {
+	who, err := a.person(x, "")
+	if err != nil {
+		return err
+	}
+	count, err := a.service.RevokeAll(x.Request.Context(), who)
+	if err != nil {
+		return err
+	}
+	return x.json(http.StatusOK, map[string]int{"revoked": count})
+}
+
+// readOverlap reads how long both values work.
+func readOverlap(x *exchange) (*time.Duration, error) {
+	var sent struct {
+		Overlap *int64 `json:"overlap"` // seconds
+	}
+	if x.Request.ContentLength != 0 {
+		if err := readBody(x, &sent); err != nil {
+			return nil, err
+		}
+	}
+	if sent.Overlap == nil {
+		return nil, nil
+	}
+	overlap := time.Duration(min(max(*sent.Overlap, -1), maxExpires)) * time.Second
+	return &overlap, nil
+}
+
+// rotate answers POST by a person who has logged in within the hour, as making a token does.
+func (a *apiTokens) rotate(x *exchange) error {
+	if err := recent(x); err != nil {
+		return err
+	}
+	who, token, err := a.addressed(x)
+	if err != nil {
+		return err
+	}
+	overlap, err := readOverlap(x)
+	if err != nil {
+		return err
+	}
+	token, value, err := a.service.Rotate(x.Request.Context(), who, token.ID, overlap)
+	if err != nil {
+		return err
+	}
+	x.record()
+	shown := view(token, time.Now())
+	shown.Token = value
+	return x.json(http.StatusOK, shown)
+}
+
+// self answers the token that is presented about itself.
+func (a *apiTokens) self(x *exchange) error {
+	value := authn.BearerToken(x.Request)
+	token, err := a.service.Check(x.Request.Context(), value, x.peer.Addr)
+	x.event.Audience, x.event.Token = token.Audience, token.ID
+	if err != nil {
+		return err
+	}
+	return x.json(http.StatusOK, view(token, time.Now()))
+}
+
+// rotateSelf lets a program rotate its own token, before it ends.
+func (a *apiTokens) rotateSelf(x *exchange) error {
+	overlap, err := readOverlap(x)
+	if err != nil {
+		return err
+	}
+	value := authn.BearerToken(x.Request)
+	token, fresh, err := a.service.RotateSelf(x.Request.Context(), value, x.peer.Addr, overlap)
+	x.event.Audience, x.event.Token = token.Audience, token.ID
+	if err != nil {
+		return err
+	}
+	x.record()
+	shown := view(token, time.Now())
+	shown.Token = fresh
+	return x.json(http.StatusOK, shown)
+}
+
+// leaked is called by scanners that found tokens where none should be: each is revoked. The answer is what GitHub's
+// secret scanning wants of a partner; the value itself is not repeated.
+func (a *apiTokens) leaked(x *exchange) error {
+	var sent []struct {
+		Token  string `json:"token"`
+		Type   string `json:"type"`
+		URL    string `json:"url"`
+		Source string `json:"source"`
+	}
+	if err := readBody(x, &sent); err != nil {
+		return err
+	}
+	if len(sent) > 100 {
+		return &inputError{"more than 100 reports at once"}
+	}
+	type verdict struct {
+		TokenHash string `json:"token_hash"` // SHA-256, in hex
+		Type      string `json:"token_type"`
+		Label     string `json:"label"`
+	}
+	verdicts := make([]verdict, 0, len(sent))
+	for _, report := range sent {
+		where := report.URL
+		if where == "" {
+			where = report.Source
+		}
+		_, found, err := a.service.Report(x.Request.Context(), report.Token, where)
+		if err != nil {
+			return err
+		}
+		label := "false_positive"
+		if found {
+			label = "true_positive"
+		}
+		digest := apitoken.DigestOf(report.Token)
+		verdicts = append(verdicts, verdict{TokenHash: fmt.Sprintf("%x", digest[:]), Type: cut(report.Type), Label: label})
+	}
+	return x.json(http.StatusOK, verdicts)
+}

@@ -1,0 +1,277 @@
+package store
+
+import (
+	"context"
+	"encoding/hex"
+	"errors"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"gorm.io/gorm"
+
+	"github.com/workspace-token-service/wts/pkg/apitoken"
+)
+
+// APITokens keeps API tokens; it implements apitoken.Store and apitoken.Uses.
+type APITokens struct{ *core }
+
+// apiToken is a row of api_tokens. Times are unix milliseconds.
+type apiToken struct {
+	ID           string `gorm:"primaryKey"`
+	Kind         string
+	UserID       string
+	Audience     string
+	Resource     string
+	Name         string
+	Description  string
+	Scopes       string
+	Networks     string
+	CreatedAt    int64 `gorm:"autoCreateTime:false"`
+	ExpiresAt    *int64
+	RevokedAt    *int64
+	RevokedBy    string
+	RevokedFor   string
+	LastUsedAt   *int64
+	LastUsedFrom string
+}
+
+// apiTokenValue is a row of api_token_values: a value's digest, never the value.
+type apiTokenValue struct {
+	Digest     []byte `gorm:"primaryKey"`
+	TokenID    string
+	Suffix     string
+	CreatedAt  int64 `gorm:"autoCreateTime:false"`
+	ValidUntil *int64
+}
+
+// apiTokenRow is a token as it is stored: lists are text, since nothing is looked for in them.
+func apiTokenRow(token apitoken.Token) apiToken {
+	networks := make([]string, 0, len(token.Networks))
+	for _, network := range token.Networks {
+		networks = append(networks, network.String())
+	}
+	return apiToken{
+		ID: token.ID, Kind: string(token.Kind), UserID: token.UserID, Audience: token.Audience, Resource: token.Resource, Name: token.Name,
+		Description: token.Description, Scopes: strings.Join(token.Scopes, " "), Networks: strings.Join(networks, " "), CreatedAt: token.CreatedAt.UnixMilli(),
+		ExpiresAt: millis(token.ExpiresAt), RevokedAt: millis(token.RevokedAt), RevokedBy: token.RevokedBy, RevokedFor: token.RevokedFor,
+		LastUsedAt: millis(token.LastUsedAt), LastUsedFrom: token.LastUsedFrom,
+	}
+}
+
+// token is a row as it is read, with its values.
+func (r *apiToken) token(values []apiTokenValue) apitoken.Token {
+	token := apitoken.Token{
+		ID: r.ID, Kind: apitoken.Kind(r.Kind), UserID: r.UserID, Audience: r.Audience, Resource: r.Resource, Name: r.Name,
+		Description: r.Description, CreatedAt: time.UnixMilli(r.CreatedAt),
+		ExpiresAt: instant(r.ExpiresAt), RevokedAt: instant(r.RevokedAt), RevokedBy: r.RevokedBy, RevokedFor: r.RevokedFor,
+		LastUsedAt: instant(r.LastUsedAt), LastUsedFrom: r.LastUsedFrom,
+	}
+	if r.Scopes != "" {
+		token.Scopes = strings.Fields(r.Scopes)
+	}
+	for text := range strings.FieldsSeq(r.Networks) {
+		if network, err := netip.ParsePrefix(text); err == nil { // it was written by apiTokenRow
+			token.Networks = append(token.Networks, network)
+		}
+	}
+	for _, value := range values {
+		token.Values = append(token.Values, apitoken.Value{
+			Digest: apitoken.Digest(value.Digest), Suffix: value.Suffix, CreatedAt: time.UnixMilli(value.CreatedAt), Until: instant(value.ValidUntil),
+		})
+	}
+	return token
+}
+
+func valueRow(id string, value apitoken.Value) apiTokenValue {
+	return apiTokenValue{Digest: value.Digest[:], TokenID: id, Suffix: value.Suffix, CreatedAt: value.CreatedAt.UnixMilli(), ValidUntil: millis(value.Until)}
+}
+
+// CreateToken implements apitoken.Store. The owner's row is locked, so that of two at once one is counted by the other.
+func (s *APITokens) CreateToken(ctx context.Context, token apitoken.Token, limit int) error {
+	return s.write(ctx, func(tx *gorm.DB) error {
+		now, err := s.fenced(tx)
+		if err != nil {
+			return err
+		}
+		if err := s.locked(tx).Select("id").Take(&user{}, "id = ?", token.UserID).Error; err != nil {
+			return err
+		}
+		active := tx.Model(&apiToken{}).Where("revoked_at IS NULL AND (expires_at IS NULL OR expires_at > ?)", now)
+		if token.Kind == apitoken.Resource {
+			active = active.Where("audience = ? AND resource = ?", token.Audience, token.Resource)
+		} else {
+			active = active.Where("user_id = ? AND resource = ''", token.UserID)
+		}
+		var count int64
+		if err := active.Count(&count).Error; err != nil {
+			return err
+		}
+		if count >= int64(limit) {
+			return apitoken.ErrFull
+		}
+		row := apiTokenRow(token)
+		if err := tx.Create(&row).Error; err != nil {
+			return err
+		}
+		return s.putValues(tx, token)
+	})
+}
+
+// putValues stores the values that are not there, and the ends of those that are.
+func (s *APITokens) putValues(tx *gorm.DB, token apitoken.Token) error {
+	for _, value := range token.Values {
+		row := valueRow(token.ID, value)
+		if err := tx.Save(&row).Error; err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Token implements apitoken.Store.
+func (s *APITokens) Token(ctx context.Context, id string) (apitoken.Token, error) {
+	return s.one(ctx, "id = ?", id)
+}
+
+// TokenOf implements apitoken.Store.
+func (s *APITokens) TokenOf(ctx context.Context, digest apitoken.Digest) (apitoken.Token, error) {
+	return s.one(ctx, "id = (SELECT token_id FROM api_token_values WHERE digest = ?)", digest[:])
+}
+
+// one reads the token that a condition names.
+func (s *APITokens) one(ctx context.Context, condition string, argument any) (token apitoken.Token, err error) {
+	err = s.run(ctx, func(tx *gorm.DB) (err error) {
+		token, err = s.take(tx, tx, condition, argument)
+		return err
+	})
+	return token, unknownToken(err)
+}
+
+// take reads a token with its values, by a query that may lock it. A database that a failover has set back may have
+// lost that it was revoked.
+func (s *APITokens) take(tx, query *gorm.DB, condition string, argument any) (apitoken.Token, error) {
+	if _, err := s.fenced(tx); err != nil {
+		return apitoken.Token{}, err
+	}
+	var row apiToken
+	if err := query.Take(&row, condition, argument).Error; err != nil {
+		return apitoken.Token{}, err
+	}
+	var values []apiTokenValue
+	err := tx.Order("created_at DESC, valid_until IS NOT NULL").Find(&values, "token_id = ?", row.ID).Error
+	return row.token(values), err
+}
+
+// unknownToken says in the owner's words that there is no such row.
+func unknownToken(err error) error {
+	if errors.Is(err, gorm.ErrRecordNotFound) {
+		return apitoken.ErrUnknown
+	}
+	return err
+}
+
+// maxPage bounds a list of tokens.
+const maxPage = 100
+
+// Tokens implements apitoken.Store.
+func (s *APITokens) Tokens(ctx context.Context, filter apitoken.Filter) (tokens []apitoken.Token, err error) {
+	limit := filter.Limit
+	if limit <= 0 || limit > maxPage {
+		limit = maxPage
+	}
+	err = s.run(ctx, func(tx *gorm.DB) error {
+		tokens = nil
+		query := tx.Order("created_at DESC, id DESC").Limit(limit)
+		if filter.Resource != "" {
+			query = query.Where("audience = ? AND resource = ?", filter.Audience, filter.Resource)
+		} else {
+			query = query.Where("user_id = ? AND resource = ''", filter.UserID)
+		}
+		if !filter.UnusedSince.IsZero() {
+			query = query.Where("coalesce(last_used_at, created_at) < ?", filter.UnusedSince.UnixMilli())
+		}
+		if filter.After != "" {
+			query = query.Where("(created_at, id) < (SELECT created_at, id FROM api_tokens WHERE id = ?)", filter.After)
+		}
+		var rows []apiToken
+		if err := query.Find(&rows).Error; err != nil {
+			return err
+		}
+		ids := make([]string, 0, len(rows))
+		for i := range rows {
+			ids = append(ids, rows[i].ID)
+		}
+		var values []apiTokenValue
+		if err := tx.Order("created_at DESC, valid_until IS NOT NULL").Find(&values, "token_id IN ?", ids).Error; err != nil {
+			return err
+		}
+		for i := range rows {
+			own := slices.DeleteFunc(slices.Clone(values), func(value apiTokenValue) bool { return value.TokenID != rows[i].ID })
+			tokens = append(tokens, rows[i].token(own))
+		}
+		return nil
+	})
+	return tokens, err
+}
+
+// UpdateToken implements apitoken.Store.
+func (s *APITokens) UpdateToken(ctx context.Context, id string, update func(apitoken.Token, time.Time) (apitoken.Token, error)) (token apitoken.Token, err error) {
+	err = s.write(ctx, func(tx *gorm.DB) error {
+		now, err := s.now(tx)
+		if err != nil {
+			return err
+		}
+		if token, err = s.take(tx, s.locked(tx), "id = ?", id); err != nil {
+			return err
+		}
+		next, err := update(token, time.UnixMilli(now))
+		if err != nil {
+			return err
+		}
+		ended := token.RevokedAt.IsZero() && !next.RevokedAt.IsZero()
+		token = next
+		row := apiTokenRow(token)
+		if err := tx.Omit("last_used_at", "last_used_from").Save(&row).Error; err != nil { // a use may be noted meanwhile
+			return err
+		}
+		if err := s.putValues(tx, token); err != nil {
+			return err
+		}
+		return s.tellToken(tx, now, token, ended)
+	})
+	return token, unknownToken(err)
+}
+
+// tellToken tells every replica of each value of a token, and of an end that must not be undone.
+func (s *APITokens) tellToken(tx *gorm.DB, now int64, token apitoken.Token, ended bool) error {
+	for _, value := range token.Values {
+		if err := s.tell(tx, now, tokenChanged, hex.EncodeToString(value.Digest[:])); err != nil {
+			return err
+		}
+	}
+	if ended {
+		return s.tell(tx, now, tokenRevoked, token.ID)
+	}
+	return nil
+}
+
+// Used implements apitoken.Uses: one statement, which does nothing where another replica was quicker.
+func (s *APITokens) Used(ctx context.Context, id string, at time.Time, from string, pause time.Duration) error {
+	return s.run(besideRequests(ctx), func(tx *gorm.DB) error {
+		return tx.Exec("UPDATE api_tokens SET last_used_at = ?, last_used_from = ? WHERE id = ? AND (last_used_at IS NULL OR last_used_at <= ?)",
+			at.UnixMilli(), from, id, at.Add(-pause).UnixMilli()).Error
+	})
+}
+
+// revokeAgain revokes a token that the database holds as active, after a failover.
+func (s *APITokens) revokeAgain(ctx context.Context, id string) error {
+	return s.write(besideRequests(ctx), func(tx *gorm.DB) error {
+		now, err := s.now(tx)
+		if err != nil {
+			return err
+		}
+		return tx.Model(&apiToken{}).Where("id = ? AND revoked_at IS NULL", id).Updates(map[string]any{"revoked_at": now, "revoked_by": "wts", "revoked_for": "it was revoked before a failover of the database"}).Error
+	})
+}

@@ -1,0 +1,57 @@
+-- API tokens, the resources that have some, and what the default provider says of users. Older binaries go on
+-- beside it.
+
+-- +goose Up
+ALTER TABLE users
+    ADD COLUMN groups    text,   -- by the default provider's claim, one a line
+    ADD COLUMN claims_at bigint; -- when it said so
+
+CREATE TABLE api_tokens (
+    id             text PRIMARY KEY,
+    kind           text NOT NULL, -- personal, resource
+    user_id        text NOT NULL REFERENCES users (id), -- whose it is; of a resource's token, who made it
+    audience       text NOT NULL,
+    resource       text NOT NULL DEFAULT '',
+    name           text NOT NULL,
+    description    text NOT NULL DEFAULT '',
+    scopes         text NOT NULL DEFAULT '', -- with a blank between
+    networks       text NOT NULL DEFAULT '',
+    created_at     bigint NOT NULL,
+    expires_at     bigint, -- null: it has no end
+    revoked_at     bigint,
+    revoked_by     text NOT NULL DEFAULT '',
+    revoked_for    text NOT NULL DEFAULT '',
+    last_used_at   bigint,
+    last_used_from text NOT NULL DEFAULT ''
+);
+CREATE INDEX api_tokens_by_user ON api_tokens (user_id, created_at, id);
+CREATE INDEX api_tokens_by_resource ON api_tokens (audience, resource, created_at, id) WHERE resource <> '';
+
+-- A value that was rotated stays, so that whoever presents it is known to have a copy.
+CREATE TABLE api_token_values (
+    digest      bytea PRIMARY KEY, -- SHA-256 of the value
+    token_id    text NOT NULL REFERENCES api_tokens (id) ON DELETE CASCADE,
+    suffix      text NOT NULL,
+    created_at  bigint NOT NULL,
+    valid_until bigint -- null: the one that counts
+);
+CREATE INDEX api_token_values_by_token ON api_token_values (token_id, created_at);
+
+CREATE TABLE resources (
+    audience   text NOT NULL,
+    id         text NOT NULL,
+    name       text NOT NULL,
+    updated_at bigint NOT NULL,
+    PRIMARY KEY (audience, id)
+);
+
+-- A name that nobody has logged in by is bound to the first user who does.
+CREATE TABLE resource_maintainers (
+    audience text NOT NULL,
+    resource text NOT NULL,
+    username text NOT NULL,
+    user_id  text REFERENCES users (id),
+    PRIMARY KEY (audience, resource, username),
+    FOREIGN KEY (audience, resource) REFERENCES resources (audience, id) ON DELETE CASCADE
+);
+CREATE INDEX resource_maintainers_by_user ON resource_maintainers (user_id);

@@ -3,12 +3,14 @@ package main
 import (
 	"database/sql"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -18,6 +20,7 @@ import (
 	"github.com/workspace-token-service/wts/pkg/provider/providertest"
 	"github.com/workspace-token-service/wts/pkg/secret"
 	"github.com/workspace-token-service/wts/pkg/unverified"
+	"github.com/workspace-token-service/wts/pkg/verifier"
 	"github.com/workspace-token-service/wts/test/pgtest"
 )
 
@@ -529,4 +532,190 @@ func everyFile(t *testing.T, r *replica) (all []byte) {
 		all = append(all, text...)
 	}
 	return all
+}
+
+// A token that is a JWT is verified offline, and refused within the status list's life once it has ended.
+func TestATokenThatIsAJWT(t *testing.T) {
+	r := startReplica(t, func(c *config.Config) {
+		withTokens(c)
+		c.Audiences["plugins"] = issuer.Audience{
+			Profile: issuer.ProfileResource, Algorithm: issuer.RS256, Scopes: []string{"upload"}, Secret: secret.Text(siteSecret),
+			APITokens: issuer.APITokens{Personal: true, Resource: true, JWT: true, MaxLifetime: 300 * 24 * time.Hour},
+		}
+	})
+	browser := r.signedIn(t, "alice")
+	var ahead atomic.Int64
+	v, err := verifier.New(t.Context(), r.url, "plugins", verifier.WithClock(func() time.Time { return time.Now().Add(time.Duration(ahead.Load())) }))
+	if err != nil {
+		t.Fatal(err)
+	}
+	later := func() { ahead.Add(int64(50 * time.Second)) } // beyond what a list says of its own life
+	make := func(body string) shown { t.Helper(); return r.makeToken(t, browser, body) }
+	const body = `{"audience": "plugins", "name": "ci", "format": "jwt", "scopes": ["upload"]}`
+	personal := make(body)
+	claims, err := v.Verify(t.Context(), personal.Token)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if claims.Username != "alice" || !claims.HasScopes("upload") || claims.ClientID != "api_token" || time.Until(claims.ExpiresAt) < 29*24*time.Hour {
+		t.Errorf("got %+v, want alice with upload for a month", claims)
+	}
+	t.Run("what it is not good for", func(t *testing.T) {
+		if got := r.call(t, nil, http.MethodGet, "/token?audience=storage", bearerOf(personal.Token)...); got.status == 200 {
+			t.Errorf("at /token: got %d", got.status)
+		}
+		for name, body := range map[string]string{
+			"no end":                   `{"audience": "plugins", "name": "n", "format": "jwt", "expires_in": null}`,
+			"networks":                 `{"audience": "plugins", "name": "n", "format": "jwt", "networks": ["10.0.0.0/8"]}`,
+			"an audience without JWTs": `{"audience": "wts", "name": "n", "format": "jwt"}`,
+			"a format that is none":    `{"audience": "plugins", "name": "n", "format": "paseto"}`,
+		} {
+			if got := r.sendJSON(t, browser, http.MethodPost, "/api/v1/tokens", body); got.status != 400 {
+				t.Errorf("%s: got %d %s; want 400", name, got.status, got.body)
+			}
+		}
+	})
+	t.Run("revoked", func(t *testing.T) {
+		other := make(body)
+		if _, err := v.Verify(t.Context(), other.Token); err != nil {
+			t.Fatal(err)
+		}
+		r.sendJSON(t, browser, http.MethodDelete, "/api/v1/tokens/"+personal.ID, "")
+		time.Sleep(1100 * time.Millisecond) // a list is made at most once a second
+		later()
+		if _, err := v.Verify(t.Context(), personal.Token); !errors.Is(err, verifier.ErrRevoked) {
+			t.Errorf("got %v, want ErrRevoked", err)
+		}
+		if _, err := v.Verify(t.Context(), other.Token); err != nil {
+			t.Errorf("another token: got %v", err)
+		}
+	})
+	t.Run("rotated without an overlap", func(t *testing.T) {
+		first := make(body)
+		second := decoded[shown](t, r.sendJSON(t, nil, http.MethodPost, "/api/v1/tokens/self/rotate", `{"overlap": 0}`, bearerOf(first.Token)...), 200)
+		time.Sleep(1100 * time.Millisecond)
+		later()
+		if _, err := v.Verify(t.Context(), first.Token); !errors.Is(err, verifier.ErrRevoked) {
+			t.Errorf("the first value: got %v, want ErrRevoked", err)
+		}
+		if _, err := v.Verify(t.Context(), second.Token); err != nil {
+			t.Errorf("the second: got %v", err)
+		}
+		if got := r.call(t, nil, http.MethodGet, "/api/v1/tokens/self", bearerOf(first.Token)...); got.status != 401 {
+			t.Errorf("the first value, asked about: got %d; want 401", got.status)
+		}
+	})
+	t.Run("wts is away", func(t *testing.T) {
+		lasting := make(body)
+		if _, err := v.Verify(t.Context(), lasting.Token); err != nil {
+			t.Fatal(err)
+		}
+		r.stop()
+		<-r.ended
+		later()
+		if _, err := v.Verify(t.Context(), lasting.Token); err != nil {
+			t.Errorf("got %v, want the list at hand to go on", err)
+		}
+		ahead.Add(int64(2 * time.Hour))
+		if _, err := v.Verify(t.Context(), lasting.Token); !errors.Is(err, verifier.ErrUnavailable) {
+			t.Errorf("got %v, want ErrUnavailable once the list has ended", err)
+		}
+	})
+}
+
+func TestStatusListsAsTheyAreServed(t *testing.T) {
+	r := startReplica(t, func(c *config.Config) {
+		withTokens(c)
+		c.Audiences["wts"] = issuer.Audience{APITokens: issuer.APITokens{Personal: true, JWT: true}}
+	})
+	for name, path := range map[string]string{"before there is a token": "/status/0", "no number": "/status/x", "negative": "/status/-1", "too large": "/status/99999999999999999999"} {
+		t.Run(name, func(t *testing.T) {
+			if got := r.call(t, nil, http.MethodGet, path); got.status != 404 {
+				t.Errorf("got %d %s; want 404", got.status, got.body)
+			}
+		})
+	}
+	browser := r.signedIn(t, "alice")
+	r.makeToken(t, browser, `{"audience": "wts", "name": "ci", "format": "jwt"}`)
+	got := r.call(t, nil, http.MethodGet, "/status/0")
+	claims := jwtClaims(t, got.body)
+	if got.status != 200 || got.header.Get("Content-Type") != "application/statuslist+jwt" || claims["sub"] != r.url+"/status/0" || claims["ttl"] != 45.0 {
+		t.Fatalf("got %d %s with %v", got.status, got.header.Get("Content-Type"), claims)
+	}
+	if again := r.call(t, nil, http.MethodGet, "/status/0", "If-None-Match", got.header.Get("ETag")); again.status != 304 {
+		t.Errorf("the same again: got %d, want 304", again.status)
+	}
+	if got := r.call(t, nil, http.MethodGet, "/status/1"); got.status != 404 {
+		t.Errorf("a list that no token is in: got %d, want 404", got.status)
+	}
+}
+
+// Rule F1: a caller has a share of each kind of request, and one that would be refused anyway is told why.
+func TestEveryCallerHasAShare(t *testing.T) {
+	r := startReplica(t, withTokens, func(c *config.Config) {
+		c.Server.RateLimits = map[string]float64{"token": 0.2, "mint": 0.2, "change": 0.3} // bursts of 2 and 3
+		c.Authn.Workers = map[string]string{"127.0.0.2": "alice", "127.0.0.3": "bob", "127.0.0.4": "carol"}
+	})
+	alice := r.signedIn(t, "alice")
+	r.signedIn(t, "bob")
+	from := func(address, path string) answer {
+		t.Helper()
+		return r.call(t, workerAt(address), http.MethodGet, path)
+	}
+	for _, path := range []string{"/token", "/token?audience=storage"} {
+		t.Run(path, func(t *testing.T) {
+			for i, want := range []int{200, 200, 429} {
+				got := from("127.0.0.2", path)
+				if got.status != want {
+					t.Fatalf("request %d: got %d %s; want %d", i, got.status, got.body, want)
+				}
+				if want == 429 && (got.header.Get("Retry-After") != "5" || got.member("code") != "too_many" || !strings.Contains(got.header.Get("RateLimit"), ";r=0;t=10")) {
+					t.Errorf("got %v %s; want when to come again", got.header, got.body)
+				}
+			}
+			if got := from("127.0.0.3", path); got.status != 200 {
+				t.Errorf("bob: got %d %s; want a share of his own", got.status, got.body)
+			}
+		})
+	}
+	for name, row := range map[string]struct {
+		address, path string
+		code          string
+	}{
+		"a user without a connection": {"127.0.0.4", "/token", "not_connected"},
+		"a scope that is none":        {"127.0.0.2", "/token?audience=storage&scope=root", "scope"},
+		"an audience that is none":    {"127.0.0.2", "/token?audience=none", "bad_request"},
+		"a provider that is none":     {"127.0.0.2", "/token?idp=none", "bad_request"},
+		"a life that is none":         {"127.0.0.2", "/token?expires=x", "bad_request"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			for range 5 {
+				if got := from(row.address, row.path); got.status == 429 || got.member("code") != row.code {
+					t.Fatalf("got %d %s; want %s, and never 429", got.status, got.body, row.code)
+				}
+			}
+		})
+	}
+	t.Run("changes of the API", func(t *testing.T) {
+		for i, want := range []int{201, 201, 201, 429} {
+			got := r.sendJSON(t, alice, http.MethodPost, "/api/v1/tokens", personalToken)
+			if got.status != want || got.header.Get("RateLimit") == "" || got.header.Get("RateLimit-Policy") != `"change";q=3;w=10` {
+				t.Fatalf("request %d: got %d %v; want %d, and the share", i, got.status, got.header, want)
+			}
+		}
+		if got := r.sendJSON(t, alice, http.MethodGet, "/api/v1/tokens", ""); got.status != 200 {
+			t.Errorf("a list: got %d; want a share of its own", got.status)
+		}
+		login := r.logIn(t, providertest.Browser(), "/oauth2/authorization_url", "alice")
+		if login.Status != 200 {
+			t.Errorf("a login: got %d; want it never kept back", login.Status)
+		}
+	})
+	t.Run("a share comes back", func(t *testing.T) {
+		for deadline := time.Now().Add(20 * time.Second); from("127.0.0.2", "/token").status != 200; time.Sleep(200 * time.Millisecond) {
+			if time.Now().After(deadline) {
+				t.Fatal("it does not")
+			}
+		}
+	})
 }

@@ -28,7 +28,7 @@ var arrows = map[string][]string{
 	"pkg/provider":              {"pkg/secret", "pkg/unverified"},
 	"pkg/provider/providertest": {},
 	"pkg/issuer":                {"pkg/secret"},
-	"pkg/apitoken":              {"pkg/issuer"},
+	"pkg/apitoken":              {"pkg/issuer", "pkg/unverified"},
 	"pkg/aggregate":             {},
 	"pkg/audit":                 {},
 	"pkg/keyring":               {},

@@ -52,10 +52,20 @@ func (k Kind) prefix() string {
 	return prefixPersonal
 }
 
+// Format is what a value looks like.
+type Format string
+
+// The formats.
+const (
+	Opaque Format = "opaque" // one word, which a service asks wts about
+	JWT    Format = "jwt"    // signed, with a status list: a service verifies it by itself
+)
+
 // Token is an API token, without a value.
 type Token struct {
-	ID   string
-	Kind Kind
+	ID     string
+	Kind   Kind
+	Format Format
 	// UserID is whose it is; of a resource's token, who made it.
 	UserID             string
 	Audience, Resource string
@@ -78,6 +88,8 @@ type Value struct {
 	Digest    Digest
 	Suffix    string
 	CreatedAt time.Time
+	// Status is 1 and the value's number in the status lists; 0 for one that is in none.
+	Status int64
 	// Until is when a value stops being accepted that was rotated; zero for the one that counts.
 	Until time.Time
 }
@@ -97,6 +109,9 @@ func (t *Token) State(now time.Time) string {
 func (t *Token) Hint() string {
 	if len(t.Values) == 0 {
 		return ""
+	}
+	if t.Format == JWT {
+		return "…" + t.Values[0].Suffix
 	}
 	return t.Kind.prefix() + "…" + t.Values[0].Suffix
 }

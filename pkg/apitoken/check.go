@@ -44,6 +44,7 @@ type entry struct {
 	used  atomic.Int64 // when a use was noted last, in unix nanoseconds
 }
 
+// newKnown holds the tokens that are in use: those that are presented least go first.
 func newKnown() *known {
 	return &known{entries: otter.Must(&otter.Options[Digest, *entry]{MaximumSize: maxKnown})}
 }
@@ -62,19 +63,16 @@ func (k *known) remember(digest Digest, fresh *entry, stamp uint64) {
 	}
 }
 
-// Forget drops what is remembered of a value. The change feed calls it, on every replica.
-func (c *checker) Forget(digest Digest) { c.known.forget(digest) }
-
-// ForgetAll drops everything. It is for when changes may have been missed.
-func (c *checker) ForgetAll() {
-	c.known.forgotten.Add(1)
-	c.known.entries.InvalidateAll()
+// forgetAll drops everything, since an unknown change went unheard.
+func (k *known) forgetAll() {
+	k.forgotten.Add(1)
+	k.entries.InvalidateAll()
 }
 
 // Check says which token a value is, presented from an address now. With an error of the token itself (ErrRevoked,
 // ErrExpired, ErrReplaced, ErrNetwork) the token is returned too, for the audit.
 func (c *checker) Check(ctx context.Context, value string, from netip.Addr) (Token, error) {
-	if !isValue(value) {
+	if !mayBe(value) {
 		return Token{}, ErrForm
 	}
 	digest := DigestOf(value)

@@ -7,6 +7,8 @@ import (
 	"hash/crc32"
 	"math/big"
 	"strings"
+
+	"github.com/workspace-token-service/wts/pkg/unverified"
 )
 
 // A token is one word that a scanner can find: a prefix that says what it is, 160 random bits in base 62, and a checksum
@@ -75,6 +77,9 @@ func isValue(text string) bool {
 	}
 	return text[len(body):] == checksum(body)
 }
+
+// mayBe tells a text that can be a value, opaque or a JWT.
+func mayBe(text string) bool { return isValue(text) || !Looks(text) && unverified.IsForm(text) }
 
 // Digest is what is kept of a token.
 type Digest [sha256.Size]byte

@@ -1,6 +1,7 @@
 package apitoken
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -37,7 +38,9 @@ type Audiences interface {
 type Service struct {
 	*checker
 	*owners
+	*lists
 	audiences Audiences
+	now       func() time.Time
 }
 
 // Parts are what a Service is made of.
@@ -45,7 +48,9 @@ type Parts struct {
 	Store     Store
 	Uses      Uses
 	Resources Resources
+	Statuses  Statuses
 	Audiences Audiences
+	Signer    Signer
 	Admins    []string // usernames
 	Now       func() time.Time
 }
@@ -54,14 +59,31 @@ type Parts struct {
 func New(parts Parts) *Service {
 	return &Service{
 		checker:   &checker{store: parts.Store, uses: parts.Uses, known: newKnown(), now: parts.Now, background: func(task func()) { go task() }},
+		lists:     &lists{statuses: parts.Statuses, signer: parts.Signer, now: parts.Now},
 		owners:    &owners{resources: parts.Resources, admins: parts.Admins},
-		audiences: parts.Audiences,
+		audiences: parts.Audiences, now: parts.Now,
 	}
 }
+
+// Forget drops what is remembered of a value, which has changed on some replica. The change feed calls it, on every one.
+func (s *Service) Forget(digest Digest) {
+	s.known.forget(digest)
+	s.changed()
+}
+
+// ForgetAll drops everything. It is for when changes may have been missed.
+func (s *Service) ForgetAll() {
+	s.known.forgetAll()
+	s.changed()
+}
+
+// Every change of a token goes through one function of the store, under a lock on its row, and is told to every replica
+// in the same transaction: what was revoked on one is refused by all, and of two changes at once none is lost.
 
 // Wanted is what a token is made of.
 type Wanted struct {
 	Audience, Resource string // a resource makes it the resource's
+	Format             Format // Opaque where it is empty
 	Name, Description  string
 	Scopes             []string
 	Networks           []string
@@ -82,12 +104,39 @@ func (s *Service) Create(ctx context.Context, who issuer.Person, wanted Wanted) 
 			return Token{}, "", err
 		}
 	}
-	value = newValue(token.Kind)
-	token.Values = []Value{{Digest: DigestOf(value), Suffix: suffix(value), CreatedAt: token.CreatedAt}}
+	value, made, err := s.value(ctx, token, who, token.CreatedAt)
+	if err != nil {
+		return Token{}, "", err
+	}
+	token.Values = []Value{made}
 	if err := s.store.CreateToken(ctx, token, maxActive); err != nil {
 		return Token{}, "", err
 	}
 	return token, value, nil
+}
+
+// value makes a value of a token. A JWT says of a personal token what its user is called now, and of a resource's that
+// the resource is who acts.
+func (s *Service) value(ctx context.Context, token Token, who issuer.Person, now time.Time) (string, Value, error) {
+	if token.Format != JWT {
+		value := newValue(token.Kind)
+		return value, Value{Digest: DigestOf(value), Suffix: suffix(value), CreatedAt: now}, nil
+	}
+	status, err := s.statuses.NextStatus(ctx)
+	if err != nil {
+		return "", Value{}, err
+	}
+	request := issuer.Request{
+		Audience: token.Audience, Resource: token.Resource, Scopes: token.Scopes, Person: who, ClientID: "api_token", Actor: issuer.Actor{Subject: "token " + token.ID},
+	}
+	if token.Kind == Resource {
+		request.Person = issuer.Person{ID: "resource:" + token.Resource}
+	}
+	signed, err := s.signer.MintLasting(request, issuer.Lasting{ID: rand.Text(), ExpiresAt: token.ExpiresAt, Status: status})
+	if err != nil {
+		return "", Value{}, err
+	}
+	return signed.Value, Value{Digest: DigestOf(signed.Value), Suffix: suffix(signed.Value), CreatedAt: now, Status: 1 + status}, nil
 }
 
 // draft judges what is asked for.
@@ -105,8 +154,14 @@ func (s *Service) draft(who issuer.Person, wanted Wanted) (Token, error) {
 		return Token{}, fmt.Errorf("%w: no personal tokens may be made for it", ErrPolicy)
 	case kind == Resource && !policy.Resource:
 		return Token{}, fmt.Errorf("%w: no tokens of resources may be made for it", ErrPolicy)
+	case wanted.Format == JWT && !policy.JWT:
+		return Token{}, fmt.Errorf("%w: no tokens that are JWTs may be made for it", ErrPolicy)
+	case wanted.Format != "" && wanted.Format != Opaque && wanted.Format != JWT:
+		return Token{}, fmt.Errorf("%w: format has to be opaque or jwt", ErrInput)
 	case err != nil:
 		return Token{}, err
+	case wanted.Format == JWT && len(networks) > 0:
+		return Token{}, fmt.Errorf("%w: a JWT cannot be held to networks: who verifies it by itself does not ask", ErrPolicy)
 	}
 	if err := checkText("name", wanted.Name, maxName, true); err != nil {
 		return Token{}, err
@@ -125,7 +180,7 @@ func (s *Service) draft(who issuer.Person, wanted Wanted) (Token, error) {
 	scopes := slices.Clone(wanted.Scopes)
 	slices.Sort(scopes)
 	return Token{
-		ID: rand.Text(), Kind: kind, UserID: who.ID, Audience: wanted.Audience, Resource: wanted.Resource, Name: wanted.Name,
+		ID: rand.Text(), Kind: kind, Format: cmp.Or(wanted.Format, Opaque), UserID: who.ID, Audience: wanted.Audience, Resource: wanted.Resource, Name: wanted.Name,
 		Description: wanted.Description, Scopes: slices.Compact(scopes), Networks: networks, CreatedAt: now, ExpiresAt: expires,
 	}, nil
 }
@@ -137,7 +192,7 @@ func expiry(kind Kind, policy issuer.APITokens, wanted Wanted, now time.Time) (t
 		life = policy.DefaultLifetime
 	}
 	switch {
-	case wanted.Endless && (kind != Resource || !policy.Endless):
+	case wanted.Endless && (kind != Resource || !policy.Endless || wanted.Format == JWT):
 		return time.Time{}, fmt.Errorf("%w: a token has to have an end, at most %d days from now", ErrPolicy, policy.MaxLifetime/(24*time.Hour))
 	case wanted.Endless:
 		return time.Time{}, nil
@@ -282,6 +337,7 @@ func (s *Service) update(ctx context.Context, who issuer.Person, id string, chan
 // change changes a token, and forgets at once what this replica has in memory of it.
 func (s *Service) change(ctx context.Context, id string, change func(Token, time.Time) (Token, error)) (Token, error) {
 	token, err := s.store.UpdateToken(ctx, id, change)
+	s.changed()
 	for _, value := range token.Values { // after a failure too: it may have been done
 		s.known.forget(value.Digest)
 	}
@@ -290,10 +346,11 @@ func (s *Service) change(ctx context.Context, id string, change func(Token, time
 
 // Rotate gives a token another value; the present one goes on for the overlap (a day unless it is said; 0 ends it now).
 func (s *Service) Rotate(ctx context.Context, who issuer.Person, id string, overlap *time.Duration) (token Token, value string, err error) {
-	if _, err := s.Get(ctx, who, id); err != nil {
+	token, err = s.Get(ctx, who, id)
+	if err != nil {
 		return Token{}, "", err
 	}
-	return s.rotate(ctx, id, nil, overlap)
+	return s.rotate(ctx, token, who, nil, overlap)
 }
 
 // RotateSelf rotates the token whose value is presented. A value that has a successor is nobody's to rotate any more:
@@ -304,12 +361,12 @@ func (s *Service) RotateSelf(ctx context.Context, presented string, from netip.A
 		return Token{}, "", err
 	}
 	digest := DigestOf(presented)
-	return s.rotate(ctx, token.ID, &digest, overlap)
+	return s.rotate(ctx, token, issuer.Person{ID: token.UserID}, &digest, overlap)
 }
 
 // rotate gives a token another value, for a person, or for who presents a value. Nobody but the newest value may: of
 // two programs that have the same token one is a thief, and neither knows which.
-func (s *Service) rotate(ctx context.Context, id string, presented *Digest, overlap *time.Duration) (token Token, value string, err error) {
+func (s *Service) rotate(ctx context.Context, token Token, who issuer.Person, presented *Digest, overlap *time.Duration) (_ Token, value string, err error) {
 	pause := defaultOverlap
 	if overlap != nil {
 		pause = *overlap
@@ -317,8 +374,12 @@ func (s *Service) rotate(ctx context.Context, id string, presented *Digest, over
 	if pause < 0 || pause > maxOverlap {
 		return Token{}, "", fmt.Errorf("%w: the overlap is 0 to %d seconds", ErrInput, int64(maxOverlap/time.Second))
 	}
+	value, made, err := s.value(ctx, token, who, s.now()) // outside the transaction, which it may not be needed in
+	if err != nil {
+		return Token{}, "", err
+	}
 	reused := false
-	token, err = s.change(ctx, id, func(token Token, now time.Time) (Token, error) {
+	token, err = s.change(ctx, token.ID, func(token Token, now time.Time) (Token, error) {
 		switch token.State(now) {
 		case "revoked":
 			return token, ErrRevoked
@@ -328,9 +389,9 @@ func (s *Service) rotate(ctx context.Context, id string, presented *Digest, over
 		if reused = presented != nil && token.Values[0].Digest != *presented; reused {
 			return token.revoke(now, "wts", "a value that had a successor was presented to rotate it"), nil
 		}
-		value = newValue(token.Kind)
 		token.Values[0].Until = now.Add(pause)
-		token.Values = slices.Insert(token.Values, 0, Value{Digest: DigestOf(value), Suffix: suffix(value), CreatedAt: now})
+		made.CreatedAt = now
+		token.Values = slices.Insert(token.Values, 0, made)
 		return token, nil
 	})
 	switch {
@@ -345,7 +406,7 @@ func (s *Service) rotate(ctx context.Context, id string, presented *Digest, over
 // Report revokes a token whose value somebody found where it should not be, and tells whether there was such a one that
 // was active. Who has the value needs no other right: it is the token.
 func (s *Service) Report(ctx context.Context, value, where string) (Token, bool, error) {
-	if !isValue(value) {
+	if !mayBe(value) {
 		return Token{}, false, nil
 	}
 	token, err := s.store.TokenOf(ctx, DigestOf(value))

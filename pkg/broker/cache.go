@@ -34,7 +34,8 @@ type held struct {
 // Token is an upstream access token, ready to be handed on.
 type Token struct {
 	Value secret.Text
-	// Body is the whole JSON answer, {"token": "..."}, rendered once for all who ask.
+	// Body is the beginning of the JSON answer, {"token":"...", rendered once for all who ask: its end says how long
+	// the token lives from now.
 	Body string
 	// SHA256 of the value, which is what the audit may know of it.
 	SHA256    [sha256.Size]byte
@@ -160,9 +161,9 @@ func (c *cache) remember(key cacheKey, row Row, stamp uint64) *held {
 }
 
 // What stands before and after a token in an answer.
-const bodyBefore, bodyAfter = `{"token":"`, "\"}\n"
+const bodyBefore, bodyAfter = `{"token":"`, `"`
 
-// render makes {"token": "..."} of a token. Tokens are printable ASCII (RFC 6749 A.12); anything
+// render makes the beginning of an answer of a token. Tokens are printable ASCII (RFC 6749 A.12); anything
 // that JSON or a terminal could take for something else is escaped.
 func render(token secret.Text) string {
 	const digits = "0123456789abcdef"

@@ -40,6 +40,7 @@ type claims struct {
 	asking  singleflight.Group
 }
 
+// newClaims holds nothing: the first who asks reads the database.
 func newClaims(said ClaimStore) *claims {
 	return &claims{said: said, entries: otter.Must(&otter.Options[string, *Claims]{MaximumSize: maxClaims})}
 }

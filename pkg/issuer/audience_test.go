@@ -2,6 +2,7 @@ package issuer_test
 
 import (
 	"errors"
+	"math/rand/v2"
 	"strings"
 	"testing"
 	"time"
@@ -135,5 +136,26 @@ func TestFaultsOfAnAudience(t *testing.T) {
 				t.Errorf("got %v, want a fault of %s", err, row.want)
 			}
 		})
+	}
+}
+
+// A list of a million tokens of which one in a hundred has ended is small.
+func TestTheStatusListOfAMillionTokens(t *testing.T) {
+	i := startedWith(t, issuer.Config{URL: "https://wts"})
+	list := make([]byte, issuer.StatusListSize/8)
+	random := rand.New(rand.NewPCG(1, 2))
+	for range 10_000 {
+		n := random.IntN(1_000_000)
+		list[n/8] |= 1 << (n % 8)
+	}
+	token, err := i.SignStatusList(3, list)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(token) >= 30_000 {
+		t.Errorf("it has %d bytes, want less than 30,000", len(token))
+	}
+	if head, claims := part(t, token, 0), part(t, token, 1); head["typ"] != "statuslist+jwt" || claims["sub"] != "https://wts/status/3" {
+		t.Errorf("got %v, %v; want a status list of that name", head, claims)
 	}
 }

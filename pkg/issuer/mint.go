@@ -126,17 +126,25 @@ func (i *Issuer) signer(algorithm string, now, expiresAt time.Time) (*signer, er
 
 // signer signs compact JWS with one key, whose header never changes.
 type signer struct {
-	algorithm             string
+	id, algorithm         string
 	activatesAt, leavesAt time.Time
 	private               crypto.Signer
 	head                  string // the encoded header and the dot behind it
+}
+
+// as is a signer of another type of token.
+func (s *signer) as(kind string) *signer {
+	other := *s
+	head := fmt.Sprintf(`{"alg":%q,"kid":%q,"typ":%q}`, s.algorithm, s.id, kind)
+	other.head = base64.RawURLEncoding.EncodeToString([]byte(head)) + "."
+	return &other
 }
 
 // newSigner prepares what is the same in all tokens of a key. The type is that of access tokens (RFC 9068 2.1).
 func newSigner(key Key) signer {
 	head := fmt.Sprintf(`{"alg":%q,"kid":%q,"typ":"at+jwt"}`, key.Algorithm, key.ID)
 	return signer{
-		algorithm: key.Algorithm, activatesAt: key.ActivatesAt, leavesAt: key.LeavesAt, private: key.Private,
+		id: key.ID, algorithm: key.Algorithm, activatesAt: key.ActivatesAt, leavesAt: key.LeavesAt, private: key.Private,
 		head: base64.RawURLEncoding.EncodeToString([]byte(head)) + ".",
 	}
 }

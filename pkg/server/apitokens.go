@@ -33,10 +33,15 @@ type apiTokens struct {
 	crossSite *http.CrossOriginProtection
 }
 
+// Who may do what is decided in package apitoken; here a request is read, and a token shown. A route that changes
+// something refuses what a page of another site has a browser send, and what makes a value visible wants a recent login:
+// a session that was stolen makes no token that outlives it.
+
 // tokenView is an API token as its owner sees it: never a value, but for the one time at which it is made.
 type tokenView struct {
 	ID           string     `json:"id"`
 	Kind         string     `json:"kind"`
+	Format       string     `json:"format"`
 	State        string     `json:"state"` // active, expired or revoked
 	Audience     string     `json:"audience"`
 	Resource     string     `json:"resource,omitempty"`
@@ -69,7 +74,7 @@ func view(token apitoken.Token, now time.Time) tokenView {
 		return &at
 	}
 	shown := tokenView{
-		ID: token.ID, Kind: string(token.Kind), State: token.State(now), Audience: token.Audience, Resource: token.Resource,
+		ID: token.ID, Kind: string(token.Kind), Format: string(token.Format), State: token.State(now), Audience: token.Audience, Resource: token.Resource,
 		Name: token.Name, Description: token.Description, Scopes: append([]string{}, token.Scopes...), Networks: []string{},
 		CreatedAt: *when(token.CreatedAt), CreatedBy: token.UserID, ExpiresAt: when(token.ExpiresAt), LastUsedAt: when(token.LastUsedAt),
 		LastUsedFrom: token.LastUsedFrom, RevokedAt: when(token.RevokedAt), RevokedBy: token.RevokedBy, RevokedFor: token.RevokedFor,
@@ -161,6 +166,7 @@ func (e *inputError) Error() string { return e.message }
 // newToken is the body that makes a token.
 type newToken struct {
 	Audience    string   `json:"audience"`
+	Format      string   `json:"format"` // opaque unless told otherwise, or jwt
 	Name        string   `json:"name"`
 	Description string   `json:"description"`
 	Scopes      []string `json:"scopes"`
@@ -188,7 +194,7 @@ func (a *apiTokens) create(x *exchange) error {
 	}
 	x.event.Audience = cut(audience)
 	wanted := apitoken.Wanted{
-		Audience: audience, Resource: resource, Name: sent.Name, Description: sent.Description, Scopes: sent.Scopes, Networks: sent.Networks,
+		Audience: audience, Resource: resource, Format: apitoken.Format(sent.Format), Name: sent.Name, Description: sent.Description, Scopes: sent.Scopes, Networks: sent.Networks,
 		Endless: string(sent.ExpiresIn) == "null",
 	}
 	if len(sent.ExpiresIn) > 0 && !wanted.Endless {

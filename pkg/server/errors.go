@@ -167,6 +167,7 @@ func (x *exchange) fail(err error) {
 	var request *requestError
 	var input *inputError
 	var outage *broker.Unavailable
+	many, isMany := asTooMany(err)
 	switch {
 	case errors.As(err, &request):
 		member, said = request.member, answer{status: http.StatusBadRequest, code: "bad_request", message: request.message}
@@ -177,6 +178,8 @@ func (x *exchange) fail(err error) {
 		said = answer{status: http.StatusBadRequest, code: "bad_request", message: input.message}
 	case errors.Is(err, apitoken.ErrInput), errors.Is(err, apitoken.ErrPolicy):
 		said = answer{status: http.StatusBadRequest, code: "bad_request", message: reasonOf(err)}
+	case isMany:
+		said = answer{status: http.StatusTooManyRequests, code: "too_many", message: many.Error(), retry: many.after}
 	case isBadToken(err):
 		said = answer{status: http.StatusUnauthorized, code: "invalid_token", message: refused + err.Error()}
 		x.Header("WWW-Authenticate", `Bearer error="invalid_token"`)

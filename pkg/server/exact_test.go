@@ -65,7 +65,7 @@ func TestExactCostOfACachedToken(t *testing.T) {
 // The handler itself, without what surrounds it, allocates at most 3 times.
 func TestExactCostOfTheHandler(t *testing.T) {
 	parts, _ := newParts(slog.New(slog.DiscardHandler))
-	tokens := &tokens{broker: parts.Broker, issuer: parts.Issuer}
+	tokens := &tokens{broker: parts.Broker, issuer: parts.Issuer, limits: newLimits(plenty)}
 	w, r := &again{header: http.Header{}}, workersRequest()
 	context, _ := gin.CreateTestContext(httptest.NewRecorder())
 	context.Request = r

@@ -77,6 +77,7 @@ type exchange struct {
 	want    tokenWanted // of /token
 	logged  bool
 	attrs   []slog.Attr
+	out     []byte // an answer while it is made
 }
 
 // handler is the one way in: it knows the caller before the handler runs, renders the error where
@@ -203,7 +204,9 @@ func (x *exchange) end(count func(int, time.Duration)) {
 	attrs := x.attrs[:0]
 	clear(x.attrs[:cap(x.attrs)])
 	of := x.edge
-	*x = exchange{attrs: attrs}
+	out := x.out[:0]
+	clear(x.out) // it was a token
+	*x = exchange{attrs: attrs, out: out}
 	of.exchanges.Put(x)
 }
 

@@ -37,6 +37,8 @@ type Config struct {
 	// DefaultAudience is whom /token mints for where the request names neither audience nor idp.
 	// Without one it hands on the default provider's own access token, as Gen3 expects.
 	DefaultAudience string `config:"default_audience"`
+	// RateLimits are how many requests of a kind one caller may make in a second, where the defaults do not do.
+	RateLimits map[string]float64 `config:"rate_limits"`
 	// Portal says that the service stands behind Gen3's portal, which has sessions of its own and does not
 	// end ours: ours count for logins and pages alone, so that the portal's logout ends access (Gen3
 	// contract 1.4).
@@ -69,7 +71,7 @@ func (c Config) Validate() error {
 	if (c.TLS.CertFile == "") != (c.TLS.KeyFile == "") {
 		pair = errors.New("tls: cert_file and key_file go together")
 	}
-	return errors.Join(pair, c.validateURL())
+	return errors.Join(pair, c.validateURL(), checkLimits(c.RateLimits))
 }
 
 // validateURL wants the address that browsers and verifiers reach: cookies, redirects and the issuer follow from it.
@@ -171,7 +173,8 @@ func ambiguous(address *url.URL) bool {
 // routes is the table of contents: each line says who answers, and which proofs the route accepts.
 func (s *Server) routes(parts Parts, crossSite *http.CrossOriginProtection) {
 	home := &home{parts.Broker}
-	tokens := &tokens{parts.Broker, parts.Issuer, parts.Config.DefaultAudience}
+	limits := newLimits(parts.Config.RateLimits)
+	tokens := &tokens{parts.Broker, parts.Issuer, limits, parts.Config.DefaultAudience}
 	external := &external{parts.Broker, parts.Config.URL}
 	commons := &commons{parts.Broker, parts.Commons}
 	logins := &logins{parts.Broker, parts.Sessions, newLoginLimits(), crossSite}
@@ -204,8 +207,9 @@ func (s *Server) routes(parts Parts, crossSite *http.CrossOriginProtection) {
 	s.get("/oauth2/logout", anyone, logins.logout)
 	s.only(http.MethodPost, "/oauth2/logout", leaving, logins.disconnect)
 
-	s.apiRoutes(parts, crossSite)
+	s.apiRoutes(parts, crossSite, limits)
 
+	s.get("/status/:list", anyone, (&statusLists{parts.APITokens}).show)
 	s.get("/.well-known/jwks.json", anyone, keys.keySet)
 	s.get("/.well-known/openid-configuration", anyone, keys.discover)
 	s.get("/.well-known/oauth-authorization-server", anyone, keys.discover)
@@ -221,7 +225,7 @@ func (s *Server) routes(parts Parts, crossSite *http.CrossOriginProtection) {
 }
 
 // apiRoutes are those of API tokens and of the resources that have some.
-func (s *Server) apiRoutes(parts Parts, crossSite *http.CrossOriginProtection) {
+func (s *Server) apiRoutes(parts Parts, crossSite *http.CrossOriginProtection, limits *limits) {
 	tokens := &apiTokens{parts.APITokens, parts.Issuer, parts.Broker, crossSite}
 	resources := &resources{tokens}
 	person := func(action audit.Action) policy {
@@ -229,28 +233,31 @@ func (s *Server) apiRoutes(parts Parts, crossSite *http.CrossOriginProtection) {
 	}
 	itself := func(action audit.Action) policy { return policy{action: action, shape: problem, api: true} } // the token is looked at by the handler
 	change := func(method, path string, action audit.Action, handle func(*exchange) error) {
-		s.only(method, path, person(action), tokens.changing(handle))
+		s.only(method, path, person(action), limits.limited(changes, tokens.changing(handle)))
+	}
+	read := func(path string, policy policy, handle func(*exchange) error) {
+		s.get(path, policy, limits.limited(reads, handle))
 	}
 
-	s.get("/api/v1/tokens", person(audit.ListTokens), tokens.list)
+	read("/api/v1/tokens", person(audit.ListTokens), tokens.list)
 	change(http.MethodPost, "/api/v1/tokens", audit.CreateToken, tokens.create)
 	change(http.MethodDelete, "/api/v1/tokens", audit.RevokeToken, tokens.revokeAll)
-	s.get("/api/v1/tokens/self", itself(audit.UseToken), tokens.self)
-	s.only(http.MethodPost, "/api/v1/tokens/self/rotate", itself(audit.RotateToken), tokens.rotateSelf)
-	s.only(http.MethodPost, "/api/v1/tokens/leaked", itself(audit.ReportToken), tokens.leaked)
+	read("/api/v1/tokens/self", itself(audit.UseToken), tokens.self)
+	s.only(http.MethodPost, "/api/v1/tokens/self/rotate", itself(audit.RotateToken), limits.limited(changes, tokens.rotateSelf))
+	s.only(http.MethodPost, "/api/v1/tokens/leaked", itself(audit.ReportToken), limits.limited(reports, tokens.leaked))
 
-	s.get("/api/v1/resources", person(audit.ListTokens), resources.list)
-	s.only(http.MethodPut, "/api/v1/resources/:audience/:resource", itself(audit.PutResource), resources.put)
-	s.get("/api/v1/resources/:audience/:resource", person(audit.ListTokens), resources.show)
+	read("/api/v1/resources", person(audit.ListTokens), resources.list)
+	s.only(http.MethodPut, "/api/v1/resources/:audience/:resource", itself(audit.PutResource), limits.limited(reads, resources.put))
+	read("/api/v1/resources/:audience/:resource", person(audit.ListTokens), resources.show)
 	change(http.MethodPatch, "/api/v1/resources/:audience/:resource", audit.PutResource, resources.edit)
 
 	for _, below := range []string{"/api/v1/tokens", "/api/v1/resources/:audience/:resource/tokens"} {
-		s.get(below+"/:id", person(audit.ListTokens), tokens.show)
+		read(below+"/:id", person(audit.ListTokens), tokens.show)
 		change(http.MethodPatch, below+"/:id", audit.EditToken, tokens.edit)
 		change(http.MethodDelete, below+"/:id", audit.RevokeToken, tokens.revoke)
 		change(http.MethodPost, below+"/:id/rotate", audit.RotateToken, tokens.rotate)
 	}
-	s.get("/api/v1/resources/:audience/:resource/tokens", person(audit.ListTokens), tokens.list)
+	read("/api/v1/resources/:audience/:resource/tokens", person(audit.ListTokens), tokens.list)
 	change(http.MethodPost, "/api/v1/resources/:audience/:resource/tokens", audit.CreateToken, tokens.create)
 }
 

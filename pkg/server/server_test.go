@@ -66,12 +66,15 @@ func newServer(tb testing.TB, log *slog.Logger) (*Server, *row) {
 	return New(parts), one
 }
 
+// plenty are more requests than a test makes.
+var plenty = map[string]float64{handouts: 1e6, mints: 1e6}
+
 func newParts(log *slog.Logger) (Parts, *row) {
 	one := &row{}
 	config := authn.Config{Workers: map[string]string{"10.0.0.7": "alice"}}
 	sessions := authn.NewSessions(config, nil, true, time.Now)
 	return Parts{
-		Config:   Config{URL: "https://wts.example.org"},
+		Config:   Config{URL: "https://wts.example.org", RateLimits: plenty},
 		Authn:    authn.New(authn.Parts{Config: config, Directory: one, Sessions: sessions, Pods: authn.NewStaticWorkers(config.Workers), OwnIssuer: "https://wts.example.org"}),
 		Sessions: sessions,
 		Broker: broker.New(broker.Parts{

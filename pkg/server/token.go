@@ -23,6 +23,7 @@ const defaultLife = 5 * time.Minute
 type tokens struct {
 	broker          *broker.Broker
 	issuer          *issuer.Issuer
+	limits          *limits
 	defaultAudience string // for requests that name neither an audience nor an idp
 }
 
@@ -79,6 +80,10 @@ func (t *tokens) token(x *exchange) error {
 	if life == 0 {
 		life = defaultLife
 	}
+	refusal := func() error { return t.broker.Living(x.Request.Context(), x.caller.User.ID, want.provider) }
+	if err := t.limits.take(x, handouts, refusal); err != nil {
+		return err
+	}
 	token, err := t.broker.Token(x.Request.Context(), x.caller.User.ID, want.provider, life)
 	if err != nil {
 		return err
@@ -90,7 +95,12 @@ func (t *tokens) token(x *exchange) error {
 	x.record()
 	x.Writer.Header()["Content-Type"] = jsonType
 	x.Writer.WriteHeader(http.StatusOK)
-	_, _ = x.Writer.WriteString(token.Body) // a caller who went away meanwhile is nobody's error
+	x.out = append(append(x.out[:0], token.Body...), `,"token_type":"Bearer"`...)
+	if !token.ExpiresAt.IsZero() {
+		x.out = strconv.AppendInt(append(x.out, `,"expires_in":`...), int64(time.Until(token.ExpiresAt)/time.Second), 10)
+	}
+	x.out = append(x.out, "}\n"...)
+	_, _ = x.Writer.Write(x.out) // a caller who went away meanwhile is nobody's error
 	return nil
 }
 
@@ -143,6 +153,10 @@ func (t *tokens) mint(x *exchange, life time.Duration) error {
 		who.Groups = groups
 	}
 	scope, _ := x.param("scope")
+	refusal := func() error { return t.issuer.Allow(want.audience, who, strings.Fields(scope)) }
+	if err := t.limits.take(x, mints, refusal); err != nil {
+		return err
+	}
 	token, err := t.issuer.Mint(issuer.Request{
 		Audience: want.audience, Person: who,
 		ClientID: string(x.caller.Proof), Actor: issuer.Actor{Subject: x.caller.Actor},

@@ -21,6 +21,7 @@ type APITokens struct{ *core }
 type apiToken struct {
 	ID           string `gorm:"primaryKey"`
 	Kind         string
+	Format       string
 	UserID       string
 	Audience     string
 	Resource     string
@@ -44,6 +45,7 @@ type apiTokenValue struct {
 	Suffix     string
 	CreatedAt  int64 `gorm:"autoCreateTime:false"`
 	ValidUntil *int64
+	Status     *int64
 }
 
 // apiTokenRow is a token as it is stored: lists are text, since nothing is looked for in them.
@@ -53,7 +55,7 @@ func apiTokenRow(token apitoken.Token) apiToken {
 		networks = append(networks, network.String())
 	}
 	return apiToken{
-		ID: token.ID, Kind: string(token.Kind), UserID: token.UserID, Audience: token.Audience, Resource: token.Resource, Name: token.Name,
+		ID: token.ID, Kind: string(token.Kind), Format: string(token.Format), UserID: token.UserID, Audience: token.Audience, Resource: token.Resource, Name: token.Name,
 		Description: token.Description, Scopes: strings.Join(token.Scopes, " "), Networks: strings.Join(networks, " "), CreatedAt: token.CreatedAt.UnixMilli(),
 		ExpiresAt: millis(token.ExpiresAt), RevokedAt: millis(token.RevokedAt), RevokedBy: token.RevokedBy, RevokedFor: token.RevokedFor,
 		LastUsedAt: millis(token.LastUsedAt), LastUsedFrom: token.LastUsedFrom,
@@ -63,7 +65,7 @@ func apiTokenRow(token apitoken.Token) apiToken {
 // token is a row as it is read, with its values.
 func (r *apiToken) token(values []apiTokenValue) apitoken.Token {
 	token := apitoken.Token{
-		ID: r.ID, Kind: apitoken.Kind(r.Kind), UserID: r.UserID, Audience: r.Audience, Resource: r.Resource, Name: r.Name,
+		ID: r.ID, Kind: apitoken.Kind(r.Kind), Format: apitoken.Format(r.Format), UserID: r.UserID, Audience: r.Audience, Resource: r.Resource, Name: r.Name,
 		Description: r.Description, CreatedAt: time.UnixMilli(r.CreatedAt),
 		ExpiresAt: instant(r.ExpiresAt), RevokedAt: instant(r.RevokedAt), RevokedBy: r.RevokedBy, RevokedFor: r.RevokedFor,
 		LastUsedAt: instant(r.LastUsedAt), LastUsedFrom: r.LastUsedFrom,
@@ -79,13 +81,27 @@ func (r *apiToken) token(values []apiTokenValue) apitoken.Token {
 	for _, value := range values {
 		token.Values = append(token.Values, apitoken.Value{
 			Digest: apitoken.Digest(value.Digest), Suffix: value.Suffix, CreatedAt: time.UnixMilli(value.CreatedAt), Until: instant(value.ValidUntil),
+			Status: statusOf(value.Status),
 		})
 	}
 	return token
 }
 
 func valueRow(id string, value apitoken.Value) apiTokenValue {
-	return apiTokenValue{Digest: value.Digest[:], TokenID: id, Suffix: value.Suffix, CreatedAt: value.CreatedAt.UnixMilli(), ValidUntil: millis(value.Until)}
+	row := apiTokenValue{Digest: value.Digest[:], TokenID: id, Suffix: value.Suffix, CreatedAt: value.CreatedAt.UnixMilli(), ValidUntil: millis(value.Until)}
+	if value.Status > 0 {
+		number := value.Status - 1
+		row.Status = &number
+	}
+	return row
+}
+
+// statusOf is 1 and the number of a value in the status lists; 0 where it has none.
+func statusOf(number *int64) int64 {
+	if number == nil {
+		return 0
+	}
+	return 1 + *number
 }
 
 // CreateToken implements apitoken.Store. The owner's row is locked, so that of two at once one is counted by the other.
@@ -274,4 +290,40 @@ func (s *APITokens) revokeAgain(ctx context.Context, id string) error {
 		}
 		return tx.Model(&apiToken{}).Where("id = ? AND revoked_at IS NULL", id).Updates(map[string]any{"revoked_at": now, "revoked_by": "wts", "revoked_for": "it was revoked before a failover of the database"}).Error
 	})
+}
+
+// statusNumber is a number of the status lists that is given away.
+type statusNumber struct {
+	ID int64 `gorm:"primaryKey;autoIncrement"`
+}
+
+// NextStatus implements apitoken.Statuses. A number that is taken and not used is a bit that is never set.
+func (s *APITokens) NextStatus(ctx context.Context) (int64, error) {
+	var row statusNumber
+	err := s.write(ctx, func(tx *gorm.DB) error {
+		row = statusNumber{}
+		return tx.Create(&row).Error
+	})
+	return row.ID - 1, err
+}
+
+// LastStatus implements apitoken.Statuses.
+func (s *APITokens) LastStatus(ctx context.Context) (last int64, err error) {
+	err = s.run(ctx, func(tx *gorm.DB) error {
+		return tx.Raw("SELECT coalesce(max(id), 0) - 1 FROM status_numbers").Scan(&last).Error
+	})
+	return last, err
+}
+
+// EndedStatuses implements apitoken.Statuses.
+func (s *APITokens) EndedStatuses(ctx context.Context, from, to int64, at time.Time) (numbers []int64, err error) {
+	err = s.run(ctx, func(tx *gorm.DB) error {
+		if _, err := s.fenced(tx); err != nil { // what a failover lost may be an end
+			return err
+		}
+		return tx.Raw(`SELECT v.status FROM api_tokens t JOIN api_token_values v ON v.token_id = t.id WHERE t.revoked_at IS NOT NULL AND v.status >= @from AND v.status < @to
+			UNION SELECT status FROM api_token_values WHERE valid_until <= @at AND status >= @from AND status < @to`,
+			map[string]any{"from": from, "to": to, "at": at.UnixMilli()}).Scan(&numbers).Error
+	})
+	return numbers, err
 }

@@ -27,6 +27,8 @@ type Claims struct {
 	IssuedAt, NotBefore, ExpiresAt time.Time
 
 	raw []byte
+	// status is where it stands whether the token was revoked; nil for one that cannot be.
+	status *statusAt
 	// otherKind says that the claims are those of a token which is no access token.
 	otherKind bool
 }
@@ -49,19 +51,49 @@ func (c *Claims) HasScopes(names ...string) bool {
 	return true
 }
 
+// statusAt is a place in a status list.
+type statusAt struct {
+	uri   string
+	index int64
+}
+
+// readStatus reads where a token's status stands. Providers have a claim of that name too, which is no object, or says
+// something else: only a status list is meant.
+func (c *Claims) readStatus(raw json.RawMessage) error {
+	var status struct {
+		List json.RawMessage `json:"status_list"`
+	}
+	if bytes.HasPrefix(raw, []byte("{")) {
+		_ = json.Unmarshal(raw, &status) // what cannot be read is none
+	}
+	if len(status.List) == 0 {
+		return nil
+	}
+	var entry struct {
+		Index *int64  `json:"idx"`
+		URI   *string `json:"uri"`
+	}
+	if json.Unmarshal(status.List, &entry) != nil || entry.Index == nil || entry.URI == nil {
+		return fmt.Errorf("%w: its place in a status list cannot be read", ErrMalformed)
+	}
+	c.status = &statusAt{uri: *entry.URI, index: *entry.Index}
+	return nil
+}
+
 // wireClaims are the registered claims as they stand in the payload.
 type wireClaims struct {
-	Issuer    string      `json:"iss"`
-	Subject   string      `json:"sub"`
-	Audience  stringOrSet `json:"aud"`
-	ClientID  string      `json:"client_id"`
-	ID        string      `json:"jti"`
-	Username  string      `json:"preferred_username"`
-	Scope     scopes      `json:"scope"`
-	Groups    stringOrSet `json:"groups"`
-	IssuedAt  *seconds    `json:"iat"`
-	NotBefore *seconds    `json:"nbf"`
-	ExpiresAt *seconds    `json:"exp"`
+	Issuer    string          `json:"iss"`
+	Subject   string          `json:"sub"`
+	Audience  stringOrSet     `json:"aud"`
+	ClientID  string          `json:"client_id"`
+	ID        string          `json:"jti"`
+	Username  string          `json:"preferred_username"`
+	Scope     scopes          `json:"scope"`
+	Groups    stringOrSet     `json:"groups"`
+	IssuedAt  *seconds        `json:"iat"`
+	NotBefore *seconds        `json:"nbf"`
+	ExpiresAt *seconds        `json:"exp"`
+	Status    json.RawMessage `json:"status"`
 	kinds
 }
 
@@ -100,13 +132,14 @@ func readClaims(payload []byte, username string) (*Claims, error) {
 		}
 		wire.Username = textAt(all, username)
 	}
-	return &Claims{
+	claims := &Claims{
 		Issuer: wire.Issuer, Subject: wire.Subject, Audience: wire.Audience, ClientID: wire.ClientID, ID: wire.ID,
 		Username: wire.Username, Scopes: wire.Scope, Groups: wire.Groups,
 		IssuedAt: wire.IssuedAt.time(), NotBefore: wire.NotBefore.time(), ExpiresAt: wire.ExpiresAt.time(),
 		raw:       payload,
 		otherKind: wire.otherKind(members),
-	}, nil
+	}
+	return claims, claims.readStatus(wire.Status)
 }
 
 // textAt follows a path with dots into nested members; a whole name with dots wins, since some issuers

@@ -211,13 +211,14 @@ func (s *keySet) fetch() (map[string]*publicKey, error) {
 	return parseKeys(body)
 }
 
-// read fetches one document. Its errors repeat nothing of what came back.
+// read fetches one document of the issuer's: its discovery document, its keys, or a list whose address begins with the
+// issuer. Its errors repeat nothing of what came back.
 func (s *keySet) read(ctx context.Context, address string) ([]byte, error) {
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, address, nil)
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, address, nil) //nolint:gosec // the issuer's own
 	if err != nil {
 		return nil, errors.New("the address of the keys is not a URL")
 	}
-	response, err := s.settings.client.Do(request)
+	response, err := s.settings.client.Do(request) //nolint:gosec // the issuer's own
 	if err != nil {
 		return nil, fmt.Errorf("fetching keys: %w", err)
 	}

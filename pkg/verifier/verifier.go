@@ -59,6 +59,7 @@ type Verifier struct {
 	settings  settings
 	keys      *keySet
 	seen      *seen
+	statuses  statusLists
 }
 
 type settings struct {
@@ -150,7 +151,7 @@ func New(ctx context.Context, issuer, audience string, options ...Option) (*Veri
 	return &Verifier{
 		issuer: issuer, audiences: append([]string{audience}, chosen.moreAudiences...), settings: chosen,
 		keys: newKeySet(ctx, issuer, chosen),
-		seen: newSeen(seenTokens),
+		seen: newSeen(seenTokens), statuses: statusLists{lists: map[string]*statusList{}},
 	}, nil
 }
 
@@ -171,7 +172,10 @@ func (v *Verifier) Verify(ctx context.Context, token string) (*Claims, error) {
 	fingerprint := sha256.Sum256([]byte(token))
 	now := v.settings.now()
 	if known, ok := v.seen.get(fingerprint); ok && v.keys.current(ctx, known.key) {
-		return known.claims, v.timely(known.claims, now)
+		if err := v.timely(known.claims, now); err != nil {
+			return nil, err
+		}
+		return v.living(ctx, known.claims)
 	}
 	head, err := readHeader(token)
 	if err != nil {
@@ -189,6 +193,14 @@ func (v *Verifier) Verify(ctx context.Context, token string) (*Claims, error) {
 		return nil, err
 	}
 	v.seen.put(fingerprint, verified{claims: claims, key: key})
+	return v.living(ctx, claims)
+}
+
+// living returns the claims of a token that was not revoked.
+func (v *Verifier) living(ctx context.Context, claims *Claims) (*Claims, error) {
+	if err := v.revoked(ctx, claims); err != nil {
+		return nil, err
+	}
 	return claims, nil
 }
 

@@ -8,6 +8,7 @@ ALTER TABLE users ADD COLUMN claims_at integer;
 CREATE TABLE api_tokens (
     id             text PRIMARY KEY,
     kind           text NOT NULL, -- personal, resource
+    format         text NOT NULL, -- opaque, jwt
     user_id        text NOT NULL REFERENCES users (id), -- whose it is; of a resource's token, who made it
     audience       text NOT NULL,
     resource       text NOT NULL DEFAULT '',
@@ -32,7 +33,15 @@ CREATE TABLE api_token_values (
     token_id    text NOT NULL REFERENCES api_tokens (id) ON DELETE CASCADE,
     suffix      text NOT NULL,
     created_at  integer NOT NULL,
-    valid_until integer -- null: the one that counts
+    valid_until integer, -- null: the one that counts
+    status      integer UNIQUE -- the number in the status lists of one that is a JWT
+);
+CREATE INDEX api_tokens_revoked ON api_tokens (id) WHERE revoked_at IS NOT NULL;
+CREATE INDEX api_token_values_replaced ON api_token_values (valid_until) WHERE status IS NOT NULL AND valid_until IS NOT NULL;
+
+-- Numbers of the status lists that are given away.
+CREATE TABLE status_numbers (
+    id integer PRIMARY KEY AUTOINCREMENT
 );
 CREATE INDEX api_token_values_by_token ON api_token_values (token_id, created_at);
 

@@ -1,0 +1,196 @@
+package verifier
+
+import (
+	"bytes"
+	"compress/zlib"
+	"context"
+	"crypto"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/lestrrat-go/jwx/v2/jwa"
+	"github.com/lestrrat-go/jwx/v2/jws"
+	"golang.org/x/sync/singleflight"
+)
+
+// ErrRevoked: the token was revoked before its time.
+var ErrRevoked = errors.New("revoked")
+
+// A token that names a status list (draft-ietf-oauth-status-list) is good while its bit is not set. The list is signed
+// by the issuer, and fetched seldom: one list says of a million tokens whether they were revoked.
+
+const (
+	// maxListBytes bounds a list as it is fetched, and maxBits as it is unpacked: a million and some.
+	maxListBytes = 256 << 10
+	maxBits      = 4 << 20 / 8
+	maxLists     = 16
+	// Bounds of how long a list is kept, whatever it says itself.
+	leastTTL, mostTTL = 5 * time.Second, time.Hour
+	defaultTTL        = time.Minute
+)
+
+// statusList is a list that was fetched.
+type statusList struct {
+	bytes     []byte
+	bits      int // for each token
+	fetched   time.Time
+	ttl       time.Duration
+	expiresAt time.Time // zero: it does not say
+}
+
+// at is the status of an index; 0 is valid.
+func (l *statusList) at(index int64) (int, bool) {
+	perByte := int64(8 / l.bits)
+	if index < 0 || index/perByte >= int64(len(l.bytes)) {
+		return 0, false
+	}
+	return int(l.bytes[index/perByte]>>(int(index%perByte)*l.bits)) & (1<<l.bits - 1), true
+}
+
+// statusLists are the lists in memory.
+type statusLists struct {
+	fetching singleflight.Group
+	mu       sync.Mutex
+	lists    map[string]*statusList
+}
+
+// revoked refuses a token whose status is not that of a valid one. A list that cannot be had anew goes on until it says
+// itself that it ends; without one nothing is known of the token.
+func (v *Verifier) revoked(ctx context.Context, claims *Claims) error {
+	if claims.status == nil {
+		return nil
+	}
+	list, err := v.statusList(ctx, claims.status.uri)
+	if err != nil {
+		return err
+	}
+	status, known := list.at(claims.status.index)
+	switch {
+	case !known:
+		return fmt.Errorf("%w: its number is in no list", ErrMalformed)
+	case status != 0:
+		return ErrRevoked
+	}
+	return nil
+}
+
+// statusList is a list at hand that is young enough, or one that is fetched now, once for all who wait for it.
+func (v *Verifier) statusList(ctx context.Context, uri string) (*statusList, error) {
+	if !strings.HasPrefix(uri, v.issuer+"/") { // else a token could choose whom we ask
+		return nil, fmt.Errorf("%w: its status list is not the issuer's", ErrMalformed)
+	}
+	now := v.settings.now()
+	v.statuses.mu.Lock()
+	known := v.statuses.lists[uri]
+	v.statuses.mu.Unlock()
+	if known != nil && now.Sub(known.fetched) < known.ttl {
+		return known, nil
+	}
+	fetched, err, _ := v.statuses.fetching.Do(uri, func() (any, error) {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
+		defer cancel()
+		return v.fetchList(ctx, uri, now)
+	})
+	if err == nil {
+		fresh, _ := fetched.(*statusList)
+		return fresh, nil
+	}
+	if known != nil && now.Before(known.expiresAt) {
+		return known, nil
+	}
+	return nil, fmt.Errorf("%w: the status list: %w", ErrUnavailable, err)
+}
+
+// fetchList fetches and verifies a list, and keeps it.
+func (v *Verifier) fetchList(ctx context.Context, uri string, now time.Time) (*statusList, error) {
+	body, err := v.keys.read(ctx, uri)
+	if err != nil {
+		return nil, err
+	}
+	list, err := v.readList(ctx, strings.TrimSpace(string(body)), uri, now)
+	if err != nil {
+		return nil, err
+	}
+	v.statuses.mu.Lock()
+	defer v.statuses.mu.Unlock()
+	if len(v.statuses.lists) >= maxLists {
+		clear(v.statuses.lists) // an issuer of sixteen million tokens
+	}
+	v.statuses.lists[uri] = list
+	return list, nil
+}
+
+// readList verifies a status list token (draft-ietf-oauth-status-list, 8.3).
+func (v *Verifier) readList(ctx context.Context, token, uri string, now time.Time) (*statusList, error) {
+	head, err := readHeader(token)
+	if err != nil {
+		return nil, err
+	}
+	if head.forbidden != "" || !sameType("statuslist+jwt", head.Type) {
+		return nil, errors.New("it is of another type")
+	}
+	key, err := v.keys.find(ctx, head.KeyID)
+	if err != nil {
+		return nil, err
+	}
+	if !key.fits(head.Algorithm) {
+		return nil, ErrAlgorithm
+	}
+	payload, err := jws.Verify([]byte(token), jws.WithKey(jwa.SignatureAlgorithm(head.Algorithm), crypto.PublicKey(key.raw)))
+	if err != nil {
+		return nil, ErrSignature
+	}
+	var claims struct {
+		Subject   string   `json:"sub"`
+		IssuedAt  *seconds `json:"iat"`
+		ExpiresAt *seconds `json:"exp"`
+		TTL       *seconds `json:"ttl"`
+		List      struct {
+			Bits int    `json:"bits"`
+			List string `json:"lst"`
+		} `json:"status_list"`
+	}
+	if _, err := strictObject(payload, &claims); err != nil {
+		return nil, err
+	}
+	list := &statusList{bits: claims.List.Bits, fetched: now, ttl: defaultTTL, expiresAt: claims.ExpiresAt.time()}
+	if claims.TTL != nil {
+		list.ttl = min(max(time.Duration(float64(*claims.TTL)*float64(time.Second)), leastTTL), mostTTL)
+	}
+	switch {
+	case claims.Subject != uri:
+		return nil, errors.New("it is another list")
+	case claims.IssuedAt == nil || claims.IssuedAt.time().After(now.Add(futureTolerance)):
+		return nil, ErrNotYetValid
+	case claims.ExpiresAt != nil && !now.Before(list.expiresAt):
+		return nil, ErrExpired
+	}
+	list.bytes, err = unpackList(claims.List.Bits, claims.List.List)
+	return list, err
+}
+
+// unpackList unpacks a list (draft-ietf-oauth-status-list, 4.1 and 4.2).
+func unpackList(bits int, text string) ([]byte, error) {
+	if bits != 1 && bits != 2 && bits != 4 && bits != 8 {
+		return nil, errors.New("it has another number of bits than 1, 2, 4 or 8")
+	}
+	packed, err := base64.RawURLEncoding.DecodeString(text)
+	if err != nil {
+		return nil, errors.New("it is not base64url")
+	}
+	reader, err := zlib.NewReader(bytes.NewReader(packed))
+	if err != nil {
+		return nil, errors.New("it is not zlib")
+	}
+	defer reader.Close()
+	list, err := io.ReadAll(io.LimitReader(reader, maxBits+1))
+	if err != nil || len(list) > maxBits {
+		return nil, errors.New("it is cut off, or unpacks to more than is accepted")
+	}
+	return list, nil
+}

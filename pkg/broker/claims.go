@@ -32,6 +32,9 @@ const (
 	claimsPatience = 3 * time.Second
 )
 
+// A group that was taken away is to take effect soon, and no token is to wait for a provider that is slow: what is known
+// is asked for anew before it is too old, beside the caller who uses it.
+
 // claims are the users' groups, as they are asked for again and again.
 type claims struct {
 	broker  *Broker

@@ -14,6 +14,9 @@ import (
 	"github.com/workspace-token-service/wts/pkg/apitoken"
 )
 
+// Values that were rotated stay as long as their token: who presents one has a copy, which is worth knowing. What
+// expired stays too, so that its owner sees what it was; a resource's tokens go with nothing but the database.
+
 // APITokens keeps API tokens; it implements apitoken.Store and apitoken.Uses.
 type APITokens struct{ *core }
 

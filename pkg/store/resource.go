@@ -36,7 +36,8 @@ type resourceMaintainer struct {
 const bindMaintainers = `UPDATE resource_maintainers SET user_id = (SELECT id FROM users WHERE users.username = resource_maintainers.username AND set_aside_at IS NULL)
 	WHERE user_id IS NULL AND EXISTS (SELECT 1 FROM users WHERE users.username = resource_maintainers.username AND set_aside_at IS NULL)`
 
-// Resource implements apitoken.Resources.
+// Resource implements apitoken.Resources. It writes where a name has become a user since it was stored, so that the
+// answer and what is checked by it are the same.
 func (s *Resources) Resource(ctx context.Context, audience, id string) (info apitoken.ResourceInfo, err error) {
 	err = s.write(ctx, func(tx *gorm.DB) error {
 		if _, err := s.fenced(tx); err != nil {

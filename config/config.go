@@ -22,6 +22,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"github.com/workspace-token-service/wts/pkg/aggregate"
+	"github.com/workspace-token-service/wts/pkg/apitoken"
 	"github.com/workspace-token-service/wts/pkg/authn"
 	"github.com/workspace-token-service/wts/pkg/broker"
 	"github.com/workspace-token-service/wts/pkg/issuer"
@@ -45,6 +46,8 @@ type Config struct {
 	Kube      kube.Config                `config:"kubernetes"`
 	Providers map[string]provider.Config `config:"providers"`
 	Audiences map[string]issuer.Audience `config:"audiences"`
+	// Notices are sent before API tokens end.
+	Notices apitoken.WebhookConfig `config:"notices"`
 	// Admins are the users, by name, who may manage the API tokens of every resource.
 	Admins []string `config:"admins"`
 	// KeyringFile names the file of the keys that seal secrets at rest.
@@ -123,7 +126,7 @@ func LoadForDatabase(path string, environ []string) (Config, error) {
 		one.SecretFile = ""
 		config.Audiences[id] = one
 	}
-	config.WorkersFile = ""
+	config.WorkersFile, config.Notices = "", apitoken.WebhookConfig{}
 	config, faults := config.complete(filepath.Dir(path))
 	return config, errors.Join(faults, config.Database.Validate(), config.Log.Validate())
 }
@@ -237,6 +240,7 @@ func (c Config) complete(dir string) (Config, error) {
 		files.secret("providers."+id+".client_secret_file", one.ClientSecretFile, &one.ClientSecret)
 		c.Providers[id] = one
 	}
+	files.secret("notices.secret_file", c.Notices.SecretFile, &c.Notices.Secret)
 	for _, id := range slices.Sorted(maps.Keys(c.Audiences)) {
 		one := c.Audiences[id]
 		files.secret("audiences."+id+".secret_file", one.SecretFile, &one.Secret)
@@ -360,7 +364,7 @@ func (c Config) validate() error {
 	if err := c.checkSpoolWait(); err != nil {
 		faults = append(faults, err)
 	}
-	return errors.Join(append(faults, c.Server.Validate(), c.Authn.Validate(), c.Database.Validate(), c.Issuer.Validate(), c.Kube.Validate(), c.Log.Validate(), c.Aggregate.Validate())...)
+	return errors.Join(append(faults, c.Server.Validate(), c.Authn.Validate(), c.Database.Validate(), c.Issuer.Validate(), c.Kube.Validate(), c.Log.Validate(), c.Aggregate.Validate(), c.Notices.Validate())...)
 }
 
 // Faults are the single faults that an error of Load joins, a line each.

@@ -1,18 +1,24 @@
 package main
 
 import (
+	"crypto/hmac"
+	"crypto/sha256"
 	"database/sql"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/google/go-cmp/cmp"
 
 	"github.com/workspace-token-service/wts/config"
 	"github.com/workspace-token-service/wts/pkg/apitoken"
@@ -507,7 +513,7 @@ func databaseFile(r *replica) string {
 // execSQLite changes the replica's database behind its back.
 func execSQLite(t *testing.T, r *replica, statement string) {
 	t.Helper()
-	db, err := sql.Open("sqlite", databaseFile(r))
+	db, err := sql.Open("sqlite", databaseFile(r)+"?_pragma=busy_timeout(5000)")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -718,4 +724,203 @@ func TestEveryCallerHasAShare(t *testing.T) {
 			}
 		}
 	})
+}
+
+// A group that was taken away at the provider takes effect at the next mint that is claims_max_age later, for a pod and
+// for an API token alike; while the provider fails, what it said last counts for ride_through_max.
+func TestAGroupThatIsTakenAway(t *testing.T) {
+	r := startReplica(t, withTokens, func(c *config.Config) {
+		c.Audiences["storage"] = issuer.Audience{Scopes: []string{"write"}, Access: []issuer.Access{{Groups: []string{"curators"}}}}
+		c.Broker.ClaimsMaxAge, c.Broker.RideThroughMax = 300*time.Millisecond, 3*time.Second
+		first := c.Providers["first"]
+		first.GroupsClaim = "groups"
+		c.Providers["first"] = first
+	})
+	set := func(groups ...string) {
+		r.first.SetUser(providertest.User{Name: "alice", Password: "canary-password", Groups: groups})
+	}
+	set("curators", "readers")
+	browser := r.signedIn(t, "alice")
+	made := r.makeToken(t, browser, personalToken)
+	const path = "/token?audience=storage&scope=write"
+	ask := map[string]func() answer{
+		"a worker":     func() answer { return r.worker(t, path) },
+		"an API token": func() answer { return r.call(t, nil, http.MethodGet, path, bearerOf(made.Token)...) },
+	}
+	within := func(what string, status int) {
+		t.Helper()
+		for name, ask := range ask {
+			for deadline := time.Now().Add(5 * time.Second); ; time.Sleep(50 * time.Millisecond) {
+				got := ask()
+				if got.status == status {
+					break
+				}
+				if time.Now().After(deadline) {
+					t.Fatalf("%s, %s: got %d %s; want %d", what, name, got.status, got.body, status)
+				}
+			}
+		}
+	}
+	got := r.worker(t, path)
+	if got.status != 200 || fmt.Sprint(jwtClaims(t, got.member("token"))["groups"]) != "[curators readers]" {
+		t.Fatalf("got %d %s; want a token with the groups", got.status, got.body)
+	}
+	set("readers")
+	within("taken away", 403)
+	set("readers", "curators")
+	within("given back", 200)
+	r.first.Fail(&providertest.Fault{Down: true})
+	time.Sleep(600 * time.Millisecond)
+	if got := r.worker(t, path); got.status != 200 {
+		t.Errorf("the provider is away: got %d %s; want what it said last", got.status, got.body)
+	}
+	time.Sleep(3 * time.Second)
+	if got := r.worker(t, path); got.status != 503 || got.header.Get("Retry-After") == "" {
+		t.Errorf("for too long: got %d %s; want 503", got.status, got.body)
+	}
+}
+
+// Where a grant has only run out by time, API tokens go on for the audience's max_unseen, and a worker does not.
+func TestAGrantThatRanOut(t *testing.T) {
+	r := startReplica(t, withTokens, func(c *config.Config) {
+		c.Audiences["strict"] = issuer.Audience{APITokens: issuer.APITokens{MaxUnseen: time.Hour}}
+	})
+	browser := r.signedIn(t, "alice")
+	made := r.makeToken(t, browser, personalToken)
+	ranOut := func(ago time.Duration) {
+		t.Helper()
+		execSQLite(t, r, fmt.Sprintf("UPDATE connections SET refresh_expires_at = %d", time.Now().Add(-ago).UnixMilli()))
+		r.broker.ForgetAll()
+	}
+	ask := func(audience string) answer {
+		t.Helper()
+		return r.call(t, nil, http.MethodGet, "/token?audience="+audience, bearerOf(made.Token)...)
+	}
+	ranOut(2 * time.Hour)
+	if got := r.worker(t, "/token?audience=storage"); got.status != 403 || got.member("code") != "grant_expired" || got.member("connect_url") != r.url+"/oauth2/authorization_url" {
+		t.Errorf("a worker: got %d %s; want 403, and where to log in", got.status, got.body)
+	}
+	if got := ask("storage"); got.status != 200 {
+		t.Errorf("an API token within 90 days: got %d %s", got.status, got.body)
+	}
+	if got := ask("strict"); got.status != 403 {
+		t.Errorf("an API token beyond an hour: got %d %s; want 403", got.status, got.body)
+	}
+	ranOut(40 * 24 * time.Hour)
+	if err := r.store.Tidy(t.Context()); err != nil { // which deletes the tokens of the grant
+		t.Fatal(err)
+	}
+	r.broker.ForgetAll()
+	if got := ask("storage"); got.status != 200 {
+		t.Errorf("after the janitor: got %d %s; want the API token to go on", got.status, got.body)
+	}
+	ranOut(91 * 24 * time.Hour)
+	if got := ask("storage"); got.status != 403 {
+		t.Errorf("beyond 90 days: got %d %s; want 403", got.status, got.body)
+	}
+}
+
+// A grant that was disconnected ends an API token's use at once.
+func TestADisconnectedUsersToken(t *testing.T) {
+	r := startReplica(t, withTokens)
+	made := r.makeToken(t, r.signedIn(t, "alice"), personalToken)
+	user, err := r.store.Users.UserByName(t.Context(), "alice")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := r.broker.Disconnect(t.Context(), user.ID, "first"); err != nil {
+		t.Fatal(err)
+	}
+	if got := r.call(t, nil, http.MethodGet, "/token?audience=storage", bearerOf(made.Token)...); got.status != 403 || got.member("code") != "not_connected" {
+		t.Errorf("got %d %s; want 403 not_connected", got.status, got.body)
+	}
+}
+
+// Notices before a token ends: in the answers to it, and to a webhook, signed, once for each of 30, 7 and 1 days, and
+// again where it was not taken.
+func TestATokenIsToldThatItEnds(t *testing.T) {
+	const key = "canary-webhook-secret"
+	var told []map[string]any
+	var refuse atomic.Bool
+	hook := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		body, _ := io.ReadAll(r.Body)
+		at, signature, _ := strings.Cut(r.Header.Get("Wts-Signature"), ",")
+		mac := hmac.New(sha256.New, []byte(key))
+		mac.Write(append([]byte(strings.TrimPrefix(at, "t=")+"."), body...))
+		if signature != "v1="+hex.EncodeToString(mac.Sum(nil)) {
+			t.Errorf("the signature of %s is %s", body, r.Header.Get("Wts-Signature"))
+		}
+		if refuse.Load() {
+			w.WriteHeader(http.StatusBadGateway)
+			return
+		}
+		var notice map[string]any
+		if err := json.Unmarshal(body, &notice); err != nil {
+			t.Error(err)
+		}
+		told = append(told, notice)
+	}))
+	t.Cleanup(hook.Close)
+	r := startReplica(t, withTokens, func(c *config.Config) {
+		c.Notices = apitoken.WebhookConfig{URL: hook.URL, Secret: key}
+	})
+	browser := r.signedIn(t, "alice")
+	made := r.makeToken(t, browser, `{"audience": "wts", "name": "laptop", "scopes": ["token"], "expires_in": 3456000}`) // 40 days
+	r.putResource(t, "plugin", "alice", "bob")
+	plugin := decoded[shown](t, r.sendJSON(t, browser, http.MethodPost, "/api/v1/resources/sites/plugin/tokens", `{"name": "ci", "expires_in": 5184000}`), 201)
+	r.makeToken(t, browser, `{"audience": "wts", "name": "for an hour", "expires_in": 3600}`)
+	passes := func(days int) {
+		t.Helper()
+		execSQLite(t, r, fmt.Sprintf("UPDATE api_tokens SET created_at = created_at - %d, expires_at = expires_at - %d", days*86400000, days*86400000))
+		r.apiTokens.ForgetAll()
+	}
+	notified := func(what string, want ...string) {
+		t.Helper()
+		told = nil
+		err := r.apiTokens.Notify(t.Context())
+		if refuse.Load() != (err != nil) {
+			t.Errorf("%s: got %v", what, err)
+		}
+		got := []string{}
+		for _, notice := range told {
+			got = append(got, fmt.Sprintf("%v in %v", notice["name"], notice["days"]))
+		}
+		if diff := cmp.Diff(append([]string{}, want...), got); diff != "" {
+			t.Errorf("%s: %s", what, diff)
+		}
+	}
+	notified("at first, and never of one that was made for an hour")
+	if got := r.call(t, nil, http.MethodGet, "/token?audience=storage", bearerOf(made.Token)...); got.header.Get("Wts-Token-Expires") != "" {
+		t.Errorf("40 days before: got %v", got.header)
+	}
+	passes(11)
+	refuse.Store(true)
+	if err := r.apiTokens.Notify(t.Context()); err == nil {
+		t.Error("the webhook is in trouble, and nothing says so")
+	}
+	refuse.Store(false)
+	notified("it is not asked again for a while")
+	execSQLite(t, r, "UPDATE api_tokens SET notice_at = 0")
+	notified("ten minutes later", "laptop in 30")
+	notified("once is enough")
+	for _, path := range []string{"/token?audience=storage", "/api/v1/tokens/self"} {
+		if got := r.call(t, nil, http.MethodGet, path, bearerOf(made.Token)...); got.header.Get("Wts-Token-Expires") != made.ExpiresAt.AddDate(0, 0, -11).Format(time.RFC3339) {
+			t.Errorf("%s, 29 days before: got %v, want when it ends", path, got.header)
+		}
+	}
+	passes(23)
+	notified("six days before its end, and 26 before the other's", "laptop in 7", "ci in 30")
+	if len(told) == 2 && fmt.Sprint(told[1]["maintainers"]) != "[alice bob]" || len(told) == 2 && told[0]["user_id"] == nil {
+		t.Errorf("got %v; want the owner, and the maintainers", told)
+	}
+	r.sendJSON(t, browser, http.MethodDelete, "/api/v1/resources/sites/plugin/tokens/"+plugin.ID, "")
+	passes(5)
+	notified("a day before its end; the other was revoked", "laptop in 1")
+	passes(2)
+	notified("after its end")
+	for _, secret := range []string{made.Token, plugin.Token, key} {
+		if strings.Contains(r.log.String(), secret) || strings.Contains(fmt.Sprint(told), secret) {
+			t.Error("a secret stands in the log or in a notice")
+		}
+	}
 }

@@ -28,13 +28,15 @@ var arrows = map[string][]string{
 	"pkg/provider":              {"pkg/secret", "pkg/unverified"},
 	"pkg/provider/providertest": {},
 	"pkg/issuer":                {"pkg/secret"},
-	"pkg/apitoken":              {"pkg/issuer", "pkg/unverified"},
+	"pkg/apitoken":              {"pkg/issuer", "pkg/secret", "pkg/unverified"},
 	"pkg/aggregate":             {},
 	"pkg/audit":                 {},
 	"pkg/keyring":               {},
 	"pkg/secret":                {},
 	"pkg/unverified":            {},
 	"pkg/verifier":              {},
+	"pkg/verifier/ginverifier":  {"pkg/verifier"},
+	"pkg/verifier/verifiertest": {},
 	"pkg/telemetry":             {},
 	"web":                       {},
 	"api":                       {"pkg/unverified"},
@@ -42,7 +44,7 @@ var arrows = map[string][]string{
 
 // frameworks may be imported by these packages and no others.
 var frameworks = map[string][]string{
-	"github.com/gin-gonic/gin":         {"pkg/server"},
+	"github.com/gin-gonic/gin":         {"pkg/server", "pkg/verifier/ginverifier"},
 	"gorm.io/":                         {"pkg/store", "pkg/store/gen3"},
 	"k8s.io/":                          {"pkg/kube", "pkg/kube/kubetest"},
 	"github.com/lestrrat-go/jwx/":      {"pkg/issuer", "pkg/verifier"},

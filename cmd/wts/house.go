@@ -33,7 +33,7 @@ func (s *service) keepHouse(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-maintain.C:
-			err = s.issuer.Maintain(ctx)
+			err = errors.Join(s.issuer.Maintain(ctx), s.apiTokens.Notify(ctx))
 		case <-tidy.C:
 			err = s.store.Tidy(ctx)
 		}

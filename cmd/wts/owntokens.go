@@ -22,7 +22,7 @@ func (o ownTokens) Looks(token string) bool { return apitoken.Looks(token) }
 // User implements authn.APITokens.
 func (o ownTokens) User(ctx context.Context, value string, from netip.Addr) (authn.OwnedToken, error) {
 	token, err := o.Check(ctx, value, from)
-	owned := authn.OwnedToken{ID: token.ID, UserID: token.UserID, Scopes: token.Scopes}
+	owned := authn.OwnedToken{ID: token.ID, UserID: token.UserID, Scopes: token.Scopes, ExpiresAt: token.ExpiresAt}
 	refused := []error{apitoken.ErrForm, apitoken.ErrUnknown, apitoken.ErrRevoked, apitoken.ErrExpired, apitoken.ErrReplaced, apitoken.ErrNetwork}
 	for _, why := range refused {
 		if errors.Is(err, why) {

@@ -63,7 +63,8 @@ func newService(ctx context.Context, loaded config.Config, log *slog.Logger) (*s
 	s.issuer = issuer.New(loaded.Issuer, s.store.SigningKeys, time.Now)
 	s.issuer.OnAdded(keyAdded(log, audit.Event{Proof: "age"}))
 	s.apiTokens = apitoken.New(apitoken.Parts{
-		Store: s.store.APITokens, Uses: s.store.APITokens, Resources: s.store.Resources, Statuses: s.store.APITokens, Audiences: s.issuer, Signer: s.issuer, Admins: loaded.Admins, Now: time.Now,
+		Store: s.store.APITokens, Uses: s.store.APITokens, Resources: s.store.Resources, Statuses: s.store.APITokens, Audiences: s.issuer, Signer: s.issuer,
+		Notices: s.store.APITokens, Webhook: loaded.Notices, Admins: loaded.Admins, Now: time.Now,
 	})
 	secure := strings.HasPrefix(public, "https://")
 	s.session = authn.NewSessions(loaded.Authn, s.store.Sessions, secure, time.Now)

@@ -40,6 +40,8 @@ type Service struct {
 	*owners
 	*lists
 	audiences Audiences
+	notices   Notices
+	webhook   WebhookConfig
 	now       func() time.Time
 }
 
@@ -51,6 +53,8 @@ type Parts struct {
 	Statuses  Statuses
 	Audiences Audiences
 	Signer    Signer
+	Notices   Notices
+	Webhook   WebhookConfig
 	Admins    []string // usernames
 	Now       func() time.Time
 }
@@ -61,7 +65,7 @@ func New(parts Parts) *Service {
 		checker:   &checker{store: parts.Store, uses: parts.Uses, known: newKnown(), now: parts.Now, background: func(task func()) { go task() }},
 		lists:     &lists{statuses: parts.Statuses, signer: parts.Signer, now: parts.Now},
 		owners:    &owners{resources: parts.Resources, admins: parts.Admins},
-		audiences: parts.Audiences, now: parts.Now,
+		audiences: parts.Audiences, notices: parts.Notices, webhook: parts.Webhook, now: parts.Now,
 	}
 }
 

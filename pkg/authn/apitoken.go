@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"time"
 )
 
 // APITokens says what API tokens are worth.
@@ -20,6 +21,7 @@ type APITokens interface {
 type OwnedToken struct {
 	ID, UserID string
 	Scopes     []string
+	ExpiresAt  time.Time // zero: it has no end
 }
 
 // apiToken takes the caller for the user whose API token this is.
@@ -41,5 +43,5 @@ func (a *Authenticator) apiToken(ctx context.Context, token string, peer Peer) (
 	case err != nil:
 		return Caller{}, fmt.Errorf("the user of an API token: %w", err)
 	}
-	return allowed(Caller{User: user, Proof: APIToken, Actor: "token " + owned.ID, Scopes: append([]string{}, owned.Scopes...)})
+	return allowed(Caller{User: user, Proof: APIToken, Actor: "token " + owned.ID, Scopes: append([]string{}, owned.Scopes...), ExpiresAt: owned.ExpiresAt})
 }

@@ -56,6 +56,8 @@ type Caller struct {
 	Since time.Time
 	// Scopes are those of an API token; nil for any other proof, which is not narrowed by scopes.
 	Scopes []string
+	// ExpiresAt is when an API token ends; zero for one without an end, and for any other proof.
+	ExpiresAt time.Time
 }
 
 // Accepts says which proofs count for a route.

@@ -159,3 +159,17 @@ func TestTheStatusListOfAMillionTokens(t *testing.T) {
 		t.Errorf("got %v, %v; want a status list of that name", head, claims)
 	}
 }
+
+// A scope is a word as RFC 6749 3.3 has it: what is one survives being joined and split.
+func FuzzScope(f *testing.F) {
+	for _, text := range []string{"read", "provider:commons", "a b", `"`, "", "é"} {
+		f.Add(text)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		err := issuer.Config{Audiences: map[string]issuer.Audience{"a": {Scopes: []string{text}}}}.Validate()
+		words := strings.Fields("first " + text + " last")
+		if err == nil && (len(words) != 3 || words[1] != text) {
+			t.Errorf("%q is a scope, and splits into %q", text, words)
+		}
+	})
+}

@@ -379,6 +379,7 @@ func (a *apiTokens) self(x *exchange) error {
 	if err != nil {
 		return err
 	}
+	tellEnd(x, token.ExpiresAt)
 	return x.json(http.StatusOK, view(token, time.Now()))
 }
 

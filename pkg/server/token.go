@@ -66,6 +66,7 @@ func (t *tokens) token(x *exchange) error {
 	if err := scoped(x); err != nil {
 		return err
 	}
+	tellEnd(x, x.caller.ExpiresAt)
 	life, err := lifetime(x)
 	if err != nil {
 		return err
@@ -102,6 +103,13 @@ func (t *tokens) token(x *exchange) error {
 	x.out = append(x.out, "}\n"...)
 	_, _ = x.Writer.Write(x.out) // a caller who went away meanwhile is nobody's error
 	return nil
+}
+
+// tellEnd says of an API token that ends within thirty days when it does, to the program that has it.
+func tellEnd(x *exchange, ends time.Time) {
+	if !ends.IsZero() && time.Until(ends) < 30*24*time.Hour {
+		x.Header("Wts-Token-Expires", ends.UTC().Format(time.RFC3339))
+	}
 }
 
 // scoped wants of an API token that it holds the scope for what it asks: token for tokens that wts mints, and

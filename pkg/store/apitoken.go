@@ -330,3 +330,45 @@ func (s *APITokens) EndedStatuses(ctx context.Context, from, to int64, at time.T
 	})
 	return numbers, err
 }
+
+// noticeDue is the notice that is due of a token: the smallest number of days within which it ends, where its owner was
+// not told so yet, and where it has lived so long that this is news.
+const noticeDue = `SELECT id, CASE WHEN expires_at <= @now + 86400000 THEN 1 WHEN expires_at <= @now + 7 * 86400000 THEN 7 ELSE 30 END AS days
+	FROM api_tokens WHERE revoked_at IS NULL AND expires_at > @now AND expires_at <= @now + 30 * 86400000 AND notice_at <= @now`
+
+// TakeNotice implements apitoken.Notices.
+func (s *APITokens) TakeNotice(ctx context.Context, lease time.Duration) (notice apitoken.Notice, due bool, err error) {
+	err = s.write(besideRequests(ctx), func(tx *gorm.DB) error {
+		due = false
+		now, err := s.fenced(tx)
+		if err != nil {
+			return err
+		}
+		var row struct {
+			ID   string
+			Days int
+		}
+		query := "SELECT d.id, d.days FROM (" + noticeDue + `) d JOIN api_tokens t ON t.id = d.id
+			WHERE (t.noticed = 0 OR t.noticed > d.days) AND t.created_at <= t.expires_at - d.days * 86400000 ORDER BY t.expires_at LIMIT 1`
+		if s.dialect == "postgres" {
+			query += " FOR UPDATE OF t SKIP LOCKED"
+		}
+		if err := tx.Raw(query, map[string]any{"now": now}).Scan(&row).Error; err != nil || row.ID == "" {
+			return err
+		}
+		if err := tx.Exec("UPDATE api_tokens SET notice_at = ? WHERE id = ?", now+lease.Milliseconds(), row.ID).Error; err != nil {
+			return err
+		}
+		due, notice.Days = true, row.Days
+		notice.Token, err = s.take(tx, tx, "id = ?", row.ID)
+		return err
+	})
+	return notice, due && err == nil, err
+}
+
+// Noticed implements apitoken.Notices.
+func (s *APITokens) Noticed(ctx context.Context, notice apitoken.Notice) error {
+	return s.run(besideRequests(ctx), func(tx *gorm.DB) error {
+		return tx.Exec("UPDATE api_tokens SET noticed = ?, notice_at = 0 WHERE id = ?", notice.Days, notice.Token.ID).Error
+	})
+}

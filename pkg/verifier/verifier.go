@@ -74,6 +74,9 @@ type settings struct {
 	now           func() time.Time
 	refresh       time.Duration
 	lookup        time.Duration
+	realm         string
+	metadata      string
+	introspection *introspection
 }
 
 // Option changes how a Verifier works.
@@ -118,6 +121,13 @@ func WithRefresh(interval time.Duration) Option { return func(s *settings) { s.r
 // WithLookup sets how often a key that is not known may be looked up: forged key ids cause at most
 // one fetch in this time, whoever sends them. Ten seconds unless told otherwise.
 func WithLookup(interval time.Duration) Option { return func(s *settings) { s.lookup = interval } }
+
+// WithRealm names what is protected, in challenges (RFC 9110 11.5).
+func WithRealm(name string) Option { return func(s *settings) { s.realm = name } }
+
+// WithResourceMetadata names the address of the resource's metadata in challenges (RFC 9728 5.1): where Metadata is
+// served.
+func WithResourceMetadata(address string) Option { return func(s *settings) { s.metadata = address } }
 
 // WithClock replaces the clock, for tests.
 func WithClock(now func() time.Time) Option { return func(s *settings) { s.now = now } }
@@ -171,6 +181,9 @@ func (v *Verifier) Verify(ctx context.Context, token string) (*Claims, error) {
 	}
 	fingerprint := sha256.Sum256([]byte(token))
 	now := v.settings.now()
+	if v.settings.introspection != nil && strings.Count(token, ".") != 2 {
+		return v.settings.introspection.verify(ctx, v, token, fingerprint, now)
+	}
 	if known, ok := v.seen.get(fingerprint); ok && v.keys.current(ctx, known.key) {
 		if err := v.timely(known.claims, now); err != nil {
 			return nil, err

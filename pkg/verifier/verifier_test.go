@@ -404,7 +404,7 @@ func TestMiddleware(t *testing.T) {
 		"good":          {forge(head, a.claims(nil), a.keys["ec"]), 200, ""},
 		"none":          {"", 401, "Bearer"},
 		"expired":       {forge(head, a.claims(object{"exp": 1}), a.keys["ec"]), 401, `Bearer error="invalid_token"`},
-		"lacks a scope": {forge(head, a.claims(object{"scope": "write"}), a.keys["ec"]), 403, `Bearer error="insufficient_scope"`},
+		"lacks a scope": {forge(head, a.claims(object{"scope": "write"}), a.keys["ec"]), 403, `Bearer scope="read", error="insufficient_scope"`},
 	} {
 		t.Run(name, func(t *testing.T) {
 			recorder := serve(v, row.token)

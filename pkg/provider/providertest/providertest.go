@@ -27,6 +27,7 @@ type User struct {
 	Name     string // preferred_username, and what is typed in at the login page
 	Email    string
 	Password string
+	Groups   []string // the claim groups, in the id_token and in UserInfo
 }
 
 // Options say what kind of provider it is. The zero value rotates strictly, with no grace.

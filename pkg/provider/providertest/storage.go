@@ -174,21 +174,31 @@ func (s *storage) AuthorizeClientIDSecret(_ context.Context, id, secret string) 
 
 // SetUserinfoFromRequest puts the person's names into the id_token.
 func (s *storage) SetUserinfoFromRequest(_ context.Context, info *oidc.UserInfo, of op.IDTokenRequest, _ []string) error {
+	s.describe(info, of.GetSubject())
+	return nil
+}
+
+// describe says who a person is now.
+func (s *storage) describe(info *oidc.UserInfo, subject string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	user := s.users[of.GetSubject()]
+	user := s.users[subject]
 	info.Subject = user.Subject
 	info.PreferredUsername = user.Name
 	info.Email, info.EmailVerified = user.Email, user.Email != ""
-	return nil
+	if user.Groups != nil {
+		info.AppendClaims("groups", user.Groups)
+	}
 }
 
 func (s *storage) SetUserinfoFromScopes(context.Context, *oidc.UserInfo, string, string, []string) error {
 	return nil
 }
 
-func (s *storage) SetUserinfoFromToken(context.Context, *oidc.UserInfo, string, string, string) error {
-	return errNotOffered
+// SetUserinfoFromToken answers UserInfo.
+func (s *storage) SetUserinfoFromToken(_ context.Context, info *oidc.UserInfo, _, subject, _ string) error {
+	s.describe(info, subject)
+	return nil
 }
 
 func (s *storage) SetIntrospectionFromToken(context.Context, *oidc.IntrospectionResponse, string, string, string) error {

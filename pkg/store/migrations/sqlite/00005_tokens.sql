@@ -22,7 +22,9 @@ CREATE TABLE api_tokens (
     revoked_by     text NOT NULL DEFAULT '',
     revoked_for    text NOT NULL DEFAULT '',
     last_used_at   integer,
-    last_used_from text NOT NULL DEFAULT ''
+    last_used_from text NOT NULL DEFAULT '',
+    noticed        integer NOT NULL DEFAULT 0, -- how many days before its end its owner was told last; 0: never
+    notice_at      integer NOT NULL DEFAULT 0 -- not before then
 );
 CREATE INDEX api_tokens_by_user ON api_tokens (user_id, created_at, id);
 CREATE INDEX api_tokens_by_resource ON api_tokens (audience, resource, created_at, id) WHERE resource <> '';
@@ -36,6 +38,7 @@ CREATE TABLE api_token_values (
     valid_until integer, -- null: the one that counts
     status      integer UNIQUE -- the number in the status lists of one that is a JWT
 );
+CREATE INDEX api_tokens_by_end ON api_tokens (expires_at) WHERE revoked_at IS NULL;
 CREATE INDEX api_tokens_revoked ON api_tokens (id) WHERE revoked_at IS NOT NULL;
 CREATE INDEX api_token_values_replaced ON api_token_values (valid_until) WHERE status IS NOT NULL AND valid_until IS NOT NULL;
 

@@ -209,8 +209,24 @@ func TestWhoMayMakeAPersonalToken(t *testing.T) {
 		if got := r.sendJSON(t, alice, http.MethodPost, "/api/v1/tokens", personalToken); got.status != 403 || problemOf(got)["code"] != "step_up" || problemOf(got)["connect_url"] == nil {
 			t.Errorf("got %d %s; want 403 step_up, and where to log in", got.status, got.body)
 		}
+		for _, path := range []string{"", "/" + made.ID + "/rotate"} {
+			method := map[bool]string{true: http.MethodDelete, false: http.MethodPost}[path == ""]
+			if got := r.sendJSON(t, alice, method, "/api/v1/tokens"+path, ""); got.status != 403 || problemOf(got)["code"] != "step_up" {
+				t.Errorf("%s %s: got %d %s; want 403 step_up", method, path, got.status, got.body)
+			}
+		}
 		if got := r.sendJSON(t, alice, http.MethodGet, "/api/v1/tokens", ""); got.status != 200 {
 			t.Errorf("a list: got %d %s; want 200", got.status, got.body)
+		}
+		if got := r.sendJSON(t, alice, http.MethodDelete, "/api/v1/tokens/"+made.ID, ""); got.status != 200 {
+			t.Errorf("revoking one: got %d %s; want 200, for it is urgent", got.status, got.body)
+		}
+	})
+	t.Run("all at once", func(t *testing.T) {
+		again := r.signedIn(t, "bob")
+		r.makeToken(t, again, personalToken)
+		if got := r.sendJSON(t, again, http.MethodDelete, "/api/v1/tokens", ""); got.status != 200 || !strings.Contains(got.body, `"revoked":2`) {
+			t.Errorf("got %d %s; want bob's two tokens revoked", got.status, got.body)
 		}
 	})
 }

@@ -320,6 +320,9 @@ func (a *apiTokens) revoke(x *exchange) error {
 
 // revokeAll answers DELETE of all of a person's own tokens: for somebody whose laptop is gone.
 func (a *apiTokens) revokeAll(x *exchange) error {
+	if err := recent(x); err != nil {
+		return err
+	}
 	who, err := a.person(x, "")
 	if err != nil {
 		return err

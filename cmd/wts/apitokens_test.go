@@ -940,3 +940,15 @@ func TestATokenIsToldThatItEnds(t *testing.T) {
 		}
 	}
 }
+
+// Who asks from an address that is no worker's is told so.
+func TestAnAddressThatIsNoWorkers(t *testing.T) {
+	r := startReplica(t, func(c *config.Config) { c.Authn.TrustedProxies = []string{"127.0.0.9"} })
+	for address, want := range map[string]string{"127.0.0.7": "no pod or worker at 127.0.0.7", "127.0.0.9": "the request came through a proxy, so that no address says which worker it is from"} {
+		t.Run(address, func(t *testing.T) {
+			if got := r.call(t, workerAt(address), http.MethodGet, "/token"); got.status != 403 || got.member("code") != "no_proof" || got.member("detail") != want || got.member("request_id") == "" {
+				t.Errorf("got %d %s; want 403 no_proof, %s", got.status, got.body, want)
+			}
+		})
+	}
+}

@@ -102,6 +102,9 @@ func gen3(x *exchange, said answer, member string) error {
 	if address := x.connectURL(said.code); address != "" {
 		body["connect_url"] = address
 	}
+	if said.code == "no_proof" && x.byAddress {
+		body["detail"] = noWorker(x)
+	}
 	return x.json(said.status, body)
 }
 
@@ -125,6 +128,14 @@ func (x *exchange) connectURL(code string) string {
 		address += "?" + url.Values{"idp": {x.want.provider}}.Encode()
 	}
 	return address
+}
+
+// noWorker says what the address of a caller proved, which is nothing.
+func noWorker(x *exchange) string {
+	if x.peer.Proxied {
+		return "the request came through a proxy, so that no address says which worker it is from"
+	}
+	return "no pod or worker at " + x.peer.Addr.String()
 }
 
 // isBadToken tells the faults of an API token that is presented.

@@ -74,10 +74,12 @@ type exchange struct {
 	quiet   bool
 	shape   shape
 	api     bool
-	want    tokenWanted // of /token
-	logged  bool
-	attrs   []slog.Attr
-	out     []byte // an answer while it is made
+	// byAddress: the route knows workers by their address.
+	byAddress bool
+	want      tokenWanted // of /token
+	logged    bool
+	attrs     []slog.Attr
+	out       []byte // an answer while it is made
 }
 
 // handler is the one way in: it knows the caller before the handler runs, renders the error where
@@ -90,6 +92,7 @@ func (e *edge) handler(route string, policy policy, handle func(*exchange) error
 	return func(c *gin.Context) {
 		x := e.begin(c)
 		x.route, x.quiet, x.shape, x.api, x.event.Action = route, policy.quiet, policy.shape, policy.api, policy.action
+		x.byAddress = policy.accepts.Pod
 		defer x.end(count)
 		if x.err = x.admit(policy); x.err == nil {
 			x.err = handle(x)

@@ -519,6 +519,33 @@ func TestAGrantWhoseStatedEndHasComeIsNotUsed(t *testing.T) {
 	}
 }
 
+// A grant that ran out is good for API tokens a while longer, at the first look already; one that is no good otherwise
+// is not.
+func TestAGrantThatRanOutALittleAgo(t *testing.T) {
+	h := newFixture(t)
+	alice := h.connect(t, "main", "", "alice", "a").UserID
+	h.put(t, alice, provider.Tokens{
+		RefreshToken: "rt", AccessToken: "at", IssuedAt: time.Now(), AccessExpiresAt: time.Now().Add(time.Hour), RefreshExpiresAt: time.Now().Add(10 * time.Minute),
+	})
+	h.Forget(alice, "main")
+	h.token(t, alice, 0)
+	h.advance(11 * time.Minute)
+	for range 3 {
+		if err := h.LivingWithin(t.Context(), alice, "main", time.Hour); err != nil {
+			t.Errorf("within an hour: got %v, want nil", err)
+		}
+	}
+	if err := h.LivingWithin(t.Context(), alice, "main", 30*time.Second); !errors.Is(err, broker.ErrGrantExpired) {
+		t.Errorf("within half a minute: got %v, want ErrGrantExpired", err)
+	}
+	if err := h.Disconnect(t.Context(), alice, "main"); err != nil {
+		t.Fatal(err)
+	}
+	if err := h.LivingWithin(t.Context(), alice, "main", time.Hour); !errors.Is(err, broker.ErrNotConnected) {
+		t.Errorf("disconnected: got %v, want ErrNotConnected", err)
+	}
+}
+
 // Security.md A1, A3, A6.
 func TestCallbacksThatAreRefused(t *testing.T) {
 	h := newFixture(t)

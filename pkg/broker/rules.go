@@ -307,9 +307,10 @@ func (Disconnect) on(row Row, _ time.Time) (Change, error) {
 	switch {
 	case row.Version == 0:
 		return Change{}, ErrNotConnected
-	case row.Phase == Disconnected:
+	case row.Phase == Disconnected && row.Reason == "":
 		return Change{Keep: true, Tell: true, Refusal: ErrNotConnected}, nil
 	}
+	// A grant that ran out lets API tokens go on for a while: to disconnect it ends that.
 	next := Row{
 		Connection: Connection{
 			UserID: row.UserID, Provider: row.Provider, Subject: row.Subject, ConnectedAt: row.ConnectedAt, Phase: Disconnected, Rotates: row.Rotates,

@@ -122,9 +122,9 @@ func (b *Broker) LivingWithin(ctx context.Context, userID, providerID string, un
 		return ErrNotConnected
 	}
 	key, now := cacheKey{userID, providerID}, b.now()
-	if err := b.confirm(ctx, key, now); err != nil {
+	if err := b.confirm(ctx, key, now); err != nil && unseen == 0 {
 		return err
-	}
+	} // else what it found is looked at again, by other rules
 	if known, ok := b.cache.get(key); ok && !known.ended(now.Add(-unseen)) {
 		return nil
 	}

@@ -22,6 +22,7 @@ export async function verifier(issuer, audience) {
       lists.set(uri, list);
     }
     const bit = idx * list.bits;
+    if (!(bit >= 0 && bit >> 3 < list.statuses.length)) throw new errors.JWTInvalid('its number is in no list');
     return ((list.statuses[bit >> 3] >> (bit & 7)) & ((1 << list.bits) - 1)) !== 0;
   }
 

@@ -148,7 +148,7 @@ func FuzzKeySet(f *testing.F) {
 			return
 		}
 		var set struct{ Keys []publishedKey }
-		if err := json.Unmarshal(left, &set); err != nil || len(set.Keys) > maxKeys {
+		if err := json.Unmarshal(left, &set); err != nil || len(set.Keys) > MaxKeys {
 			t.Fatalf("%d keys, %v", len(set.Keys), err)
 		}
 		for _, key := range set.Keys {

@@ -12,7 +12,8 @@ import (
 
 // The bounds of a key set (rule A4): a signature by a larger key costs seconds of a CPU to verify.
 const (
-	maxKeys    = 50
+	// MaxKeys bounds the keys of a provider.
+	MaxKeys    = 50
 	maxRSABits = 8192
 )
 
@@ -46,7 +47,7 @@ func onlySound(body []byte) ([]byte, error) {
 	var set struct {
 		Keys []json.RawMessage `json:"keys"`
 	}
-	if err := json.Unmarshal(body, &set); err != nil || len(set.Keys) > maxKeys {
+	if err := json.Unmarshal(body, &set); err != nil || len(set.Keys) > MaxKeys {
 		return nil, errKeys
 	}
 	sound := []json.RawMessage{}

@@ -208,7 +208,7 @@ func (s *keySet) fetch() (map[string]*publicKey, error) {
 	if err != nil {
 		return nil, err
 	}
-	return parseKeys(body)
+	return parseKeys(body, s.settings.maxKeys)
 }
 
 // read fetches one document of the issuer's: its discovery document, its keys, or a list whose address begins with the
@@ -235,7 +235,7 @@ func (s *keySet) read(ctx context.Context, address string) ([]byte, error) {
 
 // The bounds of a key set: a signature by a larger key costs seconds of a CPU to verify.
 const (
-	maxKeys                = 50
+	defaultMaxKeys         = 500
 	minRSABits, maxRSABits = 2048, 8192
 )
 
@@ -254,7 +254,7 @@ func sound(raw any) bool {
 
 // parseKeys reads a JWK Set (RFC 7517 5). Symmetric keys, keys for encryption and keys without an
 // id are passed over: no token of ours can need them.
-func parseKeys(body []byte) (map[string]*publicKey, error) {
+func parseKeys(body []byte, maxKeys int) (map[string]*publicKey, error) {
 	set, err := jwk.Parse(body, jwk.WithIgnoreParseError(true)) // a key of a kind that is new takes no other along
 	if err != nil {
 		return nil, errors.New("the key set cannot be read")

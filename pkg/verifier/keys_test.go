@@ -29,7 +29,7 @@ func TestParseKeys(t *testing.T) {
 		"51 keys":                     {strings.Repeat(good+",", 50) + good, 0},
 	} {
 		t.Run(name, func(t *testing.T) {
-			keys, err := parseKeys([]byte(`{"keys":[` + row.keys + `]}`))
+			keys, err := parseKeys([]byte(`{"keys":[`+row.keys+`]}`), 50)
 			if len(keys) != row.left || (err != nil) != (row.left == 0) {
 				t.Errorf("%d keys, %v; want %d", len(keys), err, row.left)
 			}
@@ -43,7 +43,7 @@ func FuzzParseKeys(f *testing.F) {
 		f.Add([]byte(seed))
 	}
 	f.Fuzz(func(t *testing.T, body []byte) {
-		keys, err := parseKeys(body)
+		keys, err := parseKeys(body, 50)
 		if err != nil {
 			return
 		}

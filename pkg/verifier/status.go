@@ -2,6 +2,7 @@ package verifier
 
 import (
 	"bytes"
+	"cmp"
 	"compress/zlib"
 	"context"
 	"crypto"
@@ -39,6 +40,7 @@ type statusList struct {
 	bytes     []byte
 	bits      int // for each token
 	fetched   time.Time
+	issuedAt  time.Time
 	ttl       time.Duration
 	expiresAt time.Time // zero: it does not say
 }
@@ -57,8 +59,21 @@ func (l *statusList) at(index int64) (int, bool) {
 type statusLists struct {
 	fetching singleflight.Group
 	mu       sync.Mutex
-	lists    map[string]*statusList
+	lists    map[string]*knownList
 }
+
+// knownList is the last good list of an address, and the last attempt to fetch it.
+type knownList struct {
+	list     *statusList // nil before the first
+	triedAt  time.Time
+	fetching bool
+	err      error // of the last attempt that ended
+}
+
+const (
+	// statusRetry is how long after an attempt began the next one may, and statusAgain where no list is at hand.
+	statusRetry, statusAgain = 5 * time.Second, time.Second
+)
 
 // revoked refuses a token whose status is not that of a valid one. A list that cannot be had anew goes on until it says
 // itself that it ends; without one nothing is known of the token.
@@ -80,50 +95,98 @@ func (v *Verifier) revoked(ctx context.Context, claims *Claims) error {
 	return nil
 }
 
-// statusList is a list at hand that is young enough, or one that is fetched now, once for all who wait for it.
+// statusList is a list at hand that is young enough, or one that is fetched now, once for all who wait for it. It is
+// fetched anew beside callers before it is too old. Where that fails, the list at hand goes on until it says itself that
+// it ends, and callers wait for an issuer that does not answer a second at most, once in a while.
 func (v *Verifier) statusList(ctx context.Context, uri string) (*statusList, error) {
 	if !strings.HasPrefix(uri, v.issuer+"/") { // else a token could choose whom we ask
 		return nil, fmt.Errorf("%w: its status list is not the issuer's", ErrMalformed)
 	}
 	now := v.settings.now()
 	v.statuses.mu.Lock()
-	known := v.statuses.lists[uri]
+	known := v.statuses.of(uri)
+	list, since, fetching, last := known.list, now.Sub(known.triedAt), known.fetching, known.err
+	young := list != nil && now.Sub(list.fetched) < list.ttl && (list.expiresAt.IsZero() || now.Before(list.expiresAt))
+	usable := young || list != nil && now.Before(list.expiresAt)
+	wait, due := 10*time.Second, !fetching && since >= statusAgain
+	if usable {
+		wait, due = patience, !fetching && since >= statusRetry
+	}
+	if young {
+		wait, due = 0, due && now.Sub(list.fetched) > list.ttl/4*3
+	}
+	if due {
+		known.triedAt, known.fetching = now, true
+	}
 	v.statuses.mu.Unlock()
-	if known != nil && now.Sub(known.fetched) < known.ttl {
-		return known, nil
+	var fetched <-chan singleflight.Result
+	if due || fetching {
+		fetched = v.statuses.fetching.DoChan(uri, func() (any, error) { return v.renewList(uri, now) })
 	}
-	fetched, err, _ := v.statuses.fetching.Do(uri, func() (any, error) {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
-		defer cancel()
-		return v.fetchList(ctx, uri, now)
-	})
-	if err == nil {
-		fresh, _ := fetched.(*statusList)
-		return fresh, nil
+	switch {
+	case young, usable && !due && (!fetching || since >= patience):
+		return list, nil
+	case fetched == nil:
+		return nil, fmt.Errorf("%w: the status list: %w", ErrUnavailable, cmp.Or(last, ErrExpired))
 	}
-	if known != nil && now.Before(known.expiresAt) {
-		return known, nil
+	timer := time.NewTimer(wait)
+	defer timer.Stop()
+	err := errors.New("the issuer does not answer")
+	select {
+	case answer := <-fetched:
+		if fresh, ok := answer.Val.(*statusList); ok && answer.Err == nil {
+			return fresh, nil
+		}
+		err = answer.Err
+	case <-ctx.Done():
+		err = ctx.Err()
+	case <-timer.C:
+	}
+	if usable {
+		return list, nil
 	}
 	return nil, fmt.Errorf("%w: the status list: %w", ErrUnavailable, err)
 }
 
-// fetchList fetches and verifies a list, and keeps it.
+// of is what is known of an address.
+func (s *statusLists) of(uri string) *knownList {
+	known := s.lists[uri]
+	if known == nil {
+		if len(s.lists) >= maxLists {
+			clear(s.lists) // an issuer of sixteen million tokens
+		}
+		known = &knownList{}
+		s.lists[uri] = known
+	}
+	return known
+}
+
+// renewList fetches and verifies a list, and keeps it. Of two replicas of an issuer one may serve a list that is older
+// than what the other one served: then the newer one stays, and the next attempt is near.
+func (v *Verifier) renewList(uri string, now time.Time) (*statusList, error) {
+	ctx, cancel := context.WithTimeout(v.keys.base, 10*time.Second)
+	defer cancel()
+	list, err := v.fetchList(ctx, uri, now)
+	v.statuses.mu.Lock()
+	defer v.statuses.mu.Unlock()
+	known := v.statuses.of(uri)
+	known.fetching, known.err = false, err
+	switch {
+	case err != nil:
+		return nil, err
+	case known.list == nil || !list.issuedAt.Before(known.list.issuedAt):
+		known.list = list
+	}
+	return known.list, nil
+}
+
+// fetchList fetches and verifies a list.
 func (v *Verifier) fetchList(ctx context.Context, uri string, now time.Time) (*statusList, error) {
 	body, err := v.keys.read(ctx, uri)
 	if err != nil {
 		return nil, err
 	}
-	list, err := v.readList(ctx, strings.TrimSpace(string(body)), uri, now)
-	if err != nil {
-		return nil, err
-	}
-	v.statuses.mu.Lock()
-	defer v.statuses.mu.Unlock()
-	if len(v.statuses.lists) >= maxLists {
-		clear(v.statuses.lists) // an issuer of sixteen million tokens
-	}
-	v.statuses.lists[uri] = list
-	return list, nil
+	return v.readList(ctx, strings.TrimSpace(string(body)), uri, now)
 }
 
 // readList verifies a status list token (draft-ietf-oauth-status-list, 8.3).
@@ -159,7 +222,7 @@ func (v *Verifier) readList(ctx context.Context, token, uri string, now time.Tim
 	if _, err := strictObject(payload, &claims); err != nil {
 		return nil, err
 	}
-	list := &statusList{bits: claims.List.Bits, fetched: now, ttl: defaultTTL, expiresAt: claims.ExpiresAt.time()}
+	list := &statusList{bits: claims.List.Bits, fetched: now, issuedAt: claims.IssuedAt.time(), ttl: defaultTTL, expiresAt: claims.ExpiresAt.time()}
 	if claims.TTL != nil {
 		list.ttl = min(max(time.Duration(float64(*claims.TTL)*float64(time.Second)), leastTTL), mostTTL)
 	}

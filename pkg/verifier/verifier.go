@@ -72,6 +72,7 @@ type settings struct {
 	client        *http.Client
 	jwksURL       string
 	now           func() time.Time
+	maxKeys       int
 	refresh       time.Duration
 	lookup        time.Duration
 	realm         string
@@ -99,6 +100,10 @@ func WithHTTPClient(client *http.Client) Option { return func(s *settings) { s.c
 
 // WithKeySetURL names the key set directly; discovery is not asked then.
 func WithKeySetURL(address string) Option { return func(s *settings) { s.jwksURL = address } }
+
+// WithMaxKeys bounds the keys of the key set: 500 unless told otherwise. An issuer whose tokens live for a year publishes
+// each key that signed one of them; of another issuer fewer do.
+func WithMaxKeys(count int) Option { return func(s *settings) { s.maxKeys = count } }
 
 // WithAudiences accepts tokens for these audiences too, beside the one given to New.
 func WithAudiences(names ...string) Option {
@@ -145,6 +150,7 @@ func New(ctx context.Context, issuer, audience string, options ...Option) (*Veri
 		client:     &http.Client{Timeout: 10 * time.Second, CheckRedirect: sameHost},
 		now:        time.Now,
 		refresh:    5 * time.Minute,
+		maxKeys:    defaultMaxKeys,
 		lookup:     10 * time.Second,
 	}
 	for _, option := range options {
@@ -161,7 +167,7 @@ func New(ctx context.Context, issuer, audience string, options ...Option) (*Veri
 	return &Verifier{
 		issuer: issuer, audiences: append([]string{audience}, chosen.moreAudiences...), settings: chosen,
 		keys: newKeySet(ctx, issuer, chosen),
-		seen: newSeen(seenTokens), statuses: statusLists{lists: map[string]*statusList{}},
+		seen: newSeen(seenTokens), statuses: statusLists{lists: map[string]*knownList{}},
 	}, nil
 }
 

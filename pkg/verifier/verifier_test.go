@@ -39,6 +39,8 @@ type authority struct {
 	keys    map[string]crypto.Signer
 	down    bool
 	fetches atomic.Int64
+	// list answers for a status list.
+	list http.HandlerFunc
 }
 
 func newAuthority(t *testing.T) *authority {
@@ -57,6 +59,12 @@ func newAuthority(t *testing.T) *authority {
 			return
 		}
 		_ = json.NewEncoder(w).Encode(a.set())
+	})
+	mux.HandleFunc("/status/0", func(w http.ResponseWriter, r *http.Request) {
+		a.mu.Lock()
+		list := a.list
+		a.mu.Unlock()
+		list(w, r)
 	})
 	a.Server = httptest.NewServer(mux)
 	t.Cleanup(a.Close)

@@ -1,6 +1,7 @@
 package issuer
 
 import (
+	"cmp"
 	"crypto/subtle"
 	"errors"
 	"fmt"
@@ -62,6 +63,9 @@ type APITokens struct {
 	MaxUnseen time.Duration `config:"max_unseen"`
 }
 
+// OwnAudience is the audience of API tokens that are for wts itself.
+const OwnAudience = "wts"
+
 // minSecret is how short a resource service's secret may be, in bytes.
 const minSecret = 20
 
@@ -71,6 +75,8 @@ const (
 	longestLife = day
 	// longestJWT bounds the life of an API token that is a JWT, for the same reason.
 	longestJWT = 400 * day
+	// defaultMaxLifetime bounds the life of an API token where the operator does not.
+	defaultMaxLifetime = 365 * day
 )
 
 // withDefaults fills in what the operator left out.
@@ -89,7 +95,7 @@ func (a Audience) withDefaults() Audience {
 	}
 	policy := &a.APITokens
 	if policy.MaxLifetime == 0 {
-		policy.MaxLifetime = 365 * day
+		policy.MaxLifetime = defaultMaxLifetime
 	}
 	if policy.DefaultLifetime == 0 {
 		policy.DefaultLifetime = min(30*day, policy.MaxLifetime)
@@ -154,7 +160,7 @@ func (p APITokens) validate(id string) error {
 	if p.MaxLifetime != 0 && p.MaxLifetime < time.Minute || p.MaxLifetime > longest {
 		fault("max_lifetime: is %s, want 1m to %s", p.MaxLifetime, longest)
 	}
-	if p.DefaultLifetime != 0 && p.DefaultLifetime < time.Minute || p.MaxLifetime > 0 && p.DefaultLifetime > p.MaxLifetime {
+	if p.DefaultLifetime != 0 && p.DefaultLifetime < time.Minute || p.DefaultLifetime > cmp.Or(p.MaxLifetime, defaultMaxLifetime) {
 		fault("default_lifetime: is %s, want at least 1m and at most max_lifetime", p.DefaultLifetime)
 	}
 	if p.MaxUnseen < 0 {
@@ -251,6 +257,40 @@ func (r registry) Allow(audience string, who Person, scopes []string) error {
 		return ErrAudience
 	}
 	return found.allow(who, scopes)
+}
+
+// Narrow returns those of an API token's scopes that count now: that the audience has, and that a user may have; for a
+// token of no user, that the audience has. The errors are ErrAudience and ErrAccess.
+func (r registry) Narrow(audience string, who *Person, scopes []string) ([]string, error) {
+	found, ok := r[audience]
+	if !ok {
+		return nil, ErrAudience
+	}
+	may, allowed := found.Scopes, true
+	if who != nil {
+		may, allowed = found.scopesOf(*who)
+	}
+	if !allowed {
+		return nil, ErrAccess
+	}
+	var narrowed []string
+	for _, scope := range scopes {
+		if slices.Contains(may, scope) && slices.Contains(found.Scopes, scope) {
+			narrowed = append(narrowed, scope)
+		}
+	}
+	return narrowed, nil
+}
+
+// PersonalJWTs are the audiences of personal API tokens that are JWTs, each with its max_unseen.
+func (r registry) PersonalJWTs() map[string]time.Duration {
+	found := map[string]time.Duration{}
+	for id, audience := range r {
+		if audience.APITokens.Personal && audience.APITokens.JWT {
+			found[id] = audience.APITokens.MaxUnseen
+		}
+	}
+	return found
 }
 
 // asksGroups tells that a rule of the audience, or its profile, needs the user's groups.

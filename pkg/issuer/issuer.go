@@ -70,7 +70,27 @@ func (c Config) Validate() error {
 		}
 		faults = append(faults, audience.validate(id))
 	}
+	if err := errors.Join(faults...); err != nil {
+		return err
+	}
+	if count := c.publishedKeys(); count > maxPublished {
+		fault("issuer.rotate_every: is %s, so that up to %d keys are published at once while the longest tokens are valid; want at most %d: raise it, or lower max_lifetime of the audiences",
+			c.WithDefaults().RotateEvery, count, maxPublished)
+	}
 	return errors.Join(faults...)
+}
+
+// maxPublished bounds the keys that are published at once: verifiers bound what they read.
+const maxPublished = 200
+
+// publishedKeys is how many keys may be published at once, of all algorithms: one for each time that a key is replaced
+// while the tokens of the first are valid, the first itself and the next.
+func (c Config) publishedKeys() (count int64) {
+	i := New(c, nil, nil)
+	for _, algorithm := range i.algorithms() {
+		count += int64(i.maxLifetime(algorithm)/i.config.RotateEvery) + 2
+	}
+	return count
 }
 
 // Store keeps the signing keys, for all replicas.

@@ -416,6 +416,23 @@ func TestConfigFaults(t *testing.T) {
 			t.Errorf("%+v is accepted, of which a token would expire as it is made", short)
 		}
 	}
+	year := issuer.APITokens{Personal: true, JWT: true}
+	for name, row := range map[string]struct {
+		every    time.Duration
+		audience issuer.Audience
+		says     string
+	}{
+		"a key a week, for tokens of a year":        {7 * 24 * time.Hour, issuer.Audience{APITokens: year}, ""},
+		"a key a day, for tokens of a year":         {24 * time.Hour, issuer.Audience{APITokens: year}, "up to 367 keys are published"},
+		"a default life beyond the default maximum": {0, issuer.Audience{APITokens: issuer.APITokens{DefaultLifetime: 366 * 24 * time.Hour}}, "default_lifetime"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			err := issuer.Config{RotateEvery: row.every, Audiences: map[string]issuer.Audience{"a": row.audience}}.Validate()
+			if (err == nil) != (row.says == "") || err != nil && !strings.Contains(err.Error(), row.says) {
+				t.Errorf("got %v, want %q", err, row.says)
+			}
+		})
+	}
 	if err := config().Validate(); err != nil {
 		t.Error(err)
 	}

@@ -12,6 +12,9 @@ import (
 // ErrRotating says that a successor is named already and has yet to take over.
 var ErrRotating = errors.New("a rotation is under way: the next key has not begun to sign")
 
+// ErrManyKeys says that as many keys are published as verifiers read.
+var ErrManyKeys = errors.New("as many keys are published as verifiers read: wait until the tokens of the oldest have expired")
+
 // settle is what is added to the JWKS max-age before a new key signs: the time within which every
 // replica has heard of it and publishes it (the change feed polls every 2 s).
 const settle = 3 * time.Second
@@ -84,6 +87,9 @@ func (i *Issuer) Rotate(ctx context.Context) (time.Time, error) {
 	err := i.update(ctx, func(c *change) error {
 		if slices.ContainsFunc(c.keys, func(key Key) bool { return StateOf(key, c.keys, c.now) == Next && key.Private != nil }) {
 			return ErrRotating
+		}
+		if len(c.keys) >= 2*maxPublished {
+			return ErrManyKeys
 		}
 		from = c.from
 		var err error

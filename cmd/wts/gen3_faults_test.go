@@ -272,13 +272,16 @@ func TestGen3SessionsAfterThePortalsLogout(t *testing.T) {
 	page := func() string {
 		return c.through(t, c.portal, left, http.MethodGet, "/wts/", "Accept", "text/html").body
 	}
+	if got := ask(http.MethodGet, "/api/v1/tokens"); got.status != 200 {
+		t.Errorf("alice's API tokens, while she is logged in at the portal: %d %s", got.status, got.body)
+	}
 	expired := c.fence.AccessToken("bob", func(claims map[string]any) { claims["exp"] = time.Now().Add(-time.Hour).Unix() })
 	for name, bearer := range map[string]string{"logged out": "", "bob's bearer, expired": expired} {
 		t.Run(name, func(t *testing.T) {
 			switchTo(bearer)
-			for path, want := range map[string]int{"/token/": 403, "/token/?idp=default": 403, "/token/?idp=other-google": 403, "/oauth2/connected": 401} {
+			for path, want := range map[string]int{"/token/": 403, "/token/?idp=default": 403, "/token/?idp=other-google": 403, "/oauth2/connected": 401, "/api/v1/tokens": 403, "/api/v1/resources": 403} {
 				t.Run(path, func(t *testing.T) {
-					if bearer != "" && path == "/token/?idp=other-google" {
+					if bearer != "" && (path == "/token/?idp=other-google" || strings.HasPrefix(path, "/api/")) {
 						want = 401
 					}
 					if got := ask(http.MethodGet, path); got.status != want {
@@ -302,6 +305,9 @@ func TestGen3SessionsAfterThePortalsLogout(t *testing.T) {
 		t.Errorf("alice disconnects on the page: %d", got.status)
 	}
 	switchTo(c.fence.AccessToken("bob", nil))
+	if got := ask(http.MethodDelete, "/api/v1/tokens"); got.status != 403 {
+		t.Errorf("all API tokens are revoked with bob's bearer and alice's session: %d %s", got.status, got.body)
+	}
 	if got := ask(http.MethodGet, "/oauth2/connected"); got.status != 403 {
 		t.Errorf("bob: %d", got.status)
 	}

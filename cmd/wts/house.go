@@ -95,7 +95,7 @@ func inMode() string {
 // feed is what this replica does about changes of others.
 func (s *service) feed() store.Listener {
 	return store.Listener{
-		Connection: s.broker.Forget, Landed: s.broker.Landed, User: s.authn.ForgetUser, Session: s.session.Forget, Keys: s.reloadKeys,
+		Connection: s.broker.Forget, Landed: s.broker.Landed, User: s.userChanged, Session: s.session.Forget, Keys: s.reloadKeys,
 		Token: func(digestHex string) {
 			if raw, err := hex.DecodeString(digestHex); err == nil && len(raw) == len(apitoken.Digest{}) {
 				s.apiTokens.Forget(apitoken.Digest(raw))
@@ -108,6 +108,12 @@ func (s *service) feed() store.Listener {
 			s.reloadKeys(ctx)
 		},
 	}
+}
+
+// userChanged has a user looked up again, who may be disabled: what status lists say depends on it too.
+func (s *service) userChanged(id, username string) {
+	s.authn.ForgetUser(id, username)
+	s.apiTokens.UsersChanged()
 }
 
 func (s *service) reloadKeys(ctx context.Context) {

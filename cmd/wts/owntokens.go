@@ -5,13 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"time"
 
 	"github.com/workspace-token-service/wts/pkg/apitoken"
 	"github.com/workspace-token-service/wts/pkg/authn"
+	"github.com/workspace-token-service/wts/pkg/issuer"
 )
-
-// ownAudience is the audience of API tokens that are for wts itself.
-const ownAudience = "wts"
 
 // ownTokens says which API tokens act for their users here; it implements authn.APITokens.
 type ownTokens struct{ *apitoken.Service }
@@ -19,7 +18,7 @@ type ownTokens struct{ *apitoken.Service }
 // Looks implements authn.APITokens.
 func (o ownTokens) Looks(token string) bool { return apitoken.Looks(token) }
 
-// User implements authn.APITokens.
+// User implements authn.APITokens. What the user may do today is judged where it is known what the token is used for.
 func (o ownTokens) User(ctx context.Context, value string, from netip.Addr) (authn.OwnedToken, error) {
 	token, err := o.Check(ctx, value, from)
 	owned := authn.OwnedToken{ID: token.ID, UserID: token.UserID, Scopes: token.Scopes, ExpiresAt: token.ExpiresAt}
@@ -34,8 +33,25 @@ func (o ownTokens) User(ctx context.Context, value string, from netip.Addr) (aut
 		return owned, err
 	case token.Kind != apitoken.Personal:
 		return owned, fmt.Errorf("%w: a resource's token acts for no user", authn.ErrBearer)
-	case token.Audience != ownAudience:
+	case token.Audience != issuer.OwnAudience:
 		return owned, fmt.Errorf("%w: the token is for another audience than wts", authn.ErrBearer)
 	}
 	return owned, nil
+}
+
+// owners says who the owners of API tokens are now; it implements apitoken.People.
+type owners struct{ *service }
+
+// Now implements apitoken.People.
+func (o owners) Now(ctx context.Context, userID string, groups bool, unseen time.Duration) (issuer.Person, error) {
+	user, err := o.authn.Owner(ctx, userID)
+	if err != nil {
+		return issuer.Person{}, err
+	}
+	who := issuer.Person{ID: user.ID, Username: user.Username}
+	if err := o.broker.LivingWithin(ctx, userID, o.config.Broker.DefaultProvider, unseen); err != nil || !groups {
+		return who, err
+	}
+	who.Groups, err = o.broker.Groups(ctx, userID)
+	return who, err
 }

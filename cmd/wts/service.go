@@ -64,6 +64,7 @@ func newService(ctx context.Context, loaded config.Config, log *slog.Logger) (*s
 	s.issuer.OnAdded(keyAdded(log, audit.Event{Proof: "age"}))
 	s.apiTokens = apitoken.New(apitoken.Parts{
 		Store: s.store.APITokens, Uses: s.store.APITokens, Resources: s.store.Resources, Statuses: s.store.APITokens, Audiences: s.issuer, Signer: s.issuer,
+		People: owners{s}, DefaultProvider: loaded.Broker.DefaultProvider, RideThrough: loaded.RideThroughMax,
 		Notices: s.store.APITokens, Webhook: loaded.Notices, Admins: loaded.Admins, Now: time.Now,
 	})
 	secure := strings.HasPrefix(public, "https://")
@@ -133,7 +134,7 @@ func (o observer) Proven(proof authn.Proof) { o.Caller(string(proof)) }
 func newBearers(ctx context.Context, loaded config.Config) (bearers *authn.Bearers, err error) {
 	id := loaded.Broker.DefaultProvider
 	trusted, audiences := loaded.Providers[id].WithDefaults(id), loaded.Authn.Bearer.Audiences
-	options := []verifier.Option{authn.ProviderTokens(), verifier.WithUsernameClaim(trusted.UsernameClaim)}
+	options := []verifier.Option{authn.ProviderTokens(), verifier.WithUsernameClaim(trusted.UsernameClaim), verifier.WithMaxKeys(provider.MaxKeys)}
 	bearers = &authn.Bearers{Issuer: trusted.Issuer}
 	switch {
 	case trusted.Type == provider.TypeFence:

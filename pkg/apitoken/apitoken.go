@@ -23,6 +23,12 @@ var (
 	ErrNetwork  = errors.New("the API token may not be used from this address")
 )
 
+// ErrUnavailable: the database does not answer, so that nothing is known of the token. What wraps it says why.
+var ErrUnavailable = errors.New("API tokens cannot be looked up at the moment")
+
+// ErrTooOften: the network of the caller has sent many values that are no token, and no further ones are looked up.
+var ErrTooOften = errors.New("too many unknown API tokens came from this network")
+
 // Why something is not done that was asked for.
 var (
 	// ErrPolicy: the audience does not allow such a token. What wraps it says why.
@@ -33,6 +39,8 @@ var (
 	ErrForbidden = errors.New("only a maintainer of the resource may do this")
 	// ErrFull: the owner has as many as one may have.
 	ErrFull = errors.New("there are as many tokens as there may be; revoke one first")
+	// ErrRotations: a token has as many values that are still accepted as one may have.
+	ErrRotations = errors.New("the token was rotated too often; make another one")
 )
 
 // Kind says what a token belongs to.
@@ -158,7 +166,7 @@ type Filter struct {
 }
 
 // Store keeps tokens. Each method is one transaction. Its errors are ErrUnknown, those of a function that it was given,
-// and failures of the database.
+// and ErrUnavailable.
 type Store interface {
 	// CreateToken stores a token with its first value, unless its owner has as many that are active as limit: ErrFull.
 	CreateToken(ctx context.Context, token Token, limit int) error
@@ -168,6 +176,7 @@ type Store interface {
 	// Tokens lists tokens by the time they were made, the newest first.
 	Tokens(ctx context.Context, filter Filter) ([]Token, error)
 	// UpdateToken hands a token and the database's time to a function, stores what comes back, and tells every replica.
+	// Values that the function leaves out are deleted.
 	UpdateToken(ctx context.Context, id string, update func(token Token, now time.Time) (Token, error)) (Token, error)
 }
 
@@ -195,8 +204,10 @@ type ResourceInfo struct {
 type Resources interface {
 	// Resource reads one; ErrUnknown where there is none.
 	Resource(ctx context.Context, audience, id string) (ResourceInfo, error)
-	// PutResource makes or replaces one.
+	// PutResource makes or replaces one. A maintainer who stays keeps the user that the name was bound to.
 	PutResource(ctx context.Context, resource ResourceInfo) error
+	// EditResource hands a resource to a function and stores what comes back, as PutResource does.
+	EditResource(ctx context.Context, audience, id string, edit func(ResourceInfo) (ResourceInfo, error)) (ResourceInfo, error)
 	// ResourcesOf are those that a user maintains; with an empty user, those that nobody who can log in does.
 	ResourcesOf(ctx context.Context, userID string) ([]ResourceInfo, error)
 }

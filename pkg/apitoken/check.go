@@ -4,10 +4,13 @@ import (
 	"context"
 	"errors"
 	"net/netip"
+	"strconv"
 	"sync/atomic"
 	"time"
 
 	"github.com/maypok86/otter/v2"
+	"golang.org/x/sync/singleflight"
+	"golang.org/x/time/rate"
 )
 
 const (
@@ -26,7 +29,10 @@ type checker struct {
 	store Store
 	uses  Uses
 	known *known
-	now   func() time.Time
+	// finding has a value looked up once for all who present it at the same time.
+	finding   singleflight.Group
+	strangers *strangers
+	now       func() time.Time
 	// background runs what no caller waits for.
 	background func(task func())
 }
@@ -47,6 +53,36 @@ type entry struct {
 // newKnown holds the tokens that are in use: those that are presented least go first.
 func newKnown() *known {
 	return &known{entries: otter.Must(&otter.Options[Digest, *entry]{MaximumSize: maxKnown})}
+}
+
+// strangers bounds the look-ups of values that are none, by network: a checksum keeps out typos, not those who compute
+// it. Values that are tokens cost nothing of it.
+type strangers struct {
+	shares *otter.Cache[netip.Addr, *rate.Limiter]
+}
+
+const (
+	strangersPerSecond, strangersAtOnce = 5, 50
+	maxStrangers                        = 10_000 // networks
+)
+
+func newStrangers() *strangers {
+	return &strangers{otter.Must(&otter.Options[netip.Addr, *rate.Limiter]{MaximumSize: maxStrangers})}
+}
+
+// of is the share of a network: an IPv4 address, or an IPv6 one's /64.
+func (s *strangers) of(from netip.Addr) *rate.Limiter {
+	from = from.Unmap()
+	if from.Is6() {
+		if network, err := from.Prefix(64); err == nil {
+			from = network.Addr()
+		}
+	}
+	share, known := s.shares.GetIfPresent(from)
+	if !known {
+		share, _ = s.shares.SetIfAbsent(from, rate.NewLimiter(strangersPerSecond, strangersAtOnce))
+	}
+	return share
 }
 
 func (k *known) forget(digest Digest) {
@@ -76,7 +112,7 @@ func (c *checker) Check(ctx context.Context, value string, from netip.Addr) (Tok
 		return Token{}, ErrForm
 	}
 	digest := DigestOf(value)
-	found, err := c.find(ctx, digest)
+	found, err := c.find(ctx, digest, from)
 	if err != nil {
 		return Token{}, err
 	}
@@ -88,22 +124,40 @@ func (c *checker) Check(ctx context.Context, value string, from netip.Addr) (Tok
 	return found.token, nil
 }
 
-// find looks a value up, in memory first. What is not there is not remembered.
-func (c *checker) find(ctx context.Context, digest Digest) (*entry, error) {
+// find looks a value up, in memory first. What is not there is not remembered, and counts against its network.
+func (c *checker) find(ctx context.Context, digest Digest, from netip.Addr) (*entry, error) {
 	old, ok := c.known.entries.GetIfPresent(digest)
 	if ok && c.now().Sub(old.read) < maxAge {
 		return old, nil
 	}
+	share := c.strangers.of(from)
+	if !ok && share.Tokens() < 1 {
+		return nil, ErrTooOften
+	}
+	// Who comes after something was forgotten joins no look-up that began before it.
 	stamp := c.known.forgotten.Load()
-	fresh := &entry{read: c.now()}
-	token, err := c.store.TokenOf(ctx, digest)
+	read, err, _ := c.finding.Do(string(digest[:])+strconv.FormatUint(stamp, 36), func() (any, error) { return c.read(context.WithoutCancel(ctx), digest, stamp) })
 	switch {
 	case errors.Is(err, ErrUnknown):
-		c.known.forget(digest)
+		share.Allow()
 		return nil, ErrUnknown
 	case err != nil && ok: // the database is away: what was read before is believed until the feed was deaf for too long
 		return old, nil
 	case err != nil:
+		return nil, err
+	}
+	fresh, _ := read.(*entry)
+	return fresh, nil
+}
+
+// read reads a value's token from the database, and remembers it.
+func (c *checker) read(ctx context.Context, digest Digest, stamp uint64) (*entry, error) {
+	fresh := &entry{read: c.now()}
+	token, err := c.store.TokenOf(ctx, digest)
+	if errors.Is(err, ErrUnknown) {
+		c.known.entries.Invalidate(digest)
+	}
+	if err != nil {
 		return nil, err
 	}
 	fresh.token = token

@@ -61,6 +61,14 @@ type Notices interface {
 	Noticed(ctx context.Context, notice Notice) error
 }
 
+// notifier tells people that their tokens end.
+type notifier struct {
+	notices   Notices
+	webhook   WebhookConfig
+	resources Resources
+	now       func() time.Time
+}
+
 // noticeLease is how long after an attempt that failed the next one is made.
 const noticeLease = 10 * time.Minute
 
@@ -79,12 +87,15 @@ type noticeBody struct {
 	Maintainers []string `json:"maintainers,omitempty"`
 }
 
-// Notify sends every notice that is due, and stops at the first that is not taken: it is due again in ten minutes.
-func (s *Service) Notify(ctx context.Context) error {
+// notifyTime bounds a round of notices: what is left is sent in the next.
+const notifyTime = 30 * time.Second
+
+// Notify sends the notices that are due, and stops at the first that is not taken: it is due again in ten minutes.
+func (s *notifier) Notify(ctx context.Context) error {
 	if s.webhook.URL == "" {
 		return nil
 	}
-	for {
+	for began := time.Now(); time.Since(began) < notifyTime; {
 		notice, due, err := s.notices.TakeNotice(ctx, noticeLease)
 		if err != nil || !due {
 			return err
@@ -96,9 +107,10 @@ func (s *Service) Notify(ctx context.Context) error {
 			return err
 		}
 	}
+	return nil
 }
 
-func (s *Service) send(ctx context.Context, notice Notice) error {
+func (s *notifier) send(ctx context.Context, notice Notice) error {
 	token := notice.Token
 	body := noticeBody{
 		Type: "token.expiring", Days: notice.Days, ID: token.ID, Kind: token.Kind, Audience: token.Audience, Resource: token.Resource,

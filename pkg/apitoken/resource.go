@@ -27,10 +27,15 @@ func (o *owners) maintains(ctx context.Context, who issuer.Person, audience, id 
 		return ErrUnknown
 	case err != nil:
 		return err
-	case o.IsAdmin(who), slices.ContainsFunc(resource.Maintainers, func(one Maintainer) bool { return one.UserID == who.ID && who.ID != "" }):
+	case o.maintainedBy(resource, who):
 		return nil
 	}
 	return ErrForbidden
+}
+
+func (o *owners) maintainedBy(resource ResourceInfo, who issuer.Person) bool {
+	isWho := func(one Maintainer) bool { return one.UserID == who.ID && who.ID != "" }
+	return o.IsAdmin(who) || slices.ContainsFunc(resource.Maintainers, isWho)
 }
 
 // IsAdmin tells an operator of tokens.
@@ -40,53 +45,65 @@ func (o *owners) IsAdmin(who issuer.Person) bool {
 
 // PutResource makes or replaces a resource, as the resource service says it. It may have no maintainers: an admin then
 // finds it.
-func (o *owners) PutResource(ctx context.Context, audience, id, name string, maintainers []string) (ResourceInfo, error) {
+func (o *owners) PutResource(ctx context.Context, audience, id, name string, usernames []string) (ResourceInfo, error) {
 	info := ResourceInfo{Audience: audience, ID: id, Name: name}
 	if err := checkText("name", name, maxName, true); err != nil {
 		return info, err
 	}
-	return o.putResource(ctx, info, maintainers)
-}
-
-// putResource stores a resource and reads it again, since names become the users who have logged in by them.
-func (o *owners) putResource(ctx context.Context, info ResourceInfo, usernames []string) (ResourceInfo, error) {
-	if len(usernames) > maxMaintainers {
-		return info, fmt.Errorf("%w: more than %d maintainers", ErrInput, maxMaintainers)
-	}
-	info.Maintainers = nil
-	for _, username := range usernames {
-		if err := checkText("maintainers", username, 256, true); err != nil {
-			return info, err
-		}
-		info.Maintainers = append(info.Maintainers, Maintainer{Username: username})
+	var err error
+	if info.Maintainers, err = maintainers(usernames); err != nil {
+		return info, err
 	}
 	if err := o.resources.PutResource(ctx, info); err != nil {
 		return info, err
 	}
-	return o.resources.Resource(ctx, info.Audience, info.ID)
+	return o.resources.Resource(ctx, audience, id)
 }
 
-// EditResource changes a resource's name or its maintainers; nil leaves them as they are. Whoever maintains it may pass
-// it on, and does not leave it to nobody.
-func (o *owners) EditResource(ctx context.Context, who issuer.Person, audience, id string, name *string, maintainers []string) (ResourceInfo, error) {
+// maintainers are the maintainers of these names, each once.
+func maintainers(usernames []string) (all []Maintainer, err error) {
+	if len(usernames) > maxMaintainers {
+		return nil, fmt.Errorf("%w: more than %d maintainers", ErrInput, maxMaintainers)
+	}
+	for _, username := range slices.Compact(slices.Sorted(slices.Values(usernames))) {
+		if err := checkText("maintainers", username, 256, true); err != nil {
+			return nil, err
+		}
+		all = append(all, Maintainer{Username: username})
+	}
+	return all, nil
+}
+
+// EditResource changes a resource's name or its maintainers; nil leaves them as they are. A maintainer may pass it on,
+// and has to name another one then.
+func (o *owners) EditResource(ctx context.Context, who issuer.Person, audience, id string, name *string, usernames []string) (ResourceInfo, error) {
 	info, err := o.ResourceFor(ctx, who, audience, id)
 	if err != nil {
 		return info, err
 	}
-	if name != nil {
-		info.Name = *name
-		if err := checkText("name", info.Name, maxName, true); err != nil {
+	named, err := maintainers(usernames)
+	switch {
+	case err != nil:
+		return info, err
+	case usernames != nil && len(named) == 0 && !o.IsAdmin(who):
+		return info, fmt.Errorf("%w: a resource keeps at least one maintainer", ErrInput)
+	case name != nil:
+		if err := checkText("name", *name, maxName, true); err != nil {
 			return info, err
 		}
 	}
-	if maintainers == nil {
-		for _, one := range info.Maintainers {
-			maintainers = append(maintainers, one.Username)
+	return o.resources.EditResource(ctx, audience, id, func(info ResourceInfo) (ResourceInfo, error) {
+		if !o.maintainedBy(info, who) { // another edit was quicker
+			return info, ErrUnknown
 		}
-	} else if len(maintainers) == 0 && !o.IsAdmin(who) {
-		return info, fmt.Errorf("%w: a resource keeps at least one maintainer", ErrInput)
-	}
-	return o.putResource(ctx, info, slices.Compact(slices.Sorted(slices.Values(maintainers))))
+		if name != nil {
+			info.Name = *name
+		}
+		if usernames != nil {
+			info.Maintainers = named
+		}
+		return info, nil
+	})
 }
 
 // ResourceFor returns a resource to who maintains it; ErrUnknown to any other.

@@ -22,6 +22,8 @@ const (
 	// defaultOverlap and maxOverlap are how long both values of a rotated token work.
 	defaultOverlap = 24 * time.Hour
 	maxOverlap     = 30 * 24 * time.Hour
+	// maxValues bounds the values of one token, those that were rotated included: each change of the token reads them.
+	maxValues = 100
 
 	maxName, maxDescription, maxNetworks = 100, 1000, 32 // the first two in bytes
 )
@@ -30,8 +32,14 @@ const (
 type Audiences interface {
 	// APITokens is what may be made for an audience; false where it is not registered.
 	APITokens(audience string) (issuer.APITokens, bool)
+	// PersonalJWTs are the audiences of personal tokens that are JWTs, each with its max_unseen.
+	PersonalJWTs() map[string]time.Duration
+	// AsksGroups tells that who may have an audience's tokens depends on their groups.
+	AsksGroups(audience string) bool
 	// Allow judges whether a user may have tokens for an audience with these scopes now.
 	Allow(audience string, who issuer.Person, scopes []string) error
+	// Narrow returns those of the scopes that a user may have now; no user, that the audience has.
+	Narrow(audience string, who *issuer.Person, scopes []string) ([]string, error)
 }
 
 // Service makes tokens and says what they are worth. It is safe for concurrent use.
@@ -39,9 +47,9 @@ type Service struct {
 	*checker
 	*owners
 	*lists
+	*notifier
 	audiences Audiences
-	notices   Notices
-	webhook   WebhookConfig
+	people    People
 	now       func() time.Time
 }
 
@@ -51,21 +59,31 @@ type Parts struct {
 	Uses      Uses
 	Resources Resources
 	Statuses  Statuses
-	Audiences Audiences
-	Signer    Signer
-	Notices   Notices
-	Webhook   WebhookConfig
-	Admins    []string // usernames
-	Now       func() time.Time
+	// DefaultProvider is whose grant personal tokens depend on.
+	DefaultProvider string
+	// RideThrough is how long a status list is served while the database is away.
+	RideThrough time.Duration
+	Audiences   Audiences
+	People      People
+	Signer      Signer
+	Notices     Notices
+	Webhook     WebhookConfig
+	Admins      []string // usernames
+	Now         func() time.Time
 }
 
 // New makes a service of its parts.
 func New(parts Parts) *Service {
 	return &Service{
-		checker:   &checker{store: parts.Store, uses: parts.Uses, known: newKnown(), now: parts.Now, background: func(task func()) { go task() }},
-		lists:     &lists{statuses: parts.Statuses, signer: parts.Signer, now: parts.Now},
+		checker: &checker{
+			store: parts.Store, uses: parts.Uses, known: newKnown(), strangers: newStrangers(), now: parts.Now, background: func(task func()) { go task() },
+		},
+		lists: &lists{
+			statuses: parts.Statuses, signer: parts.Signer, audiences: parts.Audiences, provider: parts.DefaultProvider, rideThrough: parts.RideThrough, now: parts.Now,
+		},
 		owners:    &owners{resources: parts.Resources, admins: parts.Admins},
-		audiences: parts.Audiences, notices: parts.Notices, webhook: parts.Webhook, now: parts.Now,
+		notifier:  &notifier{notices: parts.Notices, webhook: parts.Webhook, resources: parts.Resources, now: parts.Now},
+		audiences: parts.Audiences, people: parts.People, now: parts.Now,
 	}
 }
 
@@ -74,6 +92,9 @@ func (s *Service) Forget(digest Digest) {
 	s.known.forget(digest)
 	s.changed()
 }
+
+// UsersChanged has the status lists made anew: a user was disabled, or is no longer.
+func (s *Service) UsersChanged() { s.changed() }
 
 // ForgetAll drops everything. It is for when changes may have been missed.
 func (s *Service) ForgetAll() {
@@ -97,8 +118,13 @@ type Wanted struct {
 }
 
 // Create makes a token for a person, and returns its value: the only time that it can be seen. The errors are
-// ErrInput, ErrPolicy, ErrForbidden, ErrFull, and those of issuer.Mint.
+// ErrInput, ErrPolicy, ErrForbidden, ErrFull, those of People for a personal token, and those of issuer.Mint.
 func (s *Service) Create(ctx context.Context, who issuer.Person, wanted Wanted) (token Token, value string, err error) {
+	if wanted.Resource == "" {
+		if who, err = s.people.Now(ctx, who.ID, s.audiences.AsksGroups(wanted.Audience), 0); err != nil {
+			return Token{}, "", err
+		}
+	}
 	token, err = s.draft(who, wanted)
 	if err != nil {
 		return Token{}, "", err
@@ -136,7 +162,9 @@ func (s *Service) value(ctx context.Context, token Token, who issuer.Person, now
 	if token.Kind == Resource {
 		request.Person = issuer.Person{ID: "resource:" + token.Resource}
 	}
-	signed, err := s.signer.MintLasting(request, issuer.Lasting{ID: rand.Text(), ExpiresAt: token.ExpiresAt, Status: status})
+	s.given(status)
+	id := fmt.Sprintf("%s-%d", token.ID, status) // by which the audit finds the token
+	signed, err := s.signer.MintLasting(request, issuer.Lasting{ID: id, ExpiresAt: token.ExpiresAt, Status: status})
 	if err != nil {
 		return "", Value{}, err
 	}
@@ -166,6 +194,8 @@ func (s *Service) draft(who issuer.Person, wanted Wanted) (Token, error) {
 		return Token{}, err
 	case wanted.Format == JWT && len(networks) > 0:
 		return Token{}, fmt.Errorf("%w: a JWT cannot be held to networks: who verifies it by itself does not ask", ErrPolicy)
+	case wanted.Format == JWT && kind == Personal && s.audiences.AsksGroups(wanted.Audience):
+		return Token{}, fmt.Errorf("%w: who may have its tokens depends on groups, and a JWT does not change with them; make an opaque one", ErrPolicy)
 	}
 	if err := checkText("name", wanted.Name, maxName, true); err != nil {
 		return Token{}, err
@@ -243,7 +273,17 @@ func parseNetworks(texts []string) (networks []netip.Prefix, err error) {
 	return networks, nil
 }
 
-func cut(text string) string { return text[:min(len(text), 64)] }
+// cut is what is kept or repeated of a text that was sent: its beginning, with a question mark for each character that
+// cannot be seen.
+func cut(text string) string {
+	seen := func(r rune) rune {
+		if r == utf8.RuneError || !unicode.IsPrint(r) {
+			return '?'
+		}
+		return r
+	}
+	return strings.Map(seen, strings.ToValidUTF8(text[:min(len(text), 64)], ""))
+}
 
 // Get returns a token that a person may see: their own, or one of a resource that they maintain. Any other is
 // ErrUnknown: whether it is there is nobody else's business.
@@ -301,13 +341,13 @@ func (s *Service) Revoke(ctx context.Context, who issuer.Person, id string) (Tok
 	})
 }
 
-// RevokeAll ends all of a person's own tokens, and says how many.
-func (s *Service) RevokeAll(ctx context.Context, who issuer.Person) (count int, err error) {
+// RevokeAll ends all of a person's own tokens, and says which.
+func (s *Service) RevokeAll(ctx context.Context, who issuer.Person) (ended []string, err error) {
 	filter := Filter{UserID: who.ID, Limit: maxActive}
 	for {
 		page, err := s.store.Tokens(ctx, filter)
 		if err != nil || len(page) == 0 {
-			return count, err
+			return ended, err
 		}
 		for _, token := range page {
 			filter.After = token.ID
@@ -315,9 +355,9 @@ func (s *Service) RevokeAll(ctx context.Context, who issuer.Person) (count int, 
 				continue
 			}
 			if _, err := s.Revoke(ctx, who, token.ID); err != nil {
-				return count, err
+				return ended, err
 			}
-			count++
+			ended = append(ended, token.ID)
 		}
 	}
 }
@@ -349,28 +389,33 @@ func (s *Service) change(ctx context.Context, id string, change func(Token, time
 }
 
 // Rotate gives a token another value; the present one goes on for the overlap (a day unless it is said; 0 ends it now).
+// Who rotates a resource's token has to be allowed what it may do, as who makes one.
 func (s *Service) Rotate(ctx context.Context, who issuer.Person, id string, overlap *time.Duration) (token Token, value string, err error) {
 	token, err = s.Get(ctx, who, id)
+	if err == nil && token.Kind == Resource {
+		err = s.audiences.Allow(token.Audience, who, token.Scopes)
+	}
 	if err != nil {
 		return Token{}, "", err
 	}
-	return s.rotate(ctx, token, who, nil, overlap)
+	return s.rotate(ctx, token, nil, overlap)
 }
 
-// RotateSelf rotates the token whose value is presented. A value that has a successor is nobody's to rotate any more:
-// whoever presents it has a copy, and the token is revoked (rule B8).
+// RotateSelf rotates the token whose value is presented. A value that has a successor may rotate nothing any more: two
+// have a copy of the token, and it is revoked (rule B8).
 func (s *Service) RotateSelf(ctx context.Context, presented string, from netip.Addr, overlap *time.Duration) (token Token, value string, err error) {
 	token, err = s.Check(ctx, presented, from)
 	if err != nil && !errors.Is(err, ErrReplaced) {
-		return Token{}, "", err
+		return token, "", err
 	}
 	digest := DigestOf(presented)
-	return s.rotate(ctx, token, issuer.Person{ID: token.UserID}, &digest, overlap)
+	return s.rotate(ctx, token, &digest, overlap)
 }
 
-// rotate gives a token another value, for a person, or for who presents a value. Nobody but the newest value may: of
-// two programs that have the same token one is a thief, and neither knows which.
-func (s *Service) rotate(ctx context.Context, token Token, who issuer.Person, presented *Digest, overlap *time.Duration) (_ Token, value string, err error) {
+// rotate gives a token another value, for a person, or for who presents a value. Only the newest value may: of two
+// programs that have the same token one is a thief, and neither knows which. With an error of rule B8 the token is
+// returned too, for the audit.
+func (s *Service) rotate(ctx context.Context, token Token, presented *Digest, overlap *time.Duration) (_ Token, value string, err error) {
 	pause := defaultOverlap
 	if overlap != nil {
 		pause = *overlap
@@ -378,11 +423,19 @@ func (s *Service) rotate(ctx context.Context, token Token, who issuer.Person, pr
 	if pause < 0 || pause > maxOverlap {
 		return Token{}, "", fmt.Errorf("%w: the overlap is 0 to %d seconds", ErrInput, int64(maxOverlap/time.Second))
 	}
-	value, made, err := s.value(ctx, token, who, s.now()) // outside the transaction, which it may not be needed in
-	if err != nil {
-		return Token{}, "", err
+	var made Value
+	reused := presented != nil && token.Values[0].Digest != *presented
+	if !reused { // outside the transaction, which finds out whether it is needed
+		who, scopes, err := s.rights(ctx, token)
+		if err != nil {
+			return token, "", err
+		}
+		narrowed := token
+		narrowed.Scopes = scopes
+		if value, made, err = s.value(ctx, narrowed, who, s.now()); err != nil {
+			return token, "", err
+		}
 	}
-	reused := false
 	token, err = s.change(ctx, token.ID, func(token Token, now time.Time) (Token, error) {
 		switch token.State(now) {
 		case "revoked":
@@ -393,36 +446,59 @@ func (s *Service) rotate(ctx context.Context, token Token, who issuer.Person, pr
 		if reused = presented != nil && token.Values[0].Digest != *presented; reused {
 			return token.revoke(now, "wts", "a value that had a successor was presented to rotate it"), nil
 		}
-		token.Values[0].Until = now.Add(pause)
 		made.CreatedAt = now
-		token.Values = slices.Insert(token.Values, 0, made)
-		return token, nil
+		return token.succeed(made, now, pause)
 	})
 	switch {
 	case err != nil:
-		return Token{}, "", err
+		return token, "", err
 	case reused:
 		return token, "", ErrReplaced
 	}
 	return token, value, nil
 }
 
-// Report revokes a token whose value somebody found where it should not be, and tells whether there was such a one that
-// was active. Who has the value needs no other right: it is the token.
-func (s *Service) Report(ctx context.Context, value, where string) (Token, bool, error) {
+// succeed gives a token a value, and each former one its end. Of the values of an opaque token those that ended first
+// are forgotten beyond a bound; a JWT's number stays as long as it can be presented.
+func (t Token) succeed(made Value, now time.Time, overlap time.Duration) (Token, error) {
+	values := slices.Clone(t.Values)
+	end := now.Add(overlap)
+	for i := range values {
+		if until := &values[i].Until; until.IsZero() || until.After(end) {
+			*until = end
+		}
+	}
+	for i := len(values) - 1; i >= 0 && len(values) >= maxValues; i-- {
+		if t.Format == Opaque && !now.Before(values[i].Until) {
+			values = slices.Delete(values, i, i+1)
+		}
+	}
+	if len(values) >= maxValues {
+		return t, ErrRotations
+	}
+	t.Values = slices.Insert(values, 0, made)
+	return t, nil
+}
+
+// Report revokes a token whose value was found where it should not be, and tells whether it is the value of a token. Who
+// has the value needs no other right: it is the token. A value that is no longer accepted does no harm to its token.
+func (s *Service) Report(ctx context.Context, value, where string) (token Token, found bool, err error) {
 	if !mayBe(value) {
 		return Token{}, false, nil
 	}
-	token, err := s.store.TokenOf(ctx, DigestOf(value))
-	if errors.Is(err, ErrUnknown) {
+	digest := DigestOf(value)
+	token, err = s.store.TokenOf(ctx, digest)
+	switch {
+	case errors.Is(err, ErrUnknown):
 		return Token{}, false, nil
-	}
-	if err != nil {
+	case err != nil:
 		return Token{}, false, err
 	}
-	active := token.State(s.now()) == "active"
+	if err := token.check(digest, netip.Addr{}, s.now()); err != nil && !errors.Is(err, ErrNetwork) {
+		return Token{}, true, nil
+	}
 	token, err = s.change(ctx, token.ID, func(token Token, now time.Time) (Token, error) {
 		return token.revoke(now, "a report", "its value was found at "+cut(where)), nil
 	})
-	return token, active, err
+	return token, true, err
 }

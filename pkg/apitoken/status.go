@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"sync"
 	"sync/atomic"
@@ -21,8 +22,15 @@ type Statuses interface {
 	// LastStatus is the last number that was given away; -1 where none was.
 	LastStatus(ctx context.Context) (int64, error)
 	// EndedStatuses are the numbers from one up to another, which is not among them, whose values are not to be accepted
-	// any more at a time.
-	EndedStatuses(ctx context.Context, from, to int64, at time.Time) ([]int64, error)
+	// any more at a time: they were revoked or rotated, or their users have lapsed.
+	EndedStatuses(ctx context.Context, from, to int64, at time.Time, lapses []Lapse) ([]int64, error)
+}
+
+// Lapse says which users' personal tokens for an audience do not count, although none was revoked: of those who are
+// disabled or set aside, or whose grant at a provider was ended, or ran out by time before then.
+type Lapse struct {
+	Audience, Provider string
+	RanOutBefore       time.Time
 }
 
 // Signer signs tokens and status lists.
@@ -33,8 +41,9 @@ type Signer interface {
 
 const (
 	// listAge is how old a list may be that is served: a value whose overlap ended meanwhile is in the next one.
-	listAge = issuer.StatusTTL / 2
-	// listPause is how soon after one was made the next may be, however often something changes.
+	listAge = issuer.StatusTTL / 6
+	// listPause is how soon after one was made the next may be, however often something changes; and for how long it is
+	// known that there is no list of a number.
 	listPause = time.Second
 )
 
@@ -47,24 +56,41 @@ type List struct {
 
 // lists are the status lists in memory.
 type lists struct {
-	statuses Statuses
-	signer   Signer
-	now      func() time.Time
+	statuses    Statuses
+	signer      Signer
+	audiences   Audiences
+	provider    string
+	rideThrough time.Duration
+	now         func() time.Time
 	// changes counts what was heard of; a list that was made before the last is not the newest.
 	changes atomic.Uint64
 	making  singleflight.Group
 	mu      sync.Mutex
 	made    map[int64]*List
+	// last is the last number as it was read at a time.
+	last   int64
+	lastAt time.Time
+}
+
+// given notes that a number was given away: its list is there from now on.
+func (l *lists) given(number int64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.last = max(l.last, number)
 }
 
 // changed notes that some token has changed.
 func (l *lists) changed() { l.changes.Add(1) }
 
-// StatusList is a list by its number. It is made anew where a token has changed, and at least every half minute.
+// StatusList is a list by its number. It is made anew where a token has changed, and at least every ten seconds.
 func (l *lists) StatusList(ctx context.Context, number int64) (*List, error) {
 	l.mu.Lock()
 	known := l.made[number]
+	none := number < 0 || number*issuer.StatusListSize > l.last && l.now().Sub(l.lastAt) < listPause
 	l.mu.Unlock()
+	if none {
+		return nil, ErrUnknown
+	}
 	if known != nil {
 		age := l.now().Sub(known.made)
 		if age < listPause || age < listAge && known.changes == l.changes.Load() {
@@ -73,7 +99,7 @@ func (l *lists) StatusList(ctx context.Context, number int64) (*List, error) {
 	}
 	made, err, _ := l.making.Do(fmt.Sprint(number), func() (any, error) { return l.make(context.WithoutCancel(ctx), number) })
 	if err != nil {
-		if known != nil && l.now().Sub(known.made) < time.Hour { // it is signed for as long
+		if known != nil && !errors.Is(err, ErrUnknown) && l.now().Sub(known.made) < l.rideThrough {
 			return known, nil
 		}
 		return nil, err
@@ -90,10 +116,17 @@ func (l *lists) make(ctx context.Context, number int64) (*List, error) {
 	if err != nil {
 		return nil, err
 	}
+	l.mu.Lock()
+	l.last, l.lastAt = last, list.made
+	l.mu.Unlock()
 	if from < 0 || from > last {
 		return nil, ErrUnknown
 	}
-	ended, err := l.statuses.EndedStatuses(ctx, from, from+issuer.StatusListSize, list.made)
+	var lapses []Lapse
+	for audience, unseen := range l.audiences.PersonalJWTs() {
+		lapses = append(lapses, Lapse{Audience: audience, Provider: l.provider, RanOutBefore: list.made.Add(-unseen)})
+	}
+	ended, err := l.statuses.EndedStatuses(ctx, from, from+issuer.StatusListSize, list.made, lapses)
 	if err != nil {
 		return nil, err
 	}

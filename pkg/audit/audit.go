@@ -45,6 +45,7 @@ type Event struct {
 	Actor    string // what the proof was: a worker's address, a session's or a token's id
 	Provider string
 	Audience string
+	Resource string
 	Token    string // SHA-256 of the token handed out, in hex; or the id of the one minted
 }
 
@@ -63,6 +64,7 @@ func (e *Event) Attrs(attrs []slog.Attr) []slog.Attr {
 		{"actor", e.Actor},
 		{"provider", e.Provider},
 		{"audience", e.Audience},
+		{"resource", e.Resource},
 		{"token", e.Token},
 	} {
 		if field.value != "" {

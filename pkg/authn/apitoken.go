@@ -36,12 +36,26 @@ func (a *Authenticator) apiToken(ctx context.Context, token string, peer Peer) (
 	case err != nil:
 		return Caller{}, outage(err)
 	}
-	user, err := a.people.withID(ctx, owned.UserID)
+	user, err := a.Owner(ctx, owned.UserID)
+	caller := Caller{User: user, Proof: APIToken, Actor: "token " + owned.ID}
+	if err != nil {
+		return caller, err
+	}
+	caller.Scopes, caller.ExpiresAt = append([]string{}, owned.Scopes...), owned.ExpiresAt
+	return caller, nil
+}
+
+// Owner is the user with an id, whose API token is presented. The errors are ErrBearer for one who has to log in again,
+// ErrDisabled, and outages.
+func (a *Authenticator) Owner(ctx context.Context, id string) (User, error) {
+	user, err := a.people.withID(ctx, id)
 	switch {
 	case errors.Is(err, ErrUnknown):
-		return Caller{}, fmt.Errorf("%w: its user has to log in again", ErrBearer)
+		return User{}, fmt.Errorf("%w: its user has to log in again", ErrBearer)
 	case err != nil:
-		return Caller{}, fmt.Errorf("the user of an API token: %w", err)
+		return User{}, fmt.Errorf("the user of an API token: %w", err)
+	case user.Disabled:
+		return user, ErrDisabled
 	}
-	return allowed(Caller{User: user, Proof: APIToken, Actor: "token " + owned.ID, Scopes: append([]string{}, owned.Scopes...), ExpiresAt: owned.ExpiresAt})
+	return user, nil
 }

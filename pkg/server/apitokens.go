@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"mime"
 	"net/http"
 	"slices"
@@ -12,6 +13,7 @@ import (
 	"time"
 
 	"github.com/workspace-token-service/wts/pkg/apitoken"
+	"github.com/workspace-token-service/wts/pkg/audit"
 	"github.com/workspace-token-service/wts/pkg/authn"
 	"github.com/workspace-token-service/wts/pkg/broker"
 	"github.com/workspace-token-service/wts/pkg/issuer"
@@ -30,6 +32,7 @@ type apiTokens struct {
 	service   *apitoken.Service
 	issuer    *issuer.Issuer
 	broker    *broker.Broker
+	limits    *limits
 	crossSite *http.CrossOriginProtection
 }
 
@@ -87,8 +90,9 @@ func view(token apitoken.Token, now time.Time) tokenView {
 	}
 	if len(token.Values) > 1 {
 		shown.RotatedAt = when(token.Values[0].CreatedAt)
-		if until := token.Values[1].Until; now.Before(until) {
-			shown.OldUntil = when(until)
+		last := slices.MaxFunc(token.Values[1:], func(a, b apitoken.Value) int { return a.Until.Compare(b.Until) })
+		if now.Before(last.Until) {
+			shown.OldUntil = when(last.Until)
 		}
 	}
 	return shown
@@ -192,7 +196,7 @@ func (a *apiTokens) create(x *exchange) error {
 	case sent.Audience != "" && sent.Audience != audience:
 		return &inputError{"audience: is not the one of the address"}
 	}
-	x.event.Audience = cut(audience)
+	x.event.Audience, x.event.Resource = cut(audience), cut(resource)
 	wanted := apitoken.Wanted{
 		Audience: audience, Resource: resource, Format: apitoken.Format(sent.Format), Name: sent.Name, Description: sent.Description, Scopes: sent.Scopes, Networks: sent.Networks,
 		Endless: string(sent.ExpiresIn) == "null",
@@ -272,7 +276,7 @@ func (a *apiTokens) addressed(x *exchange) (issuer.Person, apitoken.Token, error
 	if err == nil && (token.Resource != x.Param("resource") || token.Resource != "" && token.Audience != x.Param("audience")) {
 		err = apitoken.ErrUnknown
 	}
-	x.event.Audience, x.event.Token = token.Audience, token.ID
+	x.event.Audience, x.event.Resource, x.event.Token = token.Audience, token.Resource, token.ID
 	return who, token, err
 }
 
@@ -327,11 +331,15 @@ func (a *apiTokens) revokeAll(x *exchange) error {
 	if err != nil {
 		return err
 	}
-	count, err := a.service.RevokeAll(x.Request.Context(), who)
+	ended, err := a.service.RevokeAll(x.Request.Context(), who)
+	for _, id := range ended { // after a failure too
+		event := audit.Event{Action: audit.RevokeToken, UserID: who.ID, Username: who.Username, Proof: string(x.caller.Proof), Actor: x.caller.Actor, Token: id}
+		audit.Write(x.Request.Context(), x.log.With(slog.String("request", x.id)), event)
+	}
 	if err != nil {
 		return err
 	}
-	return x.json(http.StatusOK, map[string]int{"revoked": count})
+	return x.json(http.StatusOK, map[string]int{"revoked": len(ended)})
 }
 
 // readOverlap reads how long both values work.
@@ -357,6 +365,9 @@ func (a *apiTokens) rotate(x *exchange) error {
 		return err
 	}
 	who, token, err := a.addressed(x)
+	if err == nil && a.issuer.AsksGroups(token.Audience) {
+		who, err = a.person(x, token.Audience)
+	}
 	if err != nil {
 		return err
 	}
@@ -374,13 +385,26 @@ func (a *apiTokens) rotate(x *exchange) error {
 	return x.json(http.StatusOK, shown)
 }
 
-// self answers the token that is presented about itself.
+// presented notes for the audit which token a request presents, and takes the request out of its share: who presents
+// what is no token takes none away from others.
+func (a *apiTokens) presented(x *exchange, token apitoken.Token, kind string) error {
+	x.event.Audience, x.event.Resource, x.event.Token = token.Audience, token.Resource, token.ID
+	if token.ID == "" {
+		return nil
+	}
+	x.event.UserID, x.event.Proof, x.event.Actor = token.UserID, string(authn.APIToken), "token "+token.ID
+	x.share = "token " + token.ID
+	return a.limits.take(x, kind, nil)
+}
+
+// self answers the token that is presented about itself, as it is worth today.
 func (a *apiTokens) self(x *exchange) error {
-	value := authn.BearerToken(x.Request)
-	token, err := a.service.Check(x.Request.Context(), value, x.peer.Addr)
-	x.event.Audience, x.event.Token = token.Audience, token.ID
+	token, err := a.service.Present(x.Request.Context(), authn.BearerToken(x.Request), x.peer.Addr)
+	if many := a.presented(x, token, reads); err == nil {
+		err = many
+	}
 	if err != nil {
-		return err
+		return ofToken(err)
 	}
 	tellEnd(x, token.ExpiresAt)
 	return x.json(http.StatusOK, view(token, time.Now()))
@@ -393,15 +417,29 @@ func (a *apiTokens) rotateSelf(x *exchange) error {
 		return err
 	}
 	value := authn.BearerToken(x.Request)
+	token, err := a.service.Check(x.Request.Context(), value, x.peer.Addr)
+	if many := a.presented(x, token, changes); err == nil {
+		err = many
+	}
+	if err != nil && !errors.Is(err, apitoken.ErrReplaced) {
+		return ofToken(err)
+	}
 	token, fresh, err := a.service.RotateSelf(x.Request.Context(), value, x.peer.Addr, overlap)
-	x.event.Audience, x.event.Token = token.Audience, token.ID
 	if err != nil {
-		return err
+		return ofToken(err)
 	}
 	x.record()
 	shown := view(token, time.Now())
 	shown.Token = fresh
 	return x.json(http.StatusOK, shown)
+}
+
+// ofToken is an error of a token that is presented: one that is not known is not good, rather than not there.
+func ofToken(err error) error {
+	if errors.Is(err, apitoken.ErrUnknown) {
+		return fmt.Errorf("%w: %w", authn.ErrBearer, err)
+	}
+	return err
 }
 
 // leaked is called by scanners that found tokens where none should be: each is revoked. The answer is what GitHub's
@@ -424,15 +462,20 @@ func (a *apiTokens) leaked(x *exchange) error {
 		Type      string `json:"token_type"`
 		Label     string `json:"label"`
 	}
+	var failed error
 	verdicts := make([]verdict, 0, len(sent))
 	for _, report := range sent {
 		where := report.URL
 		if where == "" {
 			where = report.Source
 		}
-		_, found, err := a.service.Report(x.Request.Context(), report.Token, where)
-		if err != nil {
-			return err
+		token, found, err := a.service.Report(x.Request.Context(), report.Token, where)
+		if failed = errors.Join(failed, err); err != nil {
+			continue // to the next, which may be revoked
+		}
+		if token.ID != "" {
+			event := audit.Event{Action: audit.RevokeToken, Actor: "a report", UserID: token.UserID, Audience: token.Audience, Resource: token.Resource, Token: token.ID}
+			audit.Write(x.Request.Context(), x.log.With(slog.String("request", x.id)), event)
 		}
 		label := "false_positive"
 		if found {
@@ -440,6 +483,9 @@ func (a *apiTokens) leaked(x *exchange) error {
 		}
 		digest := apitoken.DigestOf(report.Token)
 		verdicts = append(verdicts, verdict{TokenHash: fmt.Sprintf("%x", digest[:]), Type: cut(report.Type), Label: label})
+	}
+	if failed != nil {
+		return failed
 	}
 	return x.json(http.StatusOK, verdicts)
 }

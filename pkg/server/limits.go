@@ -11,8 +11,6 @@ import (
 
 	"github.com/maypok86/otter/v2"
 	"golang.org/x/time/rate"
-
-	"github.com/workspace-token-service/wts/pkg/authn"
 )
 
 // Every caller has a share of each kind of request (rule F1). A request that would be refused anyway is told why, and
@@ -82,11 +80,12 @@ func newLimits(perSecond map[string]float64) *limits {
 	})}
 }
 
-// principal is whose share a request takes: the API token's, the user's, or for one that proves nothing the network's.
+// principal is whose share a request takes: that of the user, whatever the proof; of what a handler knows the request
+// by; or for one that proves nothing that of the network.
 func (x *exchange) principal() string {
 	switch {
-	case x.caller.Proof == authn.APIToken:
-		return x.caller.Actor
+	case x.share != "":
+		return x.share
 	case x.caller.User.ID != "":
 		return x.caller.User.ID
 	case x.caller.User.Username != "":

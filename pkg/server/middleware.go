@@ -27,6 +27,9 @@ type policy struct {
 	refine func(x *exchange, accepts authn.Accepts) authn.Accepts
 	// anonymous lets in whoever proves nothing; strict refuses a bearer that is no good even so.
 	anonymous, strict bool
+	// both wants a session and a bearer of the same user: behind Gen3's portal a session alone may be one that a user
+	// who has logged out there left behind (rule C7).
+	both bool
 	// action is what the audit calls a request of this route, even one that is refused at the door.
 	action audit.Action
 	// quiet is for what is called all the time: such a request is logged at level debug where it succeeds.
@@ -74,6 +77,8 @@ type exchange struct {
 	quiet   bool
 	shape   shape
 	api     bool
+	// share is whose share of the rate limits the request takes, where a handler knows it better than the caller says.
+	share string
 	// byAddress: the route knows workers by their address.
 	byAddress bool
 	want      tokenWanted // of /token
@@ -169,13 +174,33 @@ func (x *exchange) admit(policy policy) error {
 	if err == nil {
 		x.observer.Proven(caller.Proof)
 		if x.portal && caller.Proof == authn.Bearer {
-			return x.endOthersSession()
+			err = x.endOthersSession()
 		}
+		if err == nil && policy.both {
+			err = x.edge.alsoSession(x)
+		}
+		return err
 	}
 	if policy.anonymous && errors.Is(err, authn.ErrNoProof) {
 		return nil
 	}
 	return err
+}
+
+// alsoSession wants a session of the user whose bearer was accepted, and goes on with it: it says when they logged in.
+func (e *edge) alsoSession(x *exchange) error {
+	if x.caller.Proof != authn.Bearer {
+		return authn.ErrNoProof
+	}
+	caller, err := e.authn.Authenticate(x.Request, x.peer, authn.Accepts{Session: true})
+	if err != nil {
+		return err
+	}
+	if caller.User.ID != x.caller.User.ID {
+		return authn.ErrNoProof
+	}
+	x.caller = caller
+	return nil
 }
 
 // endOthersSession ends the session in the browser where the bearer is another user's: the portal's user
@@ -248,8 +273,10 @@ func (x *exchange) logLine(status int, took time.Duration) {
 		if x.err != nil && x.event.Reason == "" {
 			x.event.Reason = x.err.Error()
 		}
-		x.event.UserID, x.event.Username = x.caller.User.ID, x.caller.User.Username
-		x.event.Proof, x.event.Actor = string(x.caller.Proof), x.caller.Actor
+		if x.caller.Proof != "" { // else a handler knows the caller
+			x.event.UserID, x.event.Username = x.caller.User.ID, x.caller.User.Username
+			x.event.Proof, x.event.Actor = string(x.caller.Proof), x.caller.Actor
+		}
 		x.attrs = x.event.Attrs(x.attrs)
 	} else if x.err != nil {
 		x.attrs = append(x.attrs, slog.String("error", x.err.Error()))

@@ -43,12 +43,16 @@ var isResource = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._~-]{0,127}$`).Match
 func (r *resources) put(x *exchange) error {
 	audience, id := x.Param("audience"), x.Param("resource")
 	name, secret, sent := x.Request.BasicAuth()
-	x.event.Audience = cut(audience)
+	x.event.Audience, x.event.Resource = cut(audience), cut(id)
 	if !sent || name != audience || !r.issuer.Authenticates(audience, secret) {
 		x.Header("WWW-Authenticate", `Basic realm="wts", charset="UTF-8"`)
 		return errClient
 	}
-	x.event.Actor = "client " + audience
+	x.event.Proof, x.event.Actor = "client", audience
+	x.share = "client " + audience
+	if err := r.limits.take(x, reads, nil); err != nil {
+		return err
+	}
 	if !isResource(id) {
 		return &inputError{"the resource's id is 1 to 128 of A-Z, a-z, 0-9, dot, underscore, tilde and hyphen"}
 	}
@@ -72,12 +76,18 @@ func (r *resources) edit(x *exchange) error {
 	if err != nil {
 		return err
 	}
+	x.event.Audience, x.event.Resource = cut(x.Param("audience")), cut(x.Param("resource"))
 	var body struct {
 		Name        *string  `json:"name"`
 		Maintainers []string `json:"maintainers"`
 	}
 	if err := readBody(x, &body); err != nil {
 		return err
+	}
+	if body.Maintainers != nil { // who may make tokens
+		if err := recent(x); err != nil {
+			return err
+		}
 	}
 	info, err := r.service.EditResource(x.Request.Context(), who, x.Param("audience"), x.Param("resource"), body.Name, body.Maintainers)
 	if err != nil {

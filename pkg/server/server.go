@@ -226,10 +226,10 @@ func (s *Server) routes(parts Parts, crossSite *http.CrossOriginProtection) {
 
 // apiRoutes are those of API tokens and of the resources that have some.
 func (s *Server) apiRoutes(parts Parts, crossSite *http.CrossOriginProtection, limits *limits) {
-	tokens := &apiTokens{parts.APITokens, parts.Issuer, parts.Broker, crossSite}
+	tokens := &apiTokens{parts.APITokens, parts.Issuer, parts.Broker, limits, crossSite}
 	resources := &resources{tokens}
 	person := func(action audit.Action) policy {
-		return policy{accepts: authn.Accepts{Session: true}, action: action, shape: problem, api: true}
+		return policy{accepts: authn.Accepts{Session: true, Bearer: parts.Config.Portal}, action: action, shape: problem, api: true, both: parts.Config.Portal}
 	}
 	itself := func(action audit.Action) policy { return policy{action: action, shape: problem, api: true} } // the token is looked at by the handler
 	change := func(method, path string, action audit.Action, handle func(*exchange) error) {
@@ -242,12 +242,12 @@ func (s *Server) apiRoutes(parts Parts, crossSite *http.CrossOriginProtection, l
 	read("/api/v1/tokens", person(audit.ListTokens), tokens.list)
 	change(http.MethodPost, "/api/v1/tokens", audit.CreateToken, tokens.create)
 	change(http.MethodDelete, "/api/v1/tokens", audit.RevokeToken, tokens.revokeAll)
-	read("/api/v1/tokens/self", itself(audit.UseToken), tokens.self)
-	s.only(http.MethodPost, "/api/v1/tokens/self/rotate", itself(audit.RotateToken), limits.limited(changes, tokens.rotateSelf))
+	s.get("/api/v1/tokens/self", itself(audit.UseToken), tokens.self)
+	s.only(http.MethodPost, "/api/v1/tokens/self/rotate", itself(audit.RotateToken), tokens.rotateSelf)
 	s.only(http.MethodPost, "/api/v1/tokens/leaked", itself(audit.ReportToken), limits.limited(reports, tokens.leaked))
 
 	read("/api/v1/resources", person(audit.ListTokens), resources.list)
-	s.only(http.MethodPut, "/api/v1/resources/:audience/:resource", itself(audit.PutResource), limits.limited(reads, resources.put))
+	s.only(http.MethodPut, "/api/v1/resources/:audience/:resource", itself(audit.PutResource), resources.put)
 	read("/api/v1/resources/:audience/:resource", person(audit.ListTokens), resources.show)
 	change(http.MethodPatch, "/api/v1/resources/:audience/:resource", audit.PutResource, resources.edit)
 

@@ -63,7 +63,7 @@ func (t *tokens) proofs(x *exchange, accepts authn.Accepts) authn.Accepts {
 func (t *tokens) token(x *exchange) error {
 	want := x.want
 	x.event.Audience = cut(want.audience)
-	if err := scoped(x); err != nil {
+	if err := t.scoped(x); err != nil {
 		return err
 	}
 	tellEnd(x, x.caller.ExpiresAt)
@@ -113,16 +113,35 @@ func tellEnd(x *exchange, ends time.Time) {
 }
 
 // scoped wants of an API token that it holds the scope for what it asks: token for tokens that wts mints, and
-// provider:<id> for those of a provider.
-func scoped(x *exchange) error {
+// provider:<id> for those of a provider; and that its user may still have such a token.
+func (t *tokens) scoped(x *exchange) error {
+	if x.caller.Proof != authn.APIToken {
+		return nil
+	}
 	needed := "token"
 	if x.want.audience == "" {
 		needed = "provider:" + x.want.provider
 	}
-	if x.caller.Proof != authn.APIToken || slices.Contains(x.caller.Scopes, needed) {
-		return nil
+	if !slices.Contains(x.caller.Scopes, needed) {
+		return errTokenScope
 	}
-	return errTokenScope
+	if policy, ok := t.issuer.APITokens(issuer.OwnAudience); !ok || !policy.Personal {
+		return fmt.Errorf("%w: personal tokens are off", issuer.ErrAccess)
+	}
+	who, err := t.person(x, issuer.OwnAudience)
+	if err != nil {
+		return err
+	}
+	return t.issuer.Allow(issuer.OwnAudience, who, []string{needed})
+}
+
+// person is the caller, with their groups where an audience asks for them.
+func (t *tokens) person(x *exchange, audience string) (who issuer.Person, err error) {
+	who = issuer.Person{ID: x.caller.User.ID, Username: x.caller.User.Username}
+	if t.issuer.AsksGroups(audience) {
+		who.Groups, err = t.broker.Groups(x.Request.Context(), who.ID)
+	}
+	return who, err
 }
 
 // minted is the answer with a token of our own.
@@ -152,13 +171,9 @@ func (t *tokens) mint(x *exchange, life time.Duration) error {
 	if err := t.broker.LivingWithin(x.Request.Context(), x.caller.User.ID, defaultID, unseen); err != nil {
 		return err
 	}
-	who := issuer.Person{ID: x.caller.User.ID, Username: x.caller.User.Username}
-	if t.issuer.AsksGroups(want.audience) {
-		groups, err := t.broker.Groups(x.Request.Context(), who.ID)
-		if err != nil {
-			return err
-		}
-		who.Groups = groups
+	who, err := t.person(x, want.audience)
+	if err != nil {
+		return err
 	}
 	scope, _ := x.param("scope")
 	refusal := func() error { return t.issuer.Allow(want.audience, who, strings.Fields(scope)) }

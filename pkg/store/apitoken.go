@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
@@ -109,12 +110,18 @@ func statusOf(number *int64) int64 {
 
 // CreateToken implements apitoken.Store. The owner's row is locked, so that of two at once one is counted by the other.
 func (s *APITokens) CreateToken(ctx context.Context, token apitoken.Token, limit int) error {
-	return s.write(ctx, func(tx *gorm.DB) error {
+	full := false
+	err := s.write(ctx, func(tx *gorm.DB) error {
 		now, err := s.fenced(tx)
 		if err != nil {
 			return err
 		}
-		if err := s.locked(tx).Select("id").Take(&user{}, "id = ?", token.UserID).Error; err != nil {
+		if token.Kind == apitoken.Resource {
+			err = s.locked(tx).Take(&resource{}, "audience = ? AND id = ?", token.Audience, token.Resource).Error
+		} else {
+			err = s.locked(tx).Select("id").Take(&user{}, "id = ?", token.UserID).Error
+		}
+		if err != nil {
 			return err
 		}
 		active := tx.Model(&apiToken{}).Where("revoked_at IS NULL AND (expires_at IS NULL OR expires_at > ?)", now)
@@ -127,22 +134,38 @@ func (s *APITokens) CreateToken(ctx context.Context, token apitoken.Token, limit
 		if err := active.Count(&count).Error; err != nil {
 			return err
 		}
-		if count >= int64(limit) {
-			return apitoken.ErrFull
+		if full = count >= int64(limit); full {
+			return nil
 		}
 		row := apiTokenRow(token)
 		if err := tx.Create(&row).Error; err != nil {
 			return err
 		}
-		return s.putValues(tx, token)
+		return s.putValues(tx, apitoken.Token{}, token)
 	})
+	if err == nil && full {
+		return apitoken.ErrFull
+	}
+	return tokenError(err)
 }
 
-// putValues stores the values that are not there, and the ends of those that are.
-func (s *APITokens) putValues(tx *gorm.DB, token apitoken.Token) error {
-	for _, value := range token.Values {
-		row := valueRow(token.ID, value)
-		if err := tx.Save(&row).Error; err != nil {
+// putValues stores the values that are new or changed, and deletes those that are left out.
+func (s *APITokens) putValues(tx *gorm.DB, before, after apitoken.Token) error {
+	old := map[apitoken.Digest]apitoken.Value{}
+	for _, value := range before.Values {
+		old[value.Digest] = value
+	}
+	for _, value := range after.Values {
+		if known, ok := old[value.Digest]; !ok || !known.Until.Equal(value.Until) {
+			row := valueRow(after.ID, value)
+			if err := tx.Save(&row).Error; err != nil {
+				return err
+			}
+		}
+		delete(old, value.Digest)
+	}
+	for digest := range old {
+		if err := tx.Delete(&apiTokenValue{}, "digest = ?", digest[:]).Error; err != nil {
 			return err
 		}
 	}
@@ -165,8 +188,11 @@ func (s *APITokens) one(ctx context.Context, condition string, argument any) (to
 		token, err = s.take(tx, tx, condition, argument)
 		return err
 	})
-	return token, unknownToken(err)
+	return token, tokenError(err)
 }
+
+// newestFirst orders values: the one that counts has no end, whatever the clocks said that made the others.
+const newestFirst = "valid_until IS NOT NULL, created_at DESC"
 
 // take reads a token with its values, by a query that may lock it. A database that a failover has set back may have
 // lost that it was revoked.
@@ -179,16 +205,19 @@ func (s *APITokens) take(tx, query *gorm.DB, condition string, argument any) (ap
 		return apitoken.Token{}, err
 	}
 	var values []apiTokenValue
-	err := tx.Order("created_at DESC, valid_until IS NOT NULL").Find(&values, "token_id = ?", row.ID).Error
+	err := tx.Order(newestFirst).Find(&values, "token_id = ?", row.ID).Error
 	return row.token(values), err
 }
 
-// unknownToken says in the owner's words that there is no such row.
-func unknownToken(err error) error {
-	if errors.Is(err, gorm.ErrRecordNotFound) {
+// tokenError says in the owner's words that there is no such row, or that the database does not answer.
+func tokenError(err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, gorm.ErrRecordNotFound):
 		return apitoken.ErrUnknown
 	}
-	return err
+	return fmt.Errorf("%w: %w", apitoken.ErrUnavailable, err)
 }
 
 // maxPage bounds a list of tokens.
@@ -223,7 +252,7 @@ func (s *APITokens) Tokens(ctx context.Context, filter apitoken.Filter) (tokens 
 			ids = append(ids, rows[i].ID)
 		}
 		var values []apiTokenValue
-		if err := tx.Order("created_at DESC, valid_until IS NOT NULL").Find(&values, "token_id IN ?", ids).Error; err != nil {
+		if err := tx.Order(newestFirst).Find(&values, "token_id IN ?", ids).Error; err != nil {
 			return err
 		}
 		for i := range rows {
@@ -232,46 +261,53 @@ func (s *APITokens) Tokens(ctx context.Context, filter apitoken.Filter) (tokens 
 		}
 		return nil
 	})
-	return tokens, err
+	return tokens, tokenError(err)
 }
 
 // UpdateToken implements apitoken.Store.
 func (s *APITokens) UpdateToken(ctx context.Context, id string, update func(apitoken.Token, time.Time) (apitoken.Token, error)) (token apitoken.Token, err error) {
+	var refused error
 	err = s.write(ctx, func(tx *gorm.DB) error {
-		now, err := s.now(tx)
+		before, err := s.take(tx, s.locked(tx), "id = ?", id)
 		if err != nil {
 			return err
 		}
-		if token, err = s.take(tx, s.locked(tx), "id = ?", id); err != nil {
-			return err
-		}
-		next, err := update(token, time.UnixMilli(now))
+		now, err := s.now(tx) // after the lock: what another change did meanwhile was before
 		if err != nil {
 			return err
 		}
-		ended := token.RevokedAt.IsZero() && !next.RevokedAt.IsZero()
-		token = next
+		handed := before
+		handed.Values = slices.Clone(before.Values) // what was there is compared with what comes back
+		if token, refused = update(handed, time.UnixMilli(now)); refused != nil {
+			token = before
+			return refused
+		}
 		row := apiTokenRow(token)
 		if err := tx.Omit("last_used_at", "last_used_from").Save(&row).Error; err != nil { // a use may be noted meanwhile
 			return err
 		}
-		if err := s.putValues(tx, token); err != nil {
+		if err := s.putValues(tx, before, token); err != nil {
 			return err
 		}
-		return s.tellToken(tx, now, token, ended)
+		return s.tellToken(tx, now, before, token)
 	})
-	return token, unknownToken(err)
+	if refused != nil {
+		return token, refused
+	}
+	return token, tokenError(err)
 }
 
-// tellToken tells every replica of each value of a token, and of an end that must not be undone.
-func (s *APITokens) tellToken(tx *gorm.DB, now int64, token apitoken.Token, ended bool) error {
-	for _, value := range token.Values {
-		if err := s.tell(tx, now, tokenChanged, hex.EncodeToString(value.Digest[:])); err != nil {
-			return err
-		}
+// tellToken tells every replica of each value that a token had, and of an end that must not be undone.
+func (s *APITokens) tellToken(tx *gorm.DB, now int64, before, after apitoken.Token) error {
+	var digests []string
+	for _, value := range before.Values {
+		digests = append(digests, hex.EncodeToString(value.Digest[:]))
 	}
-	if ended {
-		return s.tell(tx, now, tokenRevoked, token.ID)
+	if err := s.tell(tx, now, tokenChanged, digests...); err != nil {
+		return err
+	}
+	if before.RevokedAt.IsZero() && !after.RevokedAt.IsZero() {
+		return s.tell(tx, now, tokenRevoked, after.ID)
 	}
 	return nil
 }
@@ -307,7 +343,7 @@ func (s *APITokens) NextStatus(ctx context.Context) (int64, error) {
 		row = statusNumber{}
 		return tx.Create(&row).Error
 	})
-	return row.ID - 1, err
+	return row.ID - 1, tokenError(err)
 }
 
 // LastStatus implements apitoken.Statuses.
@@ -315,20 +351,38 @@ func (s *APITokens) LastStatus(ctx context.Context) (last int64, err error) {
 	err = s.run(ctx, func(tx *gorm.DB) error {
 		return tx.Raw("SELECT coalesce(max(id), 0) - 1 FROM status_numbers").Scan(&last).Error
 	})
-	return last, err
+	return last, tokenError(err)
 }
 
+// lapsed are the numbers of personal tokens whose users do not count. Such users are few, and found first.
+const lapsed = `SELECT v.status FROM api_tokens t JOIN api_token_values v ON v.token_id = t.id
+	WHERE t.kind = 'personal' AND t.format = 'jwt' AND t.audience = @audience AND v.status >= @from AND v.status < @to AND t.user_id IN (
+		SELECT id FROM users WHERE disabled_at IS NOT NULL OR set_aside_at IS NOT NULL
+		UNION SELECT user_id FROM connections WHERE provider = @provider
+			AND (phase = 'broken' OR phase = 'disconnected' AND reason <> 'ran_out' OR refresh_expires_at < @before))`
+
 // EndedStatuses implements apitoken.Statuses.
-func (s *APITokens) EndedStatuses(ctx context.Context, from, to int64, at time.Time) (numbers []int64, err error) {
+func (s *APITokens) EndedStatuses(ctx context.Context, from, to int64, at time.Time, lapses []apitoken.Lapse) (numbers []int64, err error) {
 	err = s.run(ctx, func(tx *gorm.DB) error {
 		if _, err := s.fenced(tx); err != nil { // what a failover lost may be an end
 			return err
 		}
-		return tx.Raw(`SELECT v.status FROM api_tokens t JOIN api_token_values v ON v.token_id = t.id WHERE t.revoked_at IS NOT NULL AND v.status >= @from AND v.status < @to
+		err := tx.Raw(`SELECT v.status FROM api_tokens t JOIN api_token_values v ON v.token_id = t.id WHERE t.revoked_at IS NOT NULL AND v.status >= @from AND v.status < @to
 			UNION SELECT status FROM api_token_values WHERE valid_until <= @at AND status >= @from AND status < @to`,
 			map[string]any{"from": from, "to": to, "at": at.UnixMilli()}).Scan(&numbers).Error
+		for _, lapse := range lapses {
+			if err != nil {
+				return err
+			}
+			var more []int64
+			err = tx.Raw(lapsed, map[string]any{
+				"from": from, "to": to, "audience": lapse.Audience, "provider": lapse.Provider, "before": lapse.RanOutBefore.UnixMilli(),
+			}).Scan(&more).Error
+			numbers = append(numbers, more...)
+		}
+		return err
 	})
-	return numbers, err
+	return numbers, tokenError(err)
 }
 
 // noticeDue is the notice that is due of a token: the smallest number of days within which it ends, where its owner was

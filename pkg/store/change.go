@@ -63,13 +63,19 @@ const (
 	changesKept = time.Hour
 )
 
-// tell writes a line of the feed.
-func (s *core) tell(tx *gorm.DB, now int64, kind, object string) error {
-	line := change{At: now, Kind: kind, Object: object}
-	if told, ok := tx.Statement.Context.Value(toldKey{}).(*[]change); ok {
-		*told = append(*told, line)
+// tell writes a line of the feed for each object that has changed.
+func (s *core) tell(tx *gorm.DB, now int64, kind string, objects ...string) error {
+	lines := make([]change, 0, len(objects))
+	for _, object := range objects {
+		lines = append(lines, change{At: now, Kind: kind, Object: object})
 	}
-	return tx.Select("At", "Kind", "Object").Create(&line).Error
+	if told, ok := tx.Statement.Context.Value(toldKey{}).(*[]change); ok {
+		*told = append(*told, lines...)
+	}
+	if len(lines) == 0 {
+		return nil
+	}
+	return tx.Select("At", "Kind", "Object").Create(&lines).Error
 }
 
 // toldKey is where a transaction's context has a place to note what it told.

@@ -9,6 +9,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/workspace-token-service/wts/pkg/apitoken"
 	"github.com/workspace-token-service/wts/pkg/authn"
 	"github.com/workspace-token-service/wts/pkg/broker"
 	"github.com/workspace-token-service/wts/pkg/secret"
@@ -199,10 +200,21 @@ func TestEndsComeBack(t *testing.T) {
 	if err := writer.Sessions.CreateSession(t.Context(), session); err != nil {
 		t.Fatal(err)
 	}
+	for _, id := range []string{"revoked", "active"} {
+		token := apitoken.Token{ID: id, Kind: apitoken.Personal, UserID: alice, Name: id, CreatedAt: time.Now(), Values: []apitoken.Value{{Digest: apitoken.DigestOf(id), CreatedAt: time.Now()}}}
+		if err := writer.APITokens.CreateToken(t.Context(), token, 9); err != nil {
+			t.Fatal(err)
+		}
+	}
+	revoke := func(token apitoken.Token, now time.Time) (apitoken.Token, error) {
+		token.RevokedAt = now
+		return token, nil
+	}
+	_, revoked := writer.APITokens.UpdateToken(t.Context(), "revoked", revoke)
 	exec(t, db, "CREATE TABLE before AS SELECT * FROM connections")
 	since := time.Now()
 	for _, err := range []error{
-		writer.Connections.Disconnect(t.Context(), alice, "main"), writer.Users.SetDisabled(t.Context(), "bob", true), writer.Sessions.EndSession(t.Context(), session.Digest),
+		revoked, writer.Connections.Disconnect(t.Context(), alice, "main"), writer.Users.SetDisabled(t.Context(), "bob", true), writer.Sessions.EndSession(t.Context(), session.Digest),
 		writer.Users.SetDisabled(t.Context(), "carol", true), writer.Users.SetDisabled(t.Context(), "carol", false),
 	} {
 		if err != nil {
@@ -217,6 +229,7 @@ func TestEndsComeBack(t *testing.T) {
 			exec(t, db, "DELETE FROM connections")
 			exec(t, db, "INSERT INTO connections SELECT * FROM before")
 			exec(t, db, "UPDATE users SET disabled_at = NULL")
+			exec(t, db, "UPDATE api_tokens SET revoked_at = NULL")
 			exec(t, db, "DELETE FROM revocations")
 			if err := writer.Sessions.CreateSession(t.Context(), session); err != nil {
 				t.Fatal(err)
@@ -226,6 +239,11 @@ func TestEndsComeBack(t *testing.T) {
 				t.Fatal(err)
 			}
 			settle(t, s)
+			for id, ended := range map[string]bool{"revoked": true, "active": false} {
+				if token, err := s.APITokens.Token(t.Context(), id); err != nil || token.RevokedAt.IsZero() == ended {
+					t.Errorf("the API token %q was revoked at %s, %v; want it revoked: %t", id, token.RevokedAt, err, ended)
+				}
+			}
 			row, err := s.Connections.Row(t.Context(), alice, "main")
 			if err != nil || row.Phase != broker.Disconnected {
 				t.Errorf("the connection that was ended is %s, %v", row.Phase, err)

@@ -2,7 +2,7 @@ package store
 
 import (
 	"context"
-	"errors"
+	"slices"
 	"time"
 
 	"gorm.io/gorm"
@@ -53,79 +53,134 @@ func (s *Resources) Resource(ctx context.Context, audience, id string) (info api
 		info, err = s.complete(tx, row)
 		return err
 	})
-	return info, unknownToken(err)
+	return info, tokenError(err)
 }
 
 // complete adds a resource's maintainers.
 func (s *Resources) complete(tx *gorm.DB, row resource) (apitoken.ResourceInfo, error) {
-	info := apitoken.ResourceInfo{Audience: row.Audience, ID: row.ID, Name: row.Name, UpdatedAt: time.UnixMilli(row.UpdatedAt)}
-	var rows []resourceMaintainer
-	err := tx.Order("username").Find(&rows, "audience = ? AND resource = ?", row.Audience, row.ID).Error
-	for _, one := range rows {
+	all, err := s.completeAll(tx, []resource{row})
+	if err != nil {
+		return apitoken.ResourceInfo{}, err
+	}
+	return all[0], nil
+}
+
+// info is a row as it is read, with its maintainers.
+func (r resource) info(maintainers []resourceMaintainer) apitoken.ResourceInfo {
+	info := apitoken.ResourceInfo{Audience: r.Audience, ID: r.ID, Name: r.Name, UpdatedAt: time.UnixMilli(r.UpdatedAt)}
+	for _, one := range maintainers {
 		maintainer := apitoken.Maintainer{Username: one.Username}
 		if one.UserID != nil {
 			maintainer.UserID = *one.UserID
 		}
 		info.Maintainers = append(info.Maintainers, maintainer)
 	}
-	return info, err
+	return info
 }
 
-// PutResource implements apitoken.Resources. A maintainer who stays keeps the user that the name was bound to.
+// PutResource implements apitoken.Resources.
 func (s *Resources) PutResource(ctx context.Context, info apitoken.ResourceInfo) error {
-	return s.write(ctx, func(tx *gorm.DB) error {
-		now, err := s.now(tx)
-		if err != nil {
+	return tokenError(s.write(ctx, func(tx *gorm.DB) error { return s.put(tx, info) }))
+}
+
+// put stores a resource, and keeps to whom its maintainers' names were bound.
+func (s *Resources) put(tx *gorm.DB, info apitoken.ResourceInfo) error {
+	now, err := s.now(tx)
+	if err != nil {
+		return err
+	}
+	row := resource{Audience: info.Audience, ID: info.ID, Name: info.Name, UpdatedAt: now}
+	if err := tx.Save(&row).Error; err != nil {
+		return err
+	}
+	names := []string{""}
+	for _, maintainer := range info.Maintainers {
+		names = append(names, maintainer.Username)
+		added := resourceMaintainer{Audience: info.Audience, Resource: info.ID, Username: maintainer.Username}
+		if err := tx.Clauses(clause.OnConflict{DoNothing: true}).Create(&added).Error; err != nil {
 			return err
 		}
-		row := resource{Audience: info.Audience, ID: info.ID, Name: info.Name, UpdatedAt: now}
-		if err := tx.Save(&row).Error; err != nil {
+	}
+	if err := tx.Delete(&resourceMaintainer{}, "audience = ? AND resource = ? AND username NOT IN ?", info.Audience, info.ID, names).Error; err != nil {
+		return err
+	}
+	return tx.Exec(bindMaintainers+" AND audience = ? AND resource = ?", info.Audience, info.ID).Error
+}
+
+// EditResource implements apitoken.Resources.
+func (s *Resources) EditResource(ctx context.Context, audience, id string, edit func(apitoken.ResourceInfo) (apitoken.ResourceInfo, error)) (info apitoken.ResourceInfo, err error) {
+	var refused error
+	err = s.write(ctx, func(tx *gorm.DB) error {
+		var row resource
+		if err := s.locked(tx).Take(&row, "audience = ? AND id = ?", audience, id).Error; err != nil {
 			return err
 		}
-		names := []string{""}
-		for _, maintainer := range info.Maintainers {
-			names = append(names, maintainer.Username)
-			added := resourceMaintainer{Audience: info.Audience, Resource: info.ID, Username: maintainer.Username}
-			if err := tx.Clauses(clause.OnConflict{DoNothing: true}).Create(&added).Error; err != nil {
-				return err
-			}
-		}
-		if err := tx.Delete(&resourceMaintainer{}, "audience = ? AND resource = ? AND username NOT IN ?", info.Audience, info.ID, names).Error; err != nil {
+		if info, err = s.complete(tx, row); err != nil {
 			return err
 		}
-		return tx.Exec(bindMaintainers+" AND audience = ? AND resource = ?", info.Audience, info.ID).Error
+		if info, refused = edit(info); refused != nil {
+			return refused
+		}
+		if err := s.put(tx, info); err != nil {
+			return err
+		}
+		if err := tx.Take(&row, "audience = ? AND id = ?", audience, id).Error; err != nil {
+			return err
+		}
+		info, err = s.complete(tx, row)
+		return err
 	})
+	if refused != nil {
+		return info, refused
+	}
+	return info, tokenError(err)
 }
 
 // ResourcesOf implements apitoken.Resources.
 func (s *Resources) ResourcesOf(ctx context.Context, userID string) (all []apitoken.ResourceInfo, err error) {
 	err = s.write(ctx, func(tx *gorm.DB) error {
 		all = nil
-		if err := tx.Exec(bindMaintainers).Error; err != nil {
-			return err
-		}
 		query := tx.Order("audience, id").Limit(maxListed)
+		bind, names := bindMaintainers, []any{}
 		if userID != "" {
+			bind, names = bind+" AND username = (SELECT username FROM users WHERE id = ?)", []any{userID}
 			query = query.Where("EXISTS (SELECT 1 FROM resource_maintainers m WHERE m.audience = resources.audience AND m.resource = resources.id AND m.user_id = ?)", userID)
 		} else {
 			query = query.Where(`NOT EXISTS (SELECT 1 FROM resource_maintainers m JOIN users u ON u.id = m.user_id
 				WHERE m.audience = resources.audience AND m.resource = resources.id AND u.disabled_at IS NULL AND u.set_aside_at IS NULL)`)
 		}
+		if err := tx.Exec(bind, names...).Error; err != nil {
+			return err
+		}
 		var rows []resource
 		if err := query.Find(&rows).Error; err != nil {
 			return err
 		}
-		for _, row := range rows {
-			info, err := s.complete(tx, row)
-			if err != nil {
-				return err
-			}
-			all = append(all, info)
-		}
-		return nil
+		all, err = s.completeAll(tx, rows)
+		return err
 	})
-	if errors.Is(err, gorm.ErrRecordNotFound) {
-		err = nil
+	return all, tokenError(err)
+}
+
+// completeAll adds the maintainers of many resources.
+func (s *Resources) completeAll(tx *gorm.DB, rows []resource) (all []apitoken.ResourceInfo, err error) {
+	for batch := range slices.Chunk(rows, 500) {
+		keys := make([][]any, 0, len(batch))
+		for _, row := range batch {
+			keys = append(keys, []any{row.Audience, row.ID})
+		}
+		var maintainers []resourceMaintainer
+		if err := tx.Order("username").Find(&maintainers, "(audience, resource) IN ?", keys).Error; err != nil {
+			return nil, err
+		}
+		of := map[[2]string][]resourceMaintainer{}
+		for _, one := range maintainers {
+			key := [2]string{one.Audience, one.Resource}
+			of[key] = append(of[key], one)
+		}
+		for _, row := range batch {
+			all = append(all, row.info(of[[2]string{row.Audience, row.ID}]))
+		}
 	}
-	return all, err
+	return all, nil
 }

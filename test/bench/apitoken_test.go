@@ -34,7 +34,7 @@ func BenchmarkAMillionAPITokens(b *testing.B) {
 		if _, err := s.Migrate(b.Context()); err != nil {
 			b.Fatal(err)
 		}
-		execOn(b, database, "INSERT INTO users (id, issuer, subject, username, created_at) VALUES ('u', 'https://op', 'u', 'u', 0)")
+		execOn(b, database, "INSERT INTO users (id, issuer, subject, username, created_at, disabled_at) SELECT 'u' || n, 'https://op', 'u' || n, 'u' || n, 0, CASE WHEN n = 7 THEN 1 END FROM generate_series(0, 999) n")
 		fill(b, database, 0, tokens)
 		return s, database
 	}
@@ -58,9 +58,9 @@ func BenchmarkAMillionAPITokens(b *testing.B) {
 		}
 		paired.Report(b, paired.Median(ratios), "x-time-among-1,000-tokens", "≤1.3")
 		began := time.Now()
-		ended, err := many.APITokens.EndedStatuses(b.Context(), 0, 1<<20, time.Now())
-		if err != nil || len(ended) != 10_000 {
-			b.Fatalf("got %d ended tokens, %v; want 10,000", len(ended), err)
+		ended, err := many.APITokens.EndedStatuses(b.Context(), 0, 1<<20, time.Now(), []apitoken.Lapse{{Audience: "a", Provider: "main", RanOutBefore: time.Now()}})
+		if err != nil || len(ended) != 11_000 {
+			b.Fatalf("got %d ended tokens, %v; want 10,000, and 1,000 of a user who is disabled", len(ended), err)
 		}
 		paired.Report(b, time.Since(began).Seconds()*1000, "ms-for-a-status-list", "≤200")
 	}
@@ -83,6 +83,6 @@ func execOn(b *testing.B, database, statement string) {
 func fill(b *testing.B, database string, from, to int) {
 	b.Helper()
 	between := fmt.Sprintf("FROM generate_series(%d, %d) n", from, to-1)
-	execOn(b, database, "INSERT INTO api_tokens (id, kind, format, user_id, audience, name, created_at, revoked_at) SELECT 't' || n, 'personal', 'jwt', 'u', 'a', 'n', 0, CASE WHEN n % 100 = 0 THEN 1 END "+between)
+	execOn(b, database, "INSERT INTO api_tokens (id, kind, format, user_id, audience, name, created_at, revoked_at) SELECT 't' || n, 'personal', 'jwt', 'u' || n % 1000, 'a', 'n', 0, CASE WHEN n % 100 = 0 THEN 1 END "+between)
 	execOn(b, database, "INSERT INTO api_token_values (digest, token_id, suffix, created_at, status) SELECT sha256(n::text::bytea), 't' || n, 'abcd', 0, n "+between)
 }

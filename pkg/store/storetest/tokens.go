@@ -39,10 +39,18 @@ func create(t *testing.T, s Store, token apitoken.Token) apitoken.Token {
 	return token
 }
 
+func putResource(t *testing.T, s Store, audience, id string) {
+	t.Helper()
+	if err := s.PutResource(t.Context(), apitoken.ResourceInfo{Audience: audience, ID: id, Name: "The " + id}); err != nil {
+		t.Fatal(err)
+	}
+}
+
 func tokenComesBack(t *testing.T, s Store) {
 	alice := connect(t, s, grantOf("alice", tokensOf("rt", "at")))
 	personal := create(t, s, tokenOf("t1", alice))
 	endless := tokenOf("t2", alice)
+	putResource(t, s, "storage", "plugin")
 	endless.Kind, endless.Resource, endless.ExpiresAt, endless.Networks, endless.Scopes = apitoken.Resource, "plugin", time.Time{}, nil, nil
 	create(t, s, endless)
 	for name, want := range map[string]apitoken.Token{"t1": personal, "t2": endless} {
@@ -73,6 +81,7 @@ func tokensListed(t *testing.T, s Store) {
 		create(t, s, token)
 	}
 	create(t, s, tokenOf("b0", bob))
+	putResource(t, s, "storage", "plugin")
 	plugin := tokenOf("p0", bob)
 	plugin.Kind, plugin.Resource = apitoken.Resource, "plugin"
 	create(t, s, plugin)
@@ -124,6 +133,29 @@ func tokenRotates(t *testing.T, s Store) {
 		}
 		equal(t, "what the change returned", rotated.Values, got.Values)
 	}
+	// A replica whose clock is ahead made the old value: the one without an end counts.
+	skewed := tokenOf("t2", alice)
+	skewed.Values[0].CreatedAt = now().Add(time.Hour)
+	create(t, s, skewed)
+	if _, err := s.UpdateToken(t.Context(), "t2", func(token apitoken.Token, at time.Time) (apitoken.Token, error) {
+		token.Values[0].Until = until
+		token.Values = append(token.Values, apitoken.Value{Digest: digestOf("t2 next"), Suffix: "wxyz", CreatedAt: at})
+		return token, nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := s.Token(t.Context(), "t2"); err != nil || got.Values[0].Digest != digestOf("t2 next") {
+		t.Errorf("got %+v, %v; want the value without an end first", got.Values, err)
+	}
+	// A value that is left out is gone.
+	if _, err := s.UpdateToken(t.Context(), "t2", func(token apitoken.Token, _ time.Time) (apitoken.Token, error) {
+		token.Values = token.Values[:1]
+		return token, nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	_, err = s.TokenOf(t.Context(), digestOf("t2"))
+	want(t, "a value that was left out", err, apitoken.ErrUnknown)
 	refused := errors.New("not now")
 	_, err = s.UpdateToken(t.Context(), "t1", func(token apitoken.Token, _ time.Time) (apitoken.Token, error) {
 		token.Name = "changed"
@@ -254,6 +286,24 @@ func resourcesKept(t *testing.T, s Store) {
 	equal(t, "the second alice's", []string(nil), ids(stored.UserID))
 	put("plugin", "alice")
 	equal(t, "who stays keeps the user", []apitoken.Maintainer{{Username: "alice", UserID: alice}}, maintainers())
+	_, err = s.EditResource(t.Context(), "sites", "plugin", func(info apitoken.ResourceInfo) (apitoken.ResourceInfo, error) {
+		equal(t, "what is edited", []apitoken.Maintainer{{Username: "alice", UserID: alice}}, info.Maintainers)
+		info.Maintainers = append(info.Maintainers, apitoken.Maintainer{Username: "carol"})
+		return info, nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	equal(t, "after an edit", []apitoken.Maintainer{{Username: "alice", UserID: alice}, {Username: "carol"}}, maintainers())
+	no := errors.New("not now")
+	_, err = s.EditResource(t.Context(), "sites", "plugin", func(info apitoken.ResourceInfo) (apitoken.ResourceInfo, error) {
+		info.Maintainers = nil
+		return info, no
+	})
+	want(t, "an edit that is refused", err, no)
+	equal(t, "after it", []apitoken.Maintainer{{Username: "alice", UserID: alice}, {Username: "carol"}}, maintainers())
+	_, err = s.EditResource(t.Context(), "sites", "none", func(info apitoken.ResourceInfo) (apitoken.ResourceInfo, error) { return info, nil })
+	want(t, "an edit of what is not there", err, apitoken.ErrUnknown)
 }
 
 func claimsKept(t *testing.T, s Store) {

@@ -48,9 +48,9 @@ type Service struct {
 	*owners
 	*lists
 	*notifier
-	audiences Audiences
-	people    People
-	now       func() time.Time
+	*judge
+	signer Signer
+	now    func() time.Time
 }
 
 // Parts are what a Service is made of.
@@ -81,9 +81,10 @@ func New(parts Parts) *Service {
 		lists: &lists{
 			statuses: parts.Statuses, signer: parts.Signer, audiences: parts.Audiences, provider: parts.DefaultProvider, rideThrough: parts.RideThrough, now: parts.Now,
 		},
-		owners:    &owners{resources: parts.Resources, admins: parts.Admins},
-		notifier:  &notifier{notices: parts.Notices, webhook: parts.Webhook, resources: parts.Resources, now: parts.Now},
-		audiences: parts.Audiences, people: parts.People, now: parts.Now,
+		owners:   &owners{resources: parts.Resources, admins: parts.Admins},
+		notifier: &notifier{notices: parts.Notices, webhook: parts.Webhook, resources: parts.Resources, now: parts.Now},
+		judge:    &judge{audiences: parts.Audiences, people: parts.People},
+		signer:   parts.Signer, now: parts.Now,
 	}
 }
 
@@ -121,7 +122,7 @@ type Wanted struct {
 // ErrInput, ErrPolicy, ErrForbidden, ErrFull, those of People for a personal token, and those of issuer.Mint.
 func (s *Service) Create(ctx context.Context, who issuer.Person, wanted Wanted) (token Token, value string, err error) {
 	if wanted.Resource == "" {
-		if who, err = s.people.Now(ctx, who.ID, s.audiences.AsksGroups(wanted.Audience), 0); err != nil {
+		if who, err = s.people.Now(ctx, who.ID, s.judge.audiences.AsksGroups(wanted.Audience), 0); err != nil {
 			return Token{}, "", err
 		}
 	}
@@ -173,7 +174,7 @@ func (s *Service) value(ctx context.Context, token Token, who issuer.Person, now
 
 // draft judges what is asked for.
 func (s *Service) draft(who issuer.Person, wanted Wanted) (Token, error) {
-	policy, registered := s.audiences.APITokens(wanted.Audience)
+	policy, registered := s.judge.audiences.APITokens(wanted.Audience)
 	kind := Personal
 	if wanted.Resource != "" {
 		kind = Resource
@@ -194,7 +195,7 @@ func (s *Service) draft(who issuer.Person, wanted Wanted) (Token, error) {
 		return Token{}, err
 	case wanted.Format == JWT && len(networks) > 0:
 		return Token{}, fmt.Errorf("%w: a JWT cannot be held to networks: who verifies it by itself does not ask", ErrPolicy)
-	case wanted.Format == JWT && kind == Personal && s.audiences.AsksGroups(wanted.Audience):
+	case wanted.Format == JWT && kind == Personal && s.judge.audiences.AsksGroups(wanted.Audience):
 		return Token{}, fmt.Errorf("%w: who may have its tokens depends on groups, and a JWT does not change with them; make an opaque one", ErrPolicy)
 	}
 	if err := checkText("name", wanted.Name, maxName, true); err != nil {
@@ -203,7 +204,7 @@ func (s *Service) draft(who issuer.Person, wanted Wanted) (Token, error) {
 	if err := checkText("description", wanted.Description, maxDescription, false); err != nil {
 		return Token{}, err
 	}
-	if err := s.audiences.Allow(wanted.Audience, who, wanted.Scopes); err != nil {
+	if err := s.judge.audiences.Allow(wanted.Audience, who, wanted.Scopes); err != nil {
 		return Token{}, err
 	}
 	now := s.now()
@@ -393,7 +394,7 @@ func (s *Service) change(ctx context.Context, id string, change func(Token, time
 func (s *Service) Rotate(ctx context.Context, who issuer.Person, id string, overlap *time.Duration) (token Token, value string, err error) {
 	token, err = s.Get(ctx, who, id)
 	if err == nil && token.Kind == Resource {
-		err = s.audiences.Allow(token.Audience, who, token.Scopes)
+		err = s.judge.audiences.Allow(token.Audience, who, token.Scopes)
 	}
 	if err != nil {
 		return Token{}, "", err

@@ -35,6 +35,7 @@ type Lapse struct {
 
 // Signer signs tokens and status lists.
 type Signer interface {
+	Mint(request issuer.Request) (issuer.Token, error)
 	MintLasting(request issuer.Request, lasting issuer.Lasting) (issuer.Token, error)
 	SignStatusList(number int64, list []byte) (string, error)
 }

@@ -20,6 +20,8 @@ type Request struct {
 	ClientID string // the OAuth client, else the kind of proof
 	Actor    Actor
 	Scopes   []string
+	// Unattended: the token acts for no user, and no rule of who may have one is about it.
+	Unattended bool
 	// Resource is the thing inside the audience that the token is for; empty for none.
 	Resource string
 	// Lifetime wanted; 0 is the audience's default. More than its maximum is cut to the maximum.
@@ -46,6 +48,9 @@ func (i *Issuer) Mint(request Request) (Token, error) {
 	audience, ok := i.config.Audiences[request.Audience]
 	if !ok {
 		return Token{}, ErrAudience
+	}
+	if request.Unattended {
+		audience.Access = nil
 	}
 	if err := audience.allow(request.Person, request.Scopes); err != nil {
 		return Token{}, err

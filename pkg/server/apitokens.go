@@ -399,7 +399,7 @@ func (a *apiTokens) presented(x *exchange, token apitoken.Token, kind string) er
 
 // self answers the token that is presented about itself, as it is worth today.
 func (a *apiTokens) self(x *exchange) error {
-	token, err := a.service.Present(x.Request.Context(), authn.BearerToken(x.Request), x.peer.Addr)
+	token, _, err := a.service.Present(x.Request.Context(), authn.BearerToken(x.Request), x.peer.Addr)
 	if many := a.presented(x, token, reads); err == nil {
 		err = many
 	}

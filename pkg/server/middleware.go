@@ -1,6 +1,7 @@
 package server
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/hex"
@@ -273,10 +274,9 @@ func (x *exchange) logLine(status int, took time.Duration) {
 		if x.err != nil && x.event.Reason == "" {
 			x.event.Reason = x.err.Error()
 		}
-		if x.caller.Proof != "" { // else a handler knows the caller
-			x.event.UserID, x.event.Username = x.caller.User.ID, x.caller.User.Username
-			x.event.Proof, x.event.Actor = string(x.caller.Proof), x.caller.Actor
-		}
+		// What a handler knows of the caller stays where the middleware does not know it.
+		x.event.UserID, x.event.Username = cmp.Or(x.caller.User.ID, x.event.UserID), cmp.Or(x.caller.User.Username, x.event.Username)
+		x.event.Proof, x.event.Actor = cmp.Or(string(x.caller.Proof), x.event.Proof), cmp.Or(x.caller.Actor, x.event.Actor)
 		x.attrs = x.event.Attrs(x.attrs)
 	} else if x.err != nil {
 		x.attrs = append(x.attrs, slog.String("error", x.err.Error()))

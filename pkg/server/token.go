@@ -62,12 +62,12 @@ func (t *tokens) proofs(x *exchange, accepts authn.Accepts) authn.Accepts {
 // token answers GET /token: an upstream access token, or for an audience one of our own.
 func (t *tokens) token(x *exchange) error {
 	want := x.want
-	x.event.Audience = cut(want.audience)
 	if err := t.scoped(x); err != nil {
 		return err
 	}
 	tellEnd(x, x.caller.ExpiresAt)
-	life, err := lifetime(x)
+	text, _ := x.param("expires")
+	life, err := lifetime(text)
 	if err != nil {
 		return err
 	}
@@ -77,23 +77,10 @@ func (t *tokens) token(x *exchange) error {
 	if want.provider == "" || want.idpNamed && want.idp == "" { // contract 1.2: an empty idp is no default here
 		return unknownProvider(want.idp)
 	}
-	x.event.Provider = want.provider
-	if life == 0 {
-		life = defaultLife
-	}
-	refusal := func() error { return t.broker.Living(x.Request.Context(), x.caller.User.ID, want.provider) }
-	if err := t.limits.take(x, handouts, refusal); err != nil {
-		return err
-	}
-	token, err := t.broker.Token(x.Request.Context(), x.caller.User.ID, want.provider, life)
+	token, err := t.handout(x, life)
 	if err != nil {
 		return err
 	}
-	x.event.Token = hex.EncodeToString(token.SHA256[:])
-	if token.Degraded {
-		x.Header("Wts-Degraded", "the token lives, and no better one can be had at the moment")
-	}
-	x.record()
 	x.Writer.Header()["Content-Type"] = jsonType
 	x.Writer.WriteHeader(http.StatusOK)
 	x.out = append(append(x.out[:0], token.Body...), `,"token_type":"Bearer"`...)
@@ -103,6 +90,29 @@ func (t *tokens) token(x *exchange) error {
 	x.out = append(x.out, "}\n"...)
 	_, _ = x.Writer.Write(x.out) // a caller who went away meanwhile is nobody's error
 	return nil
+}
+
+// handout hands on an access token of the provider that is wanted. The audit has it before the caller does.
+func (t *tokens) handout(x *exchange, life time.Duration) (broker.Token, error) {
+	want := x.want
+	x.event.Provider = want.provider
+	if life == 0 {
+		life = defaultLife
+	}
+	refusal := func() error { return t.broker.Living(x.Request.Context(), x.caller.User.ID, want.provider) }
+	if err := t.limits.take(x, handouts, refusal); err != nil {
+		return broker.Token{}, err
+	}
+	token, err := t.broker.Token(x.Request.Context(), x.caller.User.ID, want.provider, life)
+	if err != nil {
+		return broker.Token{}, err
+	}
+	x.event.Token = hex.EncodeToString(token.SHA256[:])
+	if token.Degraded {
+		x.Header("Wts-Degraded", "the token lives, and no better one can be had at the moment")
+	}
+	x.record()
+	return token, nil
 }
 
 // tellEnd says of an API token that ends within thirty days when it does, to the program that has it.
@@ -155,13 +165,25 @@ type minted struct {
 // mint answers a request for a token of our own. Who asks was proven before; what they may have is the issuer's to say.
 func (t *tokens) mint(x *exchange, life time.Duration) error {
 	want := x.want
-	x.event.Action = audit.Mint
+	x.event.Action, x.event.Audience = audit.Mint, cut(want.audience)
 	if want.idpNamed {
 		return badRequest("message", "idp and audience exclude each other: idp asks for a provider's token, audience for one that wts mints")
 	}
 	if !t.issuer.Audience(want.audience) {
 		return badRequest("message", fmt.Sprintf("The audience %q is not registered", cut(want.audience)))
 	}
+	scope, _ := x.param("scope")
+	token, err := t.minted(x, life, strings.Fields(scope))
+	if err != nil {
+		return err
+	}
+	return x.json(http.StatusOK, minted{Token: token.Value, TokenType: "Bearer", ExpiresIn: token.ExpiresIn, Audience: token.Audience})
+}
+
+// minted mints a token for the audience that is wanted. The audit has it before the caller does.
+func (t *tokens) minted(x *exchange, life time.Duration, scopes []string) (issuer.Token, error) {
+	want := x.want
+	x.event.Action, x.event.Audience = audit.Mint, cut(want.audience)
 	// A token of ours is tied to the living grant of its user. One that ran out by time lets API tokens go on for a while.
 	unseen := time.Duration(0)
 	if policy, ok := t.issuer.APITokens(want.audience); ok && x.caller.Proof == authn.APIToken {
@@ -169,36 +191,34 @@ func (t *tokens) mint(x *exchange, life time.Duration) error {
 	}
 	defaultID, _ := t.broker.Provider("") // there always is one
 	if err := t.broker.LivingWithin(x.Request.Context(), x.caller.User.ID, defaultID, unseen); err != nil {
-		return err
+		return issuer.Token{}, err
 	}
 	who, err := t.person(x, want.audience)
 	if err != nil {
-		return err
+		return issuer.Token{}, err
 	}
-	scope, _ := x.param("scope")
-	refusal := func() error { return t.issuer.Allow(want.audience, who, strings.Fields(scope)) }
+	refusal := func() error { return t.issuer.Allow(want.audience, who, scopes) }
 	if err := t.limits.take(x, mints, refusal); err != nil {
-		return err
+		return issuer.Token{}, err
 	}
 	token, err := t.issuer.Mint(issuer.Request{
 		Audience: want.audience, Person: who,
 		ClientID: string(x.caller.Proof), Actor: issuer.Actor{Subject: x.caller.Actor},
-		Scopes: strings.Fields(scope), Lifetime: life,
+		Scopes: scopes, Lifetime: life,
 	})
 	if err != nil {
-		return err
+		return issuer.Token{}, err
 	}
 	x.event.Token = token.ID
 	x.record()
-	return x.json(http.StatusOK, minted{Token: token.Value, TokenType: "Bearer", ExpiresIn: token.ExpiresIn, Audience: token.Audience})
+	return token, nil
 }
 
 // maxExpires keeps seconds within what a time.Duration holds; no token lives a century.
 const maxExpires = 100 * 365 * 24 * 3600
 
 // lifetime reads expires, in seconds; 0 where it is absent or empty (Gen3 contract 1.2, 1.4).
-func lifetime(x *exchange) (time.Duration, error) {
-	text, _ := x.param("expires")
+func lifetime(text string) (time.Duration, error) {
 	if text == "" {
 		return 0, nil
 	}

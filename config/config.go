@@ -344,6 +344,9 @@ func (c Config) validate() error {
 		}
 	}
 	for _, id := range slices.Sorted(maps.Keys(c.Audiences)) {
+		if _, both := c.Providers[id]; both {
+			fault("audiences.%s: is a provider's name too; at /oauth2/token one name means one thing", id)
+		}
 		grouped := slices.ContainsFunc(c.Audiences[id].Access, func(rule issuer.Access) bool { return len(rule.Groups) > 0 })
 		if grouped && c.Providers[c.Broker.DefaultProvider].GroupsClaim == "" {
 			fault("audiences.%s.access: names groups, and providers.%s.groups_claim is missing, which says where they stand", id, c.Broker.DefaultProvider)

@@ -108,11 +108,12 @@ providers:
   default: {issuer: "https://a", client_id: c, client_secret: s}
 audiences:
   a: {algorithm: HS256}
+  main: {}
 `)
 	for _, want := range []string{
 		"url: must be https", "database.url: must begin with", "keyring_file: ", "default_provider: is \"other\"", "default_audience: \"nobody\"",
 		"ride_through_max", "trusted_proxies[0]", "log.level", "log.format", "providers.main.issuer: must be https", "providers.main.client_id",
-		"providers.main.client_secret", "providers.main.client_auth", "providers.default: ", "audiences.a.algorithm",
+		"providers.main.client_secret", "providers.main.client_auth", "providers.default: ", "audiences.a.algorithm", "audiences.main: is a provider's name too",
 	} {
 		t.Run(want, func(t *testing.T) {
 			if !strings.Contains(err, "\n"+want) && !strings.HasPrefix(err, want) {

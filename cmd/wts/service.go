@@ -70,6 +70,9 @@ func newService(ctx context.Context, loaded config.Config, log *slog.Logger) (*s
 	secure := strings.HasPrefix(public, "https://")
 	s.session = authn.NewSessions(loaded.Authn, s.store.Sessions, secure, time.Now)
 	callers := authn.Parts{Config: loaded.Authn, Directory: s.store.Users, Sessions: s.session, OwnIssuer: public, APITokens: ownTokens{s.apiTokens}}
+	if callers.Minted, err = newMinted(ctx, s.issuer); err != nil {
+		return nil, errors.Join(err, s.store.Close())
+	}
 	if callers.Bearers, err = newBearers(ctx, loaded); err != nil {
 		return nil, errors.Join(err, s.store.Close())
 	}

@@ -108,11 +108,16 @@ func (k *known) forgetAll() {
 // Check says which token a value is, presented from an address now. With an error of the token itself (ErrRevoked,
 // ErrExpired, ErrReplaced, ErrNetwork) the token is returned too, for the audit.
 func (c *checker) Check(ctx context.Context, value string, from netip.Addr) (Token, error) {
+	return c.look(ctx, value, from, c.strangers.of(from))
+}
+
+// look is Check, with the share of look-ups of values that are none; nil where the caller is bounded otherwise.
+func (c *checker) look(ctx context.Context, value string, from netip.Addr, share *rate.Limiter) (Token, error) {
 	if !mayBe(value) {
 		return Token{}, ErrForm
 	}
 	digest := DigestOf(value)
-	found, err := c.find(ctx, digest, from)
+	found, err := c.find(ctx, digest, share)
 	if err != nil {
 		return Token{}, err
 	}
@@ -125,13 +130,12 @@ func (c *checker) Check(ctx context.Context, value string, from netip.Addr) (Tok
 }
 
 // find looks a value up, in memory first. What is not there is not remembered, and counts against its network.
-func (c *checker) find(ctx context.Context, digest Digest, from netip.Addr) (*entry, error) {
+func (c *checker) find(ctx context.Context, digest Digest, share *rate.Limiter) (*entry, error) {
 	old, ok := c.known.entries.GetIfPresent(digest)
 	if ok && c.now().Sub(old.read) < maxAge {
 		return old, nil
 	}
-	share := c.strangers.of(from)
-	if !ok && share.Tokens() < 1 {
+	if !ok && share != nil && share.Tokens() < 1 {
 		return nil, ErrTooOften
 	}
 	// Who comes after something was forgotten joins no look-up that began before it.
@@ -139,7 +143,9 @@ func (c *checker) find(ctx context.Context, digest Digest, from netip.Addr) (*en
 	read, err, _ := c.finding.Do(string(digest[:])+strconv.FormatUint(stamp, 36), func() (any, error) { return c.read(context.WithoutCancel(ctx), digest, stamp) })
 	switch {
 	case errors.Is(err, ErrUnknown):
-		share.Allow()
+		if share != nil {
+			share.Allow()
+		}
 		return nil, ErrUnknown
 	case err != nil && ok: // the database is away: what was read before is believed until the feed was deaf for too long
 		return old, nil

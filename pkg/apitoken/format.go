@@ -4,6 +4,7 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/binary"
+	"encoding/json"
 	"hash/crc32"
 	"math/big"
 	"strings"
@@ -76,6 +77,19 @@ func isValue(text string) bool {
 		}
 	}
 	return text[len(body):] == checksum(body)
+}
+
+// Claims tells a text that says of itself that it is an API token of an issuer: by its prefix, or as a JWT that can be
+// revoked. Whether it is one is to be looked up.
+func Claims(text, issuer string) bool {
+	if Looks(text) {
+		return true
+	}
+	var said struct {
+		Issuer string          `json:"iss"`
+		Status json.RawMessage `json:"status"`
+	}
+	return unverified.IsForm(text) && unverified.Claims(text, &said) == nil && said.Issuer == issuer && len(said.Status) > 0
 }
 
 // mayBe tells a text that can be a value, opaque or a JWT.

@@ -1,6 +1,7 @@
 package apitoken
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net/netip"
@@ -28,6 +29,22 @@ type judge struct {
 func (s *Service) Present(ctx context.Context, value string, from netip.Addr) (Token, issuer.Person, error) {
 	token, err := s.Check(ctx, value, from)
 	if err != nil {
+		return token, issuer.Person{}, err
+	}
+	who, scopes, err := s.rights(ctx, token)
+	token.Scopes = scopes
+	return token, who, err
+}
+
+// PresentTo is Present for the service of an audience, which was sent the value from an address; one that does not say
+// from which is told of no token that is held to networks. The error is ErrUnknown where the token is for another
+// audience.
+func (s *Service) PresentTo(ctx context.Context, audience, value string, from netip.Addr) (Token, issuer.Person, error) {
+	token, err := s.look(ctx, value, from, nil)
+	switch {
+	case token.Audience != audience:
+		return Token{}, issuer.Person{}, cmp.Or(err, ErrUnknown)
+	case err != nil:
 		return token, issuer.Person{}, err
 	}
 	who, scopes, err := s.rights(ctx, token)

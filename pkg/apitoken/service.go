@@ -484,22 +484,34 @@ func (t Token) succeed(made Value, now time.Time, overlap time.Duration) (Token,
 // Report revokes a token whose value was found where it should not be, and tells whether it is the value of a token. Who
 // has the value needs no other right: it is the token. A value that is no longer accepted does no harm to its token.
 func (s *Service) Report(ctx context.Context, value, where string) (token Token, found bool, err error) {
-	if !mayBe(value) {
+	token, err = s.endBy(ctx, value, "a report", "its value was found at "+cut(where))
+	if errors.Is(err, ErrForm) || errors.Is(err, ErrUnknown) {
 		return Token{}, false, nil
+	}
+	return token, true, err
+}
+
+// RevokeSelf revokes the token whose value is presented (RFC 7009). One that is no token, or no longer, is no error.
+func (s *Service) RevokeSelf(ctx context.Context, value string) (Token, error) {
+	token, err := s.endBy(ctx, value, "its own value", "")
+	if errors.Is(err, ErrForm) || errors.Is(err, ErrUnknown) {
+		return Token{}, nil
+	}
+	return token, err
+}
+
+// endBy revokes the token of a value that is accepted; of another one nothing is returned.
+func (s *Service) endBy(ctx context.Context, value, by, why string) (Token, error) {
+	if !mayBe(value) {
+		return Token{}, ErrForm
 	}
 	digest := DigestOf(value)
-	token, err = s.store.TokenOf(ctx, digest)
-	switch {
-	case errors.Is(err, ErrUnknown):
-		return Token{}, false, nil
-	case err != nil:
-		return Token{}, false, err
+	token, err := s.store.TokenOf(ctx, digest)
+	if err != nil {
+		return Token{}, err
 	}
 	if err := token.check(digest, netip.Addr{}, s.now()); err != nil && !errors.Is(err, ErrNetwork) {
-		return Token{}, true, nil
+		return Token{}, nil
 	}
-	token, err = s.change(ctx, token.ID, func(token Token, now time.Time) (Token, error) {
-		return token.revoke(now, "a report", "its value was found at "+cut(where)), nil
-	})
-	return token, true, err
+	return s.change(ctx, token.ID, func(token Token, now time.Time) (Token, error) { return token.revoke(now, by, why), nil })
 }

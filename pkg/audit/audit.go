@@ -28,6 +28,8 @@ const (
 	RevokeToken Action = "revoke token"
 	UseToken    Action = "use token"    // an API token asked about itself
 	ReportToken Action = "report token" // somebody says that the value of one was found
+	Exchange    Action = "exchange"     // a token was sent to be exchanged for another one
+	Introspect  Action = "introspect"   // a resource service asked what a token is worth
 	PutResource Action = "put resource" // a resource, and who maintains it
 
 	DisableUser Action = "user disable" // an operator refused a user everything

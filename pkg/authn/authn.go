@@ -11,6 +11,8 @@ import (
 	"net/http"
 	"net/netip"
 	"time"
+
+	"github.com/workspace-token-service/wts/pkg/verifier"
 )
 
 var (
@@ -149,6 +151,7 @@ type Authenticator struct {
 	bearers         *Bearers        // nil while bearers are off
 	serviceAccounts ServiceAccounts // nil while they are off
 	apiTokens       APITokens       // nil while they are off
+	minted          *verifier.Verifier
 }
 
 // Parts are what an Authenticator is made of.
@@ -157,6 +160,8 @@ type Parts struct {
 	Directory Directory
 	Sessions  *Sessions
 	OwnIssuer string
+	// Minted verifies tokens that this service minted.
+	Minted *verifier.Verifier
 	// These may be nil: then the proof is off.
 	Pods            Pods
 	Bearers         *Bearers
@@ -169,7 +174,7 @@ func New(parts Parts) *Authenticator {
 	config := parts.Config.WithDefaults()
 	a := &Authenticator{
 		config: config, people: newPeople(parts.Directory), sessions: parts.Sessions, own: parts.OwnIssuer,
-		pods: parts.Pods, bearers: parts.Bearers, serviceAccounts: parts.ServiceAccounts, apiTokens: parts.APITokens,
+		pods: parts.Pods, bearers: parts.Bearers, serviceAccounts: parts.ServiceAccounts, apiTokens: parts.APITokens, minted: parts.Minted,
 	}
 	for _, text := range config.TrustedProxies {
 		if network, err := parseNetwork(text); err == nil {

@@ -38,6 +38,7 @@ type Token struct {
 	Value     string
 	ID        string // jti
 	Audience  string
+	Scopes    []string
 	ExpiresIn int64 // seconds
 	ExpiresAt time.Time
 }
@@ -87,7 +88,7 @@ func (i *Issuer) mint(audience Audience, request Request, lifetime time.Duration
 	if err != nil {
 		return Token{}, fmt.Errorf("signing with %s: %w", audience.Algorithm, err)
 	}
-	return Token{Value: value, ID: id, Audience: request.Audience, ExpiresIn: expiresIn, ExpiresAt: time.Unix(body.ExpiresAt, 0)}, nil
+	return Token{Value: value, ID: id, Audience: request.Audience, Scopes: request.Scopes, ExpiresIn: expiresIn, ExpiresAt: time.Unix(body.ExpiresAt, 0)}, nil
 }
 
 // SigningSince is when the oldest of the keys that sign now began to; zero where none does.

@@ -83,6 +83,10 @@ var table = []struct {
 	{issuer.ErrAccess, answer{http.StatusForbidden, "access", denied + "you may not have such a token for the audience", 0}},
 	{issuer.ErrScope, answer{http.StatusForbidden, "scope", denied + "the scope is not one that this audience gives", 0}},
 	{errClient, answer{http.StatusUnauthorized, "client", refused + errClient.Error(), 0}},
+	{errGrantType, answer{http.StatusBadRequest, "grant_type", errGrantType.Error(), 0}},
+	{errTokenType, answer{http.StatusBadRequest, "token_type", errTokenType.Error(), 0}},
+	{errOtherAudience, answer{http.StatusBadRequest, "audience", errOtherAudience.Error(), 0}},
+	{errSelfRenewal, answer{http.StatusForbidden, "self_renewal", denied + errSelfRenewal.Error(), 0}},
 	{errTokenScope, answer{http.StatusForbidden, "token_scope", denied + errTokenScope.Error(), 0}},
 	{errStepUp, answer{http.StatusForbidden, "step_up", denied + errStepUp.Error(), 0}},
 	{errNoPerson, answer{http.StatusForbidden, "no_person", denied + errNoPerson.Error(), 0}},
@@ -139,6 +143,17 @@ func noWorker(x *exchange) string {
 		return "the request came through a proxy, so that no address says which worker it is from"
 	}
 	return "no pod or worker at " + x.peer.Addr.String()
+}
+
+// isOutage tells an error that says nothing of what was asked about.
+func isOutage(err error) bool {
+	var outage *broker.Unavailable
+	for _, one := range []error{authn.ErrUnavailable, apitoken.ErrUnavailable, apitoken.ErrTooOften, broker.ErrUnavailable, issuer.ErrNoKey} {
+		if errors.Is(err, one) {
+			return true
+		}
+	}
+	return errors.As(err, &outage)
 }
 
 // isBadToken tells the faults of an API token that is presented.

@@ -208,6 +208,11 @@ func (s *Server) routes(parts Parts, crossSite *http.CrossOriginProtection) {
 	s.only(http.MethodPost, "/oauth2/logout", leaving, logins.disconnect)
 
 	s.apiRoutes(parts, crossSite, limits)
+	oauth := &oauth{tokens, parts.APITokens, parts.Issuer, limits}
+	program := func(action audit.Action) policy { return policy{action: action, shape: oauthShape, api: true} } // who asks stands in the form
+	s.only(http.MethodPost, "/oauth2/token", program(audit.Exchange), oauth.token)
+	s.only(http.MethodPost, "/oauth2/introspect", policy{quiet: true, shape: oauthShape, api: true}, oauth.introspect)
+	s.only(http.MethodPost, "/oauth2/revoke", program(audit.RevokeToken), oauth.revoke)
 
 	s.get("/status/:list", anyone, (&statusLists{parts.APITokens}).show)
 	s.get("/.well-known/jwks.json", anyone, keys.keySet)

@@ -44,11 +44,18 @@ func (k *keys) discover(x *exchange) error {
 // renderDiscovery renders the document once: nothing in it changes while the service runs.
 func renderDiscovery(base string) []byte {
 	body, _ := json.Marshal(map[string]any{ // strings alone, which always marshal
-		"issuer":                                base,
-		"jwks_uri":                              base + "/.well-known/jwks.json",
-		"response_types_supported":              []string{"none"},
-		"subject_types_supported":               []string{"public"},
-		"id_token_signing_alg_values_supported": issuer.Algorithms,
+		"issuer":                                        base,
+		"jwks_uri":                                      base + "/.well-known/jwks.json",
+		"token_endpoint":                                base + "/oauth2/token",
+		"introspection_endpoint":                        base + "/oauth2/introspect",
+		"revocation_endpoint":                           base + "/oauth2/revoke",
+		"grant_types_supported":                         []string{grantExchange},
+		"response_types_supported":                      []string{"none"},
+		"subject_types_supported":                       []string{"public"},
+		"id_token_signing_alg_values_supported":         issuer.Algorithms,
+		"token_endpoint_auth_methods_supported":         []string{"none"},
+		"introspection_endpoint_auth_methods_supported": []string{"client_secret_basic", "client_secret_post"},
+		"revocation_endpoint_auth_methods_supported":    []string{"none"},
 	})
 	return body
 }

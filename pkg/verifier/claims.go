@@ -23,6 +23,7 @@ type Claims struct {
 	Username string // preferred_username
 	Scopes   []string
 	Groups   []string
+	Resource string // the thing inside the audience that the token is for; empty for none
 	// Zero where the token does not state them; ExpiresAt always is stated.
 	IssuedAt, NotBefore, ExpiresAt time.Time
 
@@ -90,11 +91,20 @@ type wireClaims struct {
 	Username  string          `json:"preferred_username"`
 	Scope     scopes          `json:"scope"`
 	Groups    stringOrSet     `json:"groups"`
+	Resource  stringOrSet     `json:"resource"`
 	IssuedAt  *seconds        `json:"iat"`
 	NotBefore *seconds        `json:"nbf"`
 	ExpiresAt *seconds        `json:"exp"`
 	Status    json.RawMessage `json:"status"`
 	kinds
+}
+
+// first is the claim where it is one word.
+func (s stringOrSet) first() string {
+	if len(s) == 0 {
+		return ""
+	}
+	return s[0]
 }
 
 // kinds are the claims by which providers tell their tokens apart where the header's type does not:
@@ -134,7 +144,7 @@ func readClaims(payload []byte, username string) (*Claims, error) {
 	}
 	claims := &Claims{
 		Issuer: wire.Issuer, Subject: wire.Subject, Audience: wire.Audience, ClientID: wire.ClientID, ID: wire.ID,
-		Username: wire.Username, Scopes: wire.Scope, Groups: wire.Groups,
+		Username: wire.Username, Scopes: wire.Scope, Groups: wire.Groups, Resource: wire.Resource.first(),
 		IssuedAt: wire.IssuedAt.time(), NotBefore: wire.NotBefore.time(), ExpiresAt: wire.ExpiresAt.time(),
 		raw:       payload,
 		otherKind: wire.otherKind(members),

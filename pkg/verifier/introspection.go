@@ -126,6 +126,6 @@ func (i *introspection) ask(ctx context.Context, v *Verifier, token string) (*Cl
 	}
 	return &Claims{
 		Issuer: v.issuer, Subject: claims.Subject, Audience: claims.Audience, ClientID: claims.ClientID, ID: claims.ID, Username: claims.Username,
-		Scopes: claims.Scope, Groups: claims.Groups, IssuedAt: claims.IssuedAt.time(), NotBefore: claims.NotBefore.time(), ExpiresAt: claims.ExpiresAt.time(), raw: body,
+		Scopes: claims.Scope, Groups: claims.Groups, Resource: claims.Resource.first(), IssuedAt: claims.IssuedAt.time(), NotBefore: claims.NotBefore.time(), ExpiresAt: claims.ExpiresAt.time(), raw: body,
 	}, nil
 }

@@ -29,6 +29,7 @@ import (
 	"github.com/workspace-token-service/wts/pkg/keyring"
 	"github.com/workspace-token-service/wts/pkg/kube"
 	"github.com/workspace-token-service/wts/pkg/provider"
+	"github.com/workspace-token-service/wts/pkg/publisher"
 	"github.com/workspace-token-service/wts/pkg/server"
 	"github.com/workspace-token-service/wts/pkg/store"
 	"github.com/workspace-token-service/wts/pkg/store/gen3"
@@ -48,6 +49,8 @@ type Config struct {
 	Audiences map[string]issuer.Audience `config:"audiences"`
 	// Notices are sent before API tokens end.
 	Notices apitoken.WebhookConfig `config:"notices"`
+	// Publisher says whose CI jobs may act for resources.
+	Publisher publisher.Config `config:",squash"`
 	// Admins are the users, by name, who may manage the API tokens of every resource.
 	Admins []string `config:"admins"`
 	// KeyringFile names the file of the keys that seal secrets at rest.
@@ -367,7 +370,7 @@ func (c Config) validate() error {
 	if err := c.checkSpoolWait(); err != nil {
 		faults = append(faults, err)
 	}
-	return errors.Join(append(faults, c.Server.Validate(), c.Authn.Validate(), c.Database.Validate(), c.Issuer.Validate(), c.Kube.Validate(), c.Log.Validate(), c.Aggregate.Validate(), c.Notices.Validate())...)
+	return errors.Join(append(faults, c.Server.Validate(), c.Authn.Validate(), c.Database.Validate(), c.Issuer.Validate(), c.Kube.Validate(), c.Log.Validate(), c.Aggregate.Validate(), c.Notices.Validate(), c.Publisher.Validate())...)
 }
 
 // Faults are the single faults that an error of Load joins, a line each.

@@ -22,7 +22,7 @@ func withOAuth(c *config.Config) {
 }
 
 // form posts a form to an OAuth endpoint; names and values by turns.
-func (r *replica) form(t *testing.T, client *http.Client, path string, pairs ...string) answer {
+func (r *replica) form(t *testing.T, path string, pairs ...string) answer {
 	t.Helper()
 	form := url.Values{}
 	headers := []string{"Content-Type", "application/x-www-form-urlencoded"}
@@ -33,7 +33,7 @@ func (r *replica) form(t *testing.T, client *http.Client, path string, pairs ...
 		}
 		form.Add(pairs[i], pairs[i+1])
 	}
-	return r.sendJSON(t, client, http.MethodPost, path, form.Encode(), headers...)
+	return r.sendJSON(t, nil, http.MethodPost, path, form.Encode(), headers...)
 }
 
 const (
@@ -43,7 +43,7 @@ const (
 
 func (r *replica) exchange(t *testing.T, subject string, pairs ...string) answer {
 	t.Helper()
-	return r.form(t, nil, "/oauth2/token", append([]string{"grant_type", exchangeGrant, "subject_token", subject, "subject_token_type", accessToken}, pairs...)...)
+	return r.form(t, "/oauth2/token", append([]string{"grant_type", exchangeGrant, "subject_token", subject, "subject_token_type", accessToken}, pairs...)...)
 }
 
 // oauthError is an error of an OAuth endpoint.
@@ -148,13 +148,13 @@ func TestTokenExchange(t *testing.T) {
 		"JSON in the place of a form": {[]string{"header Content-Type", "application/json"}, "invalid_request"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			if got := r.form(t, nil, "/oauth2/token", row.pairs...); got.status != 400 || got.oauthError().Error != row.code {
+			if got := r.form(t, "/oauth2/token", row.pairs...); got.status != 400 || got.oauthError().Error != row.code {
 				t.Errorf("got %d %s; want 400 %s", got.status, got.body, row.code)
 			}
 		})
 	}
 	// Parameters of the address do not count: they stand in logs.
-	if got := r.form(t, nil, "/oauth2/token?grant_type="+url.QueryEscape(exchangeGrant)+"&subject_token="+plain.Token+"&subject_token_type="+accessToken+"&audience=storage"); got.status != 400 {
+	if got := r.form(t, "/oauth2/token?grant_type="+url.QueryEscape(exchangeGrant)+"&subject_token="+plain.Token+"&subject_token_type="+accessToken+"&audience=storage"); got.status != 400 {
 		t.Errorf("in the address: got %d %s; want 400", got.status, got.body)
 	}
 }
@@ -196,7 +196,7 @@ func TestIntrospection(t *testing.T) {
 	other := decoded[map[string]any](t, r.exchange(t, r.makeToken(t, alice, personalToken).Token, "audience", "storage"), 200)["access_token"].(string)
 	ask := func(client, token string, pairs ...string) answer {
 		t.Helper()
-		return r.form(t, nil, "/oauth2/introspect", append([]string{"client_id", client, "client_secret", siteSecret, "token", token}, pairs...)...)
+		return r.form(t, "/oauth2/introspect", append([]string{"client_id", client, "client_secret", siteSecret, "token", token}, pairs...)...)
 	}
 	user, err := r.store.Users.UserByName(t.Context(), "alice")
 	if err != nil {
@@ -251,10 +251,10 @@ func TestIntrospection(t *testing.T) {
 		request, _ := http.NewRequestWithContext(t.Context(), http.MethodPost, r.url, nil)
 		request.SetBasicAuth("files", url.QueryEscape(siteSecret))
 		basic := []string{"header Authorization", request.Header.Get("Authorization")}
-		if got := r.form(t, nil, "/oauth2/introspect", append(basic, "token", opaque.Token)...); got.status != 200 || !strings.Contains(got.body, `"active":true`) {
+		if got := r.form(t, "/oauth2/introspect", append(basic, "token", opaque.Token)...); got.status != 200 || !strings.Contains(got.body, `"active":true`) {
 			t.Errorf("got %d %s; want it active", got.status, got.body)
 		}
-		if got := r.form(t, nil, "/oauth2/introspect", append(basic, "token", opaque.Token, "client_secret", siteSecret)...); got.status != 400 {
+		if got := r.form(t, "/oauth2/introspect", append(basic, "token", opaque.Token, "client_secret", siteSecret)...); got.status != 400 {
 			t.Errorf("with two credentials: got %d %s; want 400", got.status, got.body)
 		}
 	})
@@ -266,7 +266,7 @@ func TestIntrospection(t *testing.T) {
 		"with the token as a bearer":   {"header Authorization", "Bearer " + opaque.Token, "token", opaque.Token},
 	} {
 		t.Run(name, func(t *testing.T) {
-			got := r.form(t, nil, "/oauth2/introspect", pairs...)
+			got := r.form(t, "/oauth2/introspect", pairs...)
 			if got.status != 401 || got.oauthError().Error != "invalid_client" || !strings.HasPrefix(got.header.Get("WWW-Authenticate"), "Basic") {
 				t.Errorf("got %d %s; want 401 invalid_client", got.status, got.body)
 			}
@@ -283,7 +283,7 @@ func TestIntrospection(t *testing.T) {
 		}
 	})
 	t.Run("revoked, or its user disabled", func(t *testing.T) {
-		r.form(t, nil, "/oauth2/revoke", "token", opaque.Token)
+		r.form(t, "/oauth2/revoke", "token", opaque.Token)
 		if got := ask("files", opaque.Token); !strings.Contains(got.body, `"active":false`) {
 			t.Errorf("revoked: got %s", got.body)
 		}
@@ -307,7 +307,7 @@ func TestRevocation(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			made := r.makeToken(t, alice, body)
 			for range 2 {
-				if got := r.form(t, nil, "/oauth2/revoke", "token", made.Token, "token_type_hint", "access_token"); got.status != 200 {
+				if got := r.form(t, "/oauth2/revoke", "token", made.Token, "token_type_hint", "access_token"); got.status != 200 {
 					t.Errorf("got %d %s; want 200, once and again", got.status, got.body)
 				}
 			}
@@ -328,7 +328,7 @@ func TestRevocation(t *testing.T) {
 		"none":         {"", 400, "invalid_request"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			if got := r.form(t, nil, "/oauth2/revoke", "token", row.token); got.status != row.status || got.oauthError().Error != row.code {
+			if got := r.form(t, "/oauth2/revoke", "token", row.token); got.status != row.status || got.oauthError().Error != row.code {
 				t.Errorf("got %d %s; want %d %s", got.status, got.body, row.status, row.code)
 			}
 		})

@@ -20,6 +20,7 @@ import (
 	"github.com/workspace-token-service/wts/pkg/issuer"
 	"github.com/workspace-token-service/wts/pkg/kube"
 	"github.com/workspace-token-service/wts/pkg/provider"
+	"github.com/workspace-token-service/wts/pkg/publisher"
 	"github.com/workspace-token-service/wts/pkg/server"
 	"github.com/workspace-token-service/wts/pkg/store"
 	"github.com/workspace-token-service/wts/pkg/telemetry"
@@ -36,9 +37,11 @@ type service struct {
 	broker    *broker.Broker
 	issuer    *issuer.Issuer
 	apiTokens *apitoken.Service
-	server    *server.Server
-	metrics   *telemetry.Metrics
-	cluster   *kube.Cluster // nil outside Kubernetes
+	// publishers say whose CI jobs act for resources.
+	publishers *publisher.Service
+	server     *server.Server
+	metrics    *telemetry.Metrics
+	cluster    *kube.Cluster // nil outside Kubernetes
 	// certificates are those that the service ends TLS with, if it does.
 	certificates *certificates
 	health       health
@@ -67,6 +70,11 @@ func newService(ctx context.Context, loaded config.Config, log *slog.Logger) (*s
 		People: owners{s}, DefaultProvider: loaded.Broker.DefaultProvider, RideThrough: loaded.RideThroughMax,
 		Notices: s.store.APITokens, Webhook: loaded.Notices, Admins: loaded.Admins, Now: time.Now,
 	})
+	if s.publishers, err = publisher.New(ctx, publisher.Parts{
+		Config: loaded.Publisher, Store: s.store.Publishers, Resources: s.apiTokens, Audiences: s.issuer, Own: public, Now: time.Now,
+	}); err != nil {
+		return nil, errors.Join(err, s.store.Close())
+	}
 	secure := strings.HasPrefix(public, "https://")
 	s.session = authn.NewSessions(loaded.Authn, s.store.Sessions, secure, time.Now)
 	callers := authn.Parts{Config: loaded.Authn, Directory: s.store.Users, Sessions: s.session, OwnIssuer: public, APITokens: ownTokens{s.apiTokens}}
@@ -84,7 +92,7 @@ func newService(ctx context.Context, loaded config.Config, log *slog.Logger) (*s
 	loaded.Server.Version, loaded.Server.Commit = version, commit
 	loaded.Server.Portal = loaded.Providers[loaded.Broker.DefaultProvider].Type == provider.TypeFence
 	s.server = server.New(server.Parts{
-		Config: loaded.Server, Authn: s.authn, Sessions: s.session, Broker: s.broker, Issuer: s.issuer, APITokens: s.apiTokens, Commons: aggregate.New(loaded.Aggregate),
+		Config: loaded.Server, Authn: s.authn, Sessions: s.session, Broker: s.broker, Issuer: s.issuer, APITokens: s.apiTokens, Publishers: s.publishers, Commons: aggregate.New(loaded.Aggregate),
 		Database: s.store, Observer: observer{s.metrics}, Log: log,
 	})
 	s.certificates = &certificates{config: loaded.Server.TLS}

@@ -66,6 +66,7 @@ const (
 	maxStrangers                        = 10_000 // networks
 )
 
+// newStrangers holds the networks that were seen last; one that was forgotten begins with a whole share.
 func newStrangers() *strangers {
 	return &strangers{otter.Must(&otter.Options[netip.Addr, *rate.Limiter]{MaximumSize: maxStrangers})}
 }
@@ -85,6 +86,7 @@ func (s *strangers) of(from netip.Addr) *rate.Limiter {
 	return share
 }
 
+// forget drops a value, and has a look-up that is under way forgotten too: it may have read what was before.
 func (k *known) forget(digest Digest) {
 	k.forgotten.Add(1) // before the invalidation: see remember
 	k.entries.Invalidate(digest)

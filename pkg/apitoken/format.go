@@ -37,6 +37,7 @@ func newValue(kind Kind) string {
 	return render(kind, random)
 }
 
+// render writes a value of 160 bits: the prefix, the bits in base 62, and the checksum of both.
 func render(kind Kind, random [randomBytes]byte) string {
 	body := kind.prefix() + base62(random[:], randomDigits)
 	return body + checksum(body)

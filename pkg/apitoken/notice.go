@@ -110,6 +110,7 @@ func (s *notifier) Notify(ctx context.Context) error {
 	return nil
 }
 
+// send posts one notice. Its errors name no address, since one may hold a secret.
 func (s *notifier) send(ctx context.Context, notice Notice) error {
 	token := notice.Token
 	body := noticeBody{

@@ -33,6 +33,7 @@ func (o *owners) maintains(ctx context.Context, who issuer.Person, audience, id 
 	return ErrForbidden
 }
 
+// maintainedBy tells a maintainer by the user that a name was bound to, never by the name itself.
 func (o *owners) maintainedBy(resource ResourceInfo, who issuer.Person) bool {
 	isWho := func(one Maintainer) bool { return one.UserID == who.ID && who.ID != "" }
 	return o.IsAdmin(who) || slices.ContainsFunc(resource.Maintainers, isWho)
@@ -104,6 +105,12 @@ func (o *owners) EditResource(ctx context.Context, who issuer.Person, audience, 
 		}
 		return info, nil
 	})
+}
+
+// Manages returns nil to who may manage the tokens of a resource; ErrUnknown to any other.
+func (o *owners) Manages(ctx context.Context, who issuer.Person, audience, id string) error {
+	_, err := o.ResourceFor(ctx, who, audience, id)
+	return err
 }
 
 // ResourceFor returns a resource to who maintains it; ErrUnknown to any other.

@@ -24,14 +24,21 @@ type judge struct {
 	people    People
 }
 
+// presenter says what a value is worth that is presented.
+type presenter struct {
+	*checker
+	*judge
+	signer Signer
+}
+
 // Present says what a value is worth that is presented from an address now: its token, with those of its scopes that
 // count now, and who it acts for. The errors are those of Check, of People, and issuer.ErrAccess and issuer.ErrAudience.
-func (s *Service) Present(ctx context.Context, value string, from netip.Addr) (Token, issuer.Person, error) {
-	token, err := s.Check(ctx, value, from)
+func (p *presenter) Present(ctx context.Context, value string, from netip.Addr) (Token, issuer.Person, error) {
+	token, err := p.Check(ctx, value, from)
 	if err != nil {
 		return token, issuer.Person{}, err
 	}
-	who, scopes, err := s.rights(ctx, token)
+	who, scopes, err := p.rights(ctx, token)
 	token.Scopes = scopes
 	return token, who, err
 }
@@ -39,23 +46,23 @@ func (s *Service) Present(ctx context.Context, value string, from netip.Addr) (T
 // PresentTo is Present for the service of an audience, which was sent the value from an address; one that does not say
 // from which is told of no token that is held to networks. The error is ErrUnknown where the token is for another
 // audience.
-func (s *Service) PresentTo(ctx context.Context, audience, value string, from netip.Addr) (Token, issuer.Person, error) {
-	token, err := s.look(ctx, value, from, nil)
+func (p *presenter) PresentTo(ctx context.Context, audience, value string, from netip.Addr) (Token, issuer.Person, error) {
+	token, err := p.look(ctx, value, from, nil)
 	switch {
 	case token.Audience != audience:
 		return Token{}, issuer.Person{}, cmp.Or(err, ErrUnknown)
 	case err != nil:
 		return token, issuer.Person{}, err
 	}
-	who, scopes, err := s.rights(ctx, token)
+	who, scopes, err := p.rights(ctx, token)
 	token.Scopes = scopes
 	return token, who, err
 }
 
 // Trade mints a short token for the audience of an API token that is presented, with the scopes that are asked for; all
 // that count now where none is. The errors are those of Present and of issuer.Mint.
-func (s *Service) Trade(ctx context.Context, value string, from netip.Addr, scopes []string, life time.Duration) (Token, issuer.Token, error) {
-	token, who, err := s.Present(ctx, value, from)
+func (p *presenter) Trade(ctx context.Context, value string, from netip.Addr, scopes []string, life time.Duration) (Token, issuer.Token, error) {
+	token, who, err := p.Present(ctx, value, from)
 	if err != nil {
 		return token, issuer.Token{}, err
 	}
@@ -64,7 +71,7 @@ func (s *Service) Trade(ctx context.Context, value string, from netip.Addr, scop
 	} else if !token.Holds(scopes...) {
 		return token, issuer.Token{}, issuer.ErrScope
 	}
-	minted, err := s.signer.Mint(issuer.Request{
+	minted, err := p.signer.Mint(issuer.Request{
 		Audience: token.Audience, Resource: token.Resource, Person: who, Unattended: token.Kind == Resource, Scopes: scopes, Lifetime: life,
 		ClientID: "api_token", Actor: issuer.Actor{Subject: "token " + token.ID},
 	})

@@ -44,13 +44,11 @@ type Audiences interface {
 
 // Service makes tokens and says what they are worth. It is safe for concurrent use.
 type Service struct {
-	*checker
+	*presenter
 	*owners
 	*lists
 	*notifier
-	*judge
-	signer Signer
-	now    func() time.Time
+	now func() time.Time
 }
 
 // Parts are what a Service is made of.
@@ -75,16 +73,19 @@ type Parts struct {
 // New makes a service of its parts.
 func New(parts Parts) *Service {
 	return &Service{
-		checker: &checker{
-			store: parts.Store, uses: parts.Uses, known: newKnown(), strangers: newStrangers(), now: parts.Now, background: func(task func()) { go task() },
+		presenter: &presenter{
+			checker: &checker{
+				store: parts.Store, uses: parts.Uses, known: newKnown(), strangers: newStrangers(), now: parts.Now, background: func(task func()) { go task() },
+			},
+			judge:  &judge{audiences: parts.Audiences, people: parts.People},
+			signer: parts.Signer,
 		},
 		lists: &lists{
 			statuses: parts.Statuses, signer: parts.Signer, audiences: parts.Audiences, provider: parts.DefaultProvider, rideThrough: parts.RideThrough, now: parts.Now,
 		},
 		owners:   &owners{resources: parts.Resources, admins: parts.Admins},
 		notifier: &notifier{notices: parts.Notices, webhook: parts.Webhook, resources: parts.Resources, now: parts.Now},
-		judge:    &judge{audiences: parts.Audiences, people: parts.People},
-		signer:   parts.Signer, now: parts.Now,
+		now:      parts.Now,
 	}
 }
 
@@ -165,7 +166,7 @@ func (s *Service) value(ctx context.Context, token Token, who issuer.Person, now
 	}
 	s.given(status)
 	id := fmt.Sprintf("%s-%d", token.ID, status) // by which the audit finds the token
-	signed, err := s.signer.MintLasting(request, issuer.Lasting{ID: id, ExpiresAt: token.ExpiresAt, Status: status})
+	signed, err := s.presenter.signer.MintLasting(request, issuer.Lasting{ID: id, ExpiresAt: token.ExpiresAt, Status: status})
 	if err != nil {
 		return "", Value{}, err
 	}

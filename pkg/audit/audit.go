@@ -21,15 +21,18 @@ const (
 	Handout    Action = "handout"    // an upstream access token was handed on
 	Mint       Action = "mint"       // a token of our own was signed
 
-	ListTokens  Action = "list tokens"  // API tokens or resources were looked at
-	CreateToken Action = "create token" // an API token was made
-	EditToken   Action = "edit token"
-	RotateToken Action = "rotate token"
-	RevokeToken Action = "revoke token"
-	UseToken    Action = "use token"    // an API token asked about itself
-	ReportToken Action = "report token" // somebody says that the value of one was found
-	Exchange    Action = "exchange"     // a token was sent to be exchanged for another one
-	Introspect  Action = "introspect"   // a resource service asked what a token is worth
+	ListTokens      Action = "list tokens"  // API tokens or resources were looked at
+	CreateToken     Action = "create token" // an API token was made
+	EditToken       Action = "edit token"
+	RotateToken     Action = "rotate token"
+	RevokeToken     Action = "revoke token"
+	UseToken        Action = "use token"     // an API token asked about itself
+	ReportToken     Action = "report token"  // somebody says that the value of one was found
+	Exchange        Action = "exchange"      // a token was sent to be exchanged for another one
+	Introspect      Action = "introspect"    // a resource service asked what a token is worth
+	AddPublisher    Action = "add publisher" // a maintainer named whose CI jobs act for a resource
+	RemovePublisher Action = "remove publisher"
+
 	PutResource Action = "put resource" // a resource, and who maintains it
 
 	DisableUser Action = "user disable" // an operator refused a user everything

@@ -139,11 +139,13 @@ func (c *cache) get(key cacheKey) (*held, bool) { return c.entries.GetIfPresent(
 // stamp is taken before a row is read that is to be remembered.
 func (c *cache) stamp() uint64 { return c.forgotten.Load() }
 
+// forget drops a connection, and what is being read of it.
 func (c *cache) forget(key cacheKey) {
 	c.forgotten.Add(1) // before the invalidation: see remember
 	c.entries.Invalidate(key)
 }
 
+// forgetAll drops everything, since a change may have gone unheard.
 func (c *cache) forgetAll() {
 	c.forgotten.Add(1)
 	c.entries.InvalidateAll()

@@ -152,6 +152,7 @@ type Claim struct {
 	Dead bool
 }
 
+// on gives the claim where no other flight holds the row, or its holder fell silent (refresh-engine.md step 4).
 func (c Claim) on(row Row, at time.Time) (Change, error) {
 	switch {
 	case c.Flight != "" && row.FlightID == c.Flight:
@@ -203,6 +204,7 @@ func (c Commit) rotated() bool {
 	return c.Tokens.RefreshToken != "" && !bytes.Equal(c.Successor, c.Presented)
 }
 
+// on stores what a refresh brought, where the row still is what the flight began with; what came too late is unwanted.
 func (c Commit) on(row Row, at time.Time) (Change, error) {
 	rotated := c.rotated()
 	switch {
@@ -303,6 +305,7 @@ func (v Verdict) on(row Row, at time.Time) (Change, error) {
 // did not hear.
 type Disconnect struct{}
 
+// on leaves a tombstone, and has the refresh token revoked.
 func (Disconnect) on(row Row, _ time.Time) (Change, error) {
 	switch {
 	case row.Version == 0:
@@ -336,6 +339,7 @@ type Login struct {
 	Separate bool
 }
 
+// on stores the new grant, whatever state the former one was in.
 func (l Login) on(row Row, at time.Time) (Change, error) {
 	good := row.present() && !row.Unreadable && (row.RefreshExpiresAt.IsZero() || at.Before(row.RefreshExpiresAt))
 	if l.Linked && good && row.Subject != "" && row.Subject != l.Subject {

@@ -173,6 +173,7 @@ func recordOf(userID, providerID string, commit Commit) spooled {
 	}
 }
 
+// commit is the record as the result of its flight, as if it came from the provider now.
 func (r spooled) commit(digest func(token string) []byte) Commit {
 	commit := Commit{
 		Flight: r.Flight, Version: r.Version, Presented: r.Digest, Token: secret.Text(r.Parent), Tell: r.Tell, Broken: r.Broken,
@@ -244,6 +245,7 @@ func (s *spool) close(open bool) {
 	s.file = nil
 }
 
+// replay offers the records that stand in the folder to the database, and names the processes that are gone.
 func (s *spool) replay(ctx context.Context, keys *keyring.Keyring, offer func(context.Context, spooled) error) (gone []string) {
 	if s.dir == "" {
 		return nil

@@ -30,6 +30,7 @@ type sweeper struct {
 	looked time.Time
 }
 
+// newSweeper looks after the rows of flights that fell silent.
 func newSweeper(e *engine) *sweeper {
 	return &sweeper{engine: e, gone: map[string]time.Time{}, unsaid: map[string]struct{}{}, seen: map[string]time.Time{}}
 }

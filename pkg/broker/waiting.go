@@ -47,6 +47,7 @@ func (a *aloft) add(id string) bool {
 	return !a.closing
 }
 
+// remove ends a flight.
 func (a *aloft) remove(id string) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -61,12 +62,14 @@ func (a *aloft) has(id string) bool {
 	return ok
 }
 
+// count is how many flights are under way.
 func (a *aloft) count() int {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return len(a.ids)
 }
 
+// close lets no further flight begin.
 func (a *aloft) close() {
 	a.mu.Lock()
 	defer a.mu.Unlock()

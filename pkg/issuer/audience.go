@@ -148,6 +148,7 @@ func (a Audience) validate(id string) error {
 	return errors.Join(append(faults, a.APITokens.validate(id))...)
 }
 
+// validate reports every fault of the policy at once, each with the name of its field.
 func (p APITokens) validate(id string) error {
 	var faults []error
 	fault := func(format string, args ...any) {

@@ -72,6 +72,7 @@ func StateOf(key Key, all []Key, now time.Time) State {
 	return Active
 }
 
+// gone tells a key that no token needs any more.
 func (k Key) gone(now time.Time) bool { return !k.LeavesAt.IsZero() && !now.Before(k.LeavesAt) }
 
 // newKey is a key that signs from that time on.

@@ -47,6 +47,7 @@ func (p profile) algorithm() string {
 	return p.algorithms[0]
 }
 
+// signs tells whether the readers of a profile's tokens know an algorithm.
 func (p profile) signs(algorithm string) bool { return slices.Contains(p.algorithms, algorithm) }
 
 // claims is the payload, RFC 9068 2.2, with what profiles add. There is no nbf: verifiers with a clock behind ours

@@ -27,6 +27,7 @@ type scope struct {
 	contact time.Time // last heard of the API server
 }
 
+// newIndex is empty, and answers for nothing until the scopes were listed.
 func newIndex(scopes []string, pins *otter.Cache[string, *string]) *index {
 	i := &index{
 		pins:  pins,
@@ -46,6 +47,7 @@ func (i *index) at(address netip.Addr) (pods []*pod, node bool) {
 	return i.byAddress[address], i.nodes[address] > 0
 }
 
+// of is the pod with a uid; nil where none is known.
 func (i *index) of(uid string) *pod {
 	i.mu.RLock()
 	defer i.mu.RUnlock()
@@ -67,6 +69,7 @@ func (i *index) freshness() (synced bool, contact time.Time) {
 	return synced, contact
 }
 
+// heard notes when a scope was heard of last.
 func (i *index) heard(name string, at time.Time) {
 	i.mu.Lock()
 	defer i.mu.Unlock()

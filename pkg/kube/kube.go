@@ -152,6 +152,7 @@ func New(config Config, observer Observer, log *slog.Logger) (*Cluster, error) {
 	return newCluster(config, connection, observer, log)
 }
 
+// connect is the way to the API server: by a file, or as a pod of the cluster.
 func connect(kubeconfig string) (*rest.Config, error) {
 	if kubeconfig == "" {
 		return rest.InClusterConfig()
@@ -215,6 +216,7 @@ func (c *Cluster) scopes() []string {
 	return c.config.Namespaces
 }
 
+// counts tells whether pods of a namespace may prove who their user is.
 func (c *Cluster) counts(namespace string) bool {
 	return len(c.config.Namespaces) == 0 || slices.Contains(c.config.Namespaces, namespace)
 }

@@ -54,6 +54,7 @@ func (c *Cluster) list(ctx context.Context, only *want, visit func(*pod)) error 
 	return nil
 }
 
+// listIn lists the pods of a namespace, and hands each to visit.
 func (c *Cluster) listIn(ctx context.Context, namespace, selector string, visit func(*corev1.Pod)) error {
 	c.observer.KubeCall("list")
 	// Compressing what goes through the cluster's own network would cost both sides more than the rest.
@@ -89,6 +90,7 @@ func (c *Cluster) pinned(seen *pod) *pod {
 	return &fresh
 }
 
+// reportAnnotation reports a pod whose annotation changed after it was first seen, which is ignored (rule 6).
 func (c *Cluster) reportAnnotation(of *pod) {
 	c.observer.KubeAnnotationChanged()
 	c.log.Warn("a pod's user was changed after it was first seen, which is ignored (rule 6)", "namespace", of.Namespace, "pod", of.Name, "uid", of.UID)

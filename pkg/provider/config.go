@@ -192,6 +192,7 @@ func checkURL(text string) error {
 	}
 }
 
+// loopback tells a host that is this machine, where http is accepted.
 func loopback(host string) bool {
 	address, err := netip.ParseAddr(host)
 	return strings.EqualFold(host, "localhost") || err == nil && address.IsLoopback()

@@ -283,6 +283,7 @@ func (d *discovery) keyed(ctx context.Context) (*endpoints, error) {
 	return ends, nil
 }
 
+// distrust is the error of a discovery document that is not to be believed.
 func (d *discovery) distrust(doing, reason string) *Error {
 	return &Error{Provider: d.ID, Doing: doing, Outcome: Untrusted, Reason: reason}
 }

@@ -67,15 +67,17 @@ type tokenView struct {
 	Token string `json:"token,omitempty"`
 }
 
+// when is a time as the API shows it; nil for the zero time.
+func when(at time.Time) *time.Time {
+	if at.IsZero() {
+		return nil
+	}
+	at = at.UTC().Truncate(time.Second)
+	return &at
+}
+
 // view shows a token to who may manage it.
 func view(token apitoken.Token, now time.Time) tokenView {
-	when := func(at time.Time) *time.Time {
-		if at.IsZero() {
-			return nil
-		}
-		at = at.UTC().Truncate(time.Second)
-		return &at
-	}
 	shown := tokenView{
 		ID: token.ID, Kind: string(token.Kind), Format: string(token.Format), State: token.State(now), Audience: token.Audience, Resource: token.Resource,
 		Name: token.Name, Description: token.Description, Scopes: append([]string{}, token.Scopes...), Networks: []string{},

@@ -13,6 +13,7 @@ func (x *exchange) cookieName(name string) string {
 	return name
 }
 
+// setCookie sets a cookie of this service alone: not for scripts, not for other sites, and under https for nothing else.
 func (x *exchange) setCookie(name, value string, life time.Duration) {
 	x.cookie(x.cookieName(name), value, life)
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/workspace-token-service/wts/pkg/broker"
 	"github.com/workspace-token-service/wts/pkg/issuer"
 	"github.com/workspace-token-service/wts/pkg/provider"
+	"github.com/workspace-token-service/wts/pkg/publisher"
 	"github.com/workspace-token-service/wts/web"
 )
 
@@ -87,6 +88,11 @@ var table = []struct {
 	{errTokenType, answer{http.StatusBadRequest, "token_type", errTokenType.Error(), 0}},
 	{errOtherAudience, answer{http.StatusBadRequest, "audience", errOtherAudience.Error(), 0}},
 	{errSelfRenewal, answer{http.StatusForbidden, "self_renewal", denied + errSelfRenewal.Error(), 0}},
+	{publisher.ErrUnavailable, answer{http.StatusServiceUnavailable, "unavailable", "The job's token cannot be judged at the moment, try again later", 2 * time.Second}},
+	{publisher.ErrReplayed, answer{http.StatusForbidden, "replayed", denied + publisher.ErrReplayed.Error(), 0}},
+	{publisher.ErrNoMatch, answer{http.StatusForbidden, "no_publisher", denied + publisher.ErrNoMatch.Error(), 0}},
+	{publisher.ErrUnknown, answer{http.StatusNotFound, "unknown", publisher.ErrUnknown.Error(), 0}},
+	{publisher.ErrFull, answer{http.StatusConflict, "full", publisher.ErrFull.Error(), 0}},
 	{errTokenScope, answer{http.StatusForbidden, "token_scope", denied + errTokenScope.Error(), 0}},
 	{errStepUp, answer{http.StatusForbidden, "step_up", denied + errStepUp.Error(), 0}},
 	{errNoPerson, answer{http.StatusForbidden, "no_person", denied + errNoPerson.Error(), 0}},
@@ -168,7 +174,7 @@ func isBadToken(err error) bool {
 
 // reasonOf is what an error says beside its kind.
 func reasonOf(err error) string {
-	for _, kind := range []error{apitoken.ErrInput, apitoken.ErrPolicy} {
+	for _, kind := range []error{apitoken.ErrInput, apitoken.ErrPolicy, publisher.ErrInput, publisher.ErrToken} {
 		if errors.Is(err, kind) {
 			return strings.TrimPrefix(err.Error(), kind.Error()+": ")
 		}
@@ -183,8 +189,10 @@ type requestError struct {
 
 func (e *requestError) Error() string { return e.message }
 
+// badRequest is a fault of the request, in the member that its caller reads.
 func badRequest(member, message string) error { return &requestError{member, message} }
 
+// unknownProvider says so in the words of Gen3 (Gen3 contract 1.2).
 func unknownProvider(name string) error {
 	return badRequest("message", fmt.Sprintf("Requested IdP %q is not configured", cut(name)))
 }
@@ -205,7 +213,9 @@ func (x *exchange) fail(err error) {
 		x.Header("WWW-Authenticate", `Bearer error="invalid_token"`)
 	case errors.As(err, &input):
 		said = answer{status: http.StatusBadRequest, code: "bad_request", message: input.message}
-	case errors.Is(err, apitoken.ErrInput), errors.Is(err, apitoken.ErrPolicy):
+	case errors.Is(err, publisher.ErrToken):
+		said = answer{status: http.StatusForbidden, code: "job_token", message: reasonOf(err)}
+	case errors.Is(err, apitoken.ErrInput), errors.Is(err, apitoken.ErrPolicy), errors.Is(err, publisher.ErrInput):
 		said = answer{status: http.StatusBadRequest, code: "bad_request", message: reasonOf(err)}
 	case isMany:
 		said = answer{status: http.StatusTooManyRequests, code: "too_many", message: many.Error(), retry: many.after}

@@ -17,6 +17,7 @@ import (
 const (
 	typeAccess = "urn:ietf:params:oauth:token-type:access_token"
 	typeJWT    = "urn:ietf:params:oauth:token-type:jwt"
+	typeID     = "urn:ietf:params:oauth:token-type:id_token"
 )
 
 // errSelfRenewal: a provider's access token would renew itself for ever, past the end of its grant.
@@ -42,12 +43,14 @@ func (o *oauth) exchange(x *exchange, form url.Values) error {
 	switch {
 	case subject == "":
 		return &inputError{"subject_token is missing"}
-	case kind != typeAccess && kind != typeJWT:
-		return &inputError{"subject_token_type: want " + typeAccess + " or " + typeJWT}
+	case kind != typeAccess && kind != typeJWT && kind != typeID:
+		return &inputError{"subject_token_type: want " + typeAccess + ", or " + typeID + " for a CI job's"}
 	case wanted != "" && wanted != typeAccess && wanted != typeJWT:
 		return &inputError{"requested_token_type: want " + typeAccess + " or " + typeJWT}
 	case form.Has("actor_token") || form.Has("actor_token_type"):
 		return &inputError{"actor_token: delegation is not served"}
+	case kind == typeID:
+		return o.jobs.exchange(x, form)
 	case form.Has("resource"):
 		return &inputError{"resource: name the audience instead"}
 	}
@@ -94,7 +97,7 @@ func (o *oauth) trade(x *exchange, form url.Values, subject string, token apitok
 		return ofToken(err)
 	}
 	tellEnd(x, token.ExpiresAt)
-	return x.answerMinted(minted)
+	return answerMinted(x, minted)
 }
 
 // issue answers a caller who is known with a token of an audience, or of a provider: both are named in audience.
@@ -127,7 +130,7 @@ func (o *oauth) issue(x *exchange, form url.Values, target string) error {
 		if err != nil {
 			return err
 		}
-		return x.answerMinted(minted)
+		return answerMinted(x, minted)
 	}
 	switch {
 	case len(scopes) > 0: // a provider's token has the scopes of its grant
@@ -152,7 +155,7 @@ func secondsLeft(ends time.Time) int64 {
 }
 
 // answerMinted answers with a token that was minted. The audit has it before the caller does.
-func (x *exchange) answerMinted(token issuer.Token) error {
+func answerMinted(x *exchange, token issuer.Token) error {
 	if !x.logged {
 		x.event.Token = token.ID
 		x.record()

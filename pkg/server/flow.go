@@ -47,6 +47,7 @@ func (x *exchange) takeFlow(name string) (sealed string) {
 	}
 }
 
+// partOf is the name of one part of a cookie that is too long for one.
 func partOf(name string, part int) string {
 	if part == 0 {
 		return name

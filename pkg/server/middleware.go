@@ -178,7 +178,7 @@ func (x *exchange) admit(policy policy) error {
 			err = x.endOthersSession()
 		}
 		if err == nil && policy.both {
-			err = x.edge.alsoSession(x)
+			err = x.alsoSession(x)
 		}
 		return err
 	}

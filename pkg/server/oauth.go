@@ -22,6 +22,7 @@ type oauth struct {
 	service *apitoken.Service
 	issuer  *issuer.Issuer
 	limits  *limits
+	jobs    *publishers
 }
 
 // The grants of the token endpoint.
@@ -206,6 +207,7 @@ func (o *oauth) inspect(x *exchange, token, audience string, sender netip.Addr) 
 	return said, nil
 }
 
+// unix is a time as JWTs have it; 0, which is left out, for the zero time.
 func unix(at time.Time) int64 {
 	if at.IsZero() {
 		return 0

@@ -24,6 +24,7 @@ func (x *exchange) page(status int, content web.Content) {
 	_ = content.Render(x.Writer, x.base)
 }
 
+// stylesheet serves the style of all pages, which holds nothing of any user.
 func stylesheet(x *exchange) error {
 	x.Header("Cache-Control", "public, max-age=3600")
 	x.Data(http.StatusOK, "text/css; charset=utf-8", []byte(web.Stylesheet()))

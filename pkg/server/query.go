@@ -26,6 +26,7 @@ func paramOf(query, name string) (value string, present bool) {
 	return "", false
 }
 
+// unescaped is a part of a query as it was meant; one that is badly escaped stays as it is.
 func unescaped(text string) string {
 	if !strings.ContainsAny(text, "%+") {
 		return text
@@ -88,6 +89,7 @@ func cut(text string) string {
 
 func withName(text, name string) string { return strings.ReplaceAll(text, "%s", name) }
 
+// hostile tells a path that a browser may take for another host, or that holds what no path does.
 func hostile(text string) bool {
 	for i := range len(text) {
 		if text[i] < 0x20 || text[i] == 0x7f || text[i] == '\\' {

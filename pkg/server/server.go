@@ -21,6 +21,7 @@ import (
 	"github.com/workspace-token-service/wts/pkg/authn"
 	"github.com/workspace-token-service/wts/pkg/broker"
 	"github.com/workspace-token-service/wts/pkg/issuer"
+	"github.com/workspace-token-service/wts/pkg/publisher"
 )
 
 // Config is the server, as the operator writes it.
@@ -103,10 +104,12 @@ type Parts struct {
 	Broker    *broker.Broker
 	Issuer    *issuer.Issuer
 	APITokens *apitoken.Service
-	Commons   *aggregate.Aggregator
-	Database  Database
-	Observer  Observer
-	Log       *slog.Logger
+	// Publishers say whose CI jobs act for resources.
+	Publishers *publisher.Service
+	Commons    *aggregate.Aggregator
+	Database   Database
+	Observer   Observer
+	Log        *slog.Logger
 }
 
 // Server answers requests. It is an http.Handler.
@@ -207,8 +210,10 @@ func (s *Server) routes(parts Parts, crossSite *http.CrossOriginProtection) {
 	s.get("/oauth2/logout", anyone, logins.logout)
 	s.only(http.MethodPost, "/oauth2/logout", leaving, logins.disconnect)
 
-	s.apiRoutes(parts, crossSite, limits)
-	oauth := &oauth{tokens, parts.APITokens, parts.Issuer, limits}
+	api := &apiTokens{parts.APITokens, parts.Issuer, parts.Broker, limits, crossSite}
+	jobs := &publishers{api, parts.Publishers}
+	s.apiRoutes(parts, api, jobs)
+	oauth := &oauth{tokens, parts.APITokens, parts.Issuer, limits, jobs}
 	program := func(action audit.Action) policy { return policy{action: action, shape: oauthShape, api: true} } // who asks stands in the form
 	s.only(http.MethodPost, "/oauth2/token", program(audit.Exchange), oauth.token)
 	s.only(http.MethodPost, "/oauth2/introspect", policy{quiet: true, shape: oauthShape, api: true}, oauth.introspect)
@@ -230,9 +235,8 @@ func (s *Server) routes(parts Parts, crossSite *http.CrossOriginProtection) {
 }
 
 // apiRoutes are those of API tokens and of the resources that have some.
-func (s *Server) apiRoutes(parts Parts, crossSite *http.CrossOriginProtection, limits *limits) {
-	tokens := &apiTokens{parts.APITokens, parts.Issuer, parts.Broker, limits, crossSite}
-	resources := &resources{tokens}
+func (s *Server) apiRoutes(parts Parts, tokens *apiTokens, jobs *publishers) {
+	resources, limits := &resources{tokens}, tokens.limits
 	person := func(action audit.Action) policy {
 		return policy{accepts: authn.Accepts{Session: true, Bearer: parts.Config.Portal}, action: action, shape: problem, api: true, both: parts.Config.Portal}
 	}
@@ -262,6 +266,9 @@ func (s *Server) apiRoutes(parts Parts, crossSite *http.CrossOriginProtection, l
 		change(http.MethodDelete, below+"/:id", audit.RevokeToken, tokens.revoke)
 		change(http.MethodPost, below+"/:id/rotate", audit.RotateToken, tokens.rotate)
 	}
+	read("/api/v1/resources/:audience/:resource/publishers", person(audit.ListTokens), jobs.list)
+	change(http.MethodPost, "/api/v1/resources/:audience/:resource/publishers", audit.AddPublisher, jobs.create)
+	change(http.MethodDelete, "/api/v1/resources/:audience/:resource/publishers/:id", audit.RemovePublisher, jobs.remove)
 	read("/api/v1/resources/:audience/:resource/tokens", person(audit.ListTokens), tokens.list)
 	change(http.MethodPost, "/api/v1/resources/:audience/:resource/tokens", audit.CreateToken, tokens.create)
 }
@@ -274,6 +281,7 @@ func (s *Server) get(path string, policy policy, handle func(*exchange) error) {
 	s.engine.OPTIONS(path, s.edge.handler(path, policyOfOptions, allowGet))
 }
 
+// only serves one method of a path.
 func (s *Server) only(method, path string, policy policy, handle func(*exchange) error) {
 	s.engine.Handle(method, path, s.edge.handler(path, policy, handle))
 }

@@ -235,6 +235,7 @@ func lifetime(text string) (time.Duration, error) {
 // json renders a value.
 func (x *exchange) json(status int, value any) error { return x.render(status, jsonType, value) }
 
+// render answers with a value as JSON, under a type that says more.
 func (x *exchange) render(status int, kind []string, value any) error {
 	body, err := json.Marshal(value)
 	if err != nil {

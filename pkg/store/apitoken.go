@@ -91,6 +91,7 @@ func (r *apiToken) token(values []apiTokenValue) apitoken.Token {
 	return token
 }
 
+// valueRow is a value as it is stored.
 func valueRow(id string, value apitoken.Value) apiTokenValue {
 	row := apiTokenValue{Digest: value.Digest[:], TokenID: id, Suffix: value.Suffix, CreatedAt: value.CreatedAt.UnixMilli(), ValidUntil: millis(value.Until)}
 	if value.Status > 0 {

@@ -93,6 +93,7 @@ func (s *core) current(incarnation string) error {
 	return nil
 }
 
+// sameSystem tells two incarnations of one cluster from those of two.
 func sameSystem(one, other string) bool {
 	system, _, _ := strings.Cut(one, "/")
 	return strings.HasPrefix(other, system+"/")

@@ -29,6 +29,7 @@ func (s *Store) Tidy(ctx context.Context) error {
 	for _, one := range []expired{
 		{"sessions", "ends_at < ?", 0},
 		{"login_states", "expires_at < ?", 0},
+		{"assertions", "expires_at < ?", -time.Minute},
 		{"changes", "at < ?", -changesKept},
 		{"replicas", "beat_at < ?", -changesKept},
 		{"revocations", "ended_at < ?", -endedKept},

@@ -72,6 +72,7 @@ func (s *Sessions) EndSession(ctx context.Context, digest authn.SessionDigest) e
 	})
 }
 
+// endSessionsOf ends every session of a user, in the transaction that is the reason.
 func (s *Sessions) endSessionsOf(tx *gorm.DB, userID string, now int64) error {
 	return s.endSessions(tx, now, "user_id = ?", userID)
 }

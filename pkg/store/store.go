@@ -95,6 +95,7 @@ type Store struct {
 	Feed        *Feed
 	APITokens   *APITokens
 	Resources   *Resources
+	Publishers  *Publishers
 	Gen3        *Gen3 // nil where there is no such table
 }
 
@@ -205,6 +206,7 @@ func Open(config Config, keys *keyring.Keyring, log *slog.Logger) (*Store, error
 	return s, nil
 }
 
+// newStore makes the parts of a store, each with what it needs of another.
 func newStore(c *core) *Store {
 	outbox, sessions := &Outbox{c}, &Sessions{c}
 	rows, users := &connectionRows{c, outbox}, &Users{c, sessions}
@@ -212,7 +214,7 @@ func newStore(c *core) *Store {
 	return &Store{
 		core: c, Connections: connections, Logins: &Logins{rows, users}, Users: users, Sessions: sessions, SigningKeys: &SigningKeys{c},
 		Outbox: outbox, Replicas: &Replicas{c}, Failovers: &Failovers{connections, users, tokens}, Feed: &Feed{c},
-		APITokens: tokens, Resources: &Resources{c},
+		APITokens: tokens, Resources: &Resources{c}, Publishers: &Publishers{c},
 	}
 }
 
@@ -235,6 +237,7 @@ func (s *core) countStatements() error {
 // beside marks the context of statements that no request causes: heartbeats, sweeps, the outbox.
 type beside struct{}
 
+// besideRequests is a context whose statements no request causes.
 func besideRequests(ctx context.Context) context.Context {
 	return context.WithValue(ctx, beside{}, true)
 }

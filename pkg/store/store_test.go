@@ -65,7 +65,7 @@ type tokens struct {
 func conformed(s *store.Store) storetest.Store {
 	return storetest.Store{
 		Store: s.Connections, LoginStore: s.Logins, Outbox: s.Outbox, Replicas: s.Replicas, Users: s.Users, SessionStore: s.Sessions,
-		Keeper: s, Issuer: s.SigningKeys, TokenKeeper: tokens{s.APITokens, s.Resources}, ClaimStore: s.Users,
+		Keeper: s, Issuer: s.SigningKeys, TokenKeeper: tokens{s.APITokens, s.Resources}, ClaimStore: s.Users, PublisherStore: s.Publishers,
 	}
 }
 

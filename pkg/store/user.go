@@ -133,6 +133,7 @@ func (s *Users) SetClaims(ctx context.Context, userID string, claims broker.Clai
 	return s.run(ctx, func(tx *gorm.DB) error { return s.setClaims(tx, userID, claims) })
 }
 
+// setClaims stores what a provider said of a user, unless something newer stands there.
 func (s *Users) setClaims(tx *gorm.DB, userID string, claims broker.Claims) error {
 	return tx.Exec("UPDATE users SET groups = ?, claims_at = ? WHERE id = ? AND (claims_at IS NULL OR claims_at <= ?)",
 		strings.Join(claims.Groups, "\n"), claims.At.UnixMilli(), userID, claims.At.UnixMilli()).Error

@@ -15,6 +15,7 @@ import (
 	"github.com/workspace-token-service/wts/pkg/broker"
 	"github.com/workspace-token-service/wts/pkg/issuer"
 	"github.com/workspace-token-service/wts/pkg/provider"
+	"github.com/workspace-token-service/wts/pkg/publisher"
 	"github.com/workspace-token-service/wts/pkg/secret"
 )
 
@@ -28,6 +29,7 @@ type Store struct {
 	authn.SessionStore
 	Keeper
 	TokenKeeper
+	PublisherStore publisher.Store
 	broker.ClaimStore
 	Issuer issuer.Store
 }
@@ -62,6 +64,7 @@ func Run(t *testing.T, open func(t *testing.T) Store) {
 		"uses of an API token are noted":                usesNoted,
 		"there are as many API tokens as may be":        asManyTokensAsMayBe,
 		"resources have maintainers":                    resourcesKept,
+		"trusted publishers are kept":                   publishersKept,
 		"what a provider says of users is kept":         claimsKept,
 		"a login meets a revocation under way":          revocationUnderWay,
 		"each login may be a grant of its own":          separateGrants,

@@ -22,7 +22,6 @@ import (
 
 	"github.com/workspace-token-service/wts/config"
 	"github.com/workspace-token-service/wts/pkg/audit"
-	"github.com/workspace-token-service/wts/pkg/authn"
 	"github.com/workspace-token-service/wts/pkg/issuer"
 	"github.com/workspace-token-service/wts/pkg/keyring"
 	"github.com/workspace-token-service/wts/pkg/store"
@@ -275,35 +274,6 @@ func listKeys(ctx context.Context, out io.Writer, loaded config.Config, db *stor
 	return table.Flush()
 }
 
-func usersCommand(file *string) *cobra.Command {
-	users := &cobra.Command{Use: "users", Short: "Shut users out, and let them in again"}
-	for name, action := range map[string]audit.Action{"disable": audit.DisableUser, "enable": audit.EnableUser} {
-		disabled := action == audit.DisableUser
-		short := "Deny a user everything, on every replica that reaches the database within 5 s; their connections are kept"
-		if !disabled {
-			short = "Let a user in again"
-		}
-		users.AddCommand(&cobra.Command{
-			Use: name + " <username>", Short: short, Args: cobra.ExactArgs(1),
-			RunE: withStore(file, func(cmd *cobra.Command, args []string, loaded config.Config, db *store.Store) error {
-				err := db.Users.SetDisabled(cmd.Context(), args[0], disabled)
-				if errors.Is(err, authn.ErrUnknown) {
-					return fmt.Errorf("no user is called %q", args[0])
-				}
-				if err != nil {
-					return err
-				}
-				fmt.Fprint(cmd.OutOrStdout(), said(args[0], disabled, loaded.RideThroughMax))
-				log, flush := telemetry.NewLog(loaded.Log, cmd.ErrOrStderr())
-				defer flush()
-				audit.Write(cmd.Context(), log, audit.Event{Action: action, Username: args[0], Proof: "operator", Actor: operator()})
-				return nil
-			}),
-		})
-	}
-	return users
-}
-
 // memoryShare is how much of the container's memory the collector may let the process use before it works
 // harder; the rest is for what is not the collector's, and for a moment's growth.
 const memoryShare = 0.8
@@ -326,14 +296,6 @@ func operator() string {
 		host = found
 	}
 	return name + "@" + host
-}
-
-// said tells an operator what has been done, and what holds for a replica that cannot hear of it.
-func said(username string, disabled bool, rideThrough time.Duration) string {
-	if !disabled {
-		return fmt.Sprintf("%s may use the service again.\n", username)
-	}
-	return fmt.Sprintf("%s is refused within 5 s by every replica that reaches the database. One that is cut off from it goes on with what it knows for ride_through_max (%s); stop it if that is too long.\n", username, rideThrough)
 }
 
 func versionCommand() *cobra.Command {

@@ -21,6 +21,9 @@ const (
 	Handout    Action = "handout"    // an upstream access token was handed on
 	Mint       Action = "mint"       // a token of our own was signed
 
+	ListSessions Action = "list sessions" // a person looked at their sessions
+	EndSession   Action = "end session"   // a person or an operator ended one of a person's, or all
+
 	ListTokens      Action = "list tokens"  // API tokens or resources were looked at
 	CreateToken     Action = "create token" // an API token was made
 	EditToken       Action = "edit token"
@@ -36,6 +39,7 @@ const (
 	PutResource Action = "put resource" // a resource, and who maintains it
 
 	DisableUser Action = "user disable" // an operator refused a user everything
+	RenameUser  Action = "user rename"  // an operator let a user be called otherwise
 	EnableUser  Action = "user enable"  // an operator took that back
 	AddKey      Action = "add key"      // a signing key was made and published; the event's token is its id
 )

@@ -80,11 +80,27 @@ func (t *directory) TouchSession(_ context.Context, digest authn.SessionDigest, 
 	return nil
 }
 
-func (t *directory) EndSession(_ context.Context, digest authn.SessionDigest) error {
+func (t *directory) EndSessions(_ context.Context, userID string, digest *authn.SessionDigest) (ended []authn.SessionDigest, err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	delete(t.sessions, digest)
-	return nil
+	for one, session := range t.sessions {
+		if (userID == "" || session.UserID == userID) && (digest == nil || one == *digest) {
+			delete(t.sessions, one)
+			ended = append(ended, one)
+		}
+	}
+	return ended, nil
+}
+
+func (t *directory) SessionsOf(_ context.Context, userID string) (all []authn.BrowserSession, err error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, session := range t.sessions {
+		if session.UserID == userID {
+			all = append(all, session)
+		}
+	}
+	return all, nil
 }
 
 const (
@@ -241,7 +257,7 @@ func TestUsersAreRememberedUntilTheyChange(t *testing.T) {
 // Security.md F4: an outage is never a refusal.
 func TestAnOutageIsNoRefusal(t *testing.T) {
 	f := newFixture(t)
-	handle, _, err := f.sessions.Begin(t.Context(), "u1")
+	handle, _, err := f.sessions.Begin(t.Context(), "u1", "192.0.2.1", "a browser")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -265,7 +281,7 @@ func TestSessions(t *testing.T) {
 		t.Errorf("over https the cookie is called %s", f.sessions.Cookie)
 	}
 	begin := func() string {
-		handle, life, err := f.sessions.Begin(t.Context(), "u1")
+		handle, life, err := f.sessions.Begin(t.Context(), "u1", "192.0.2.1", "a browser")
 		if err != nil || life != 10*time.Hour {
 			t.Fatalf("begun for %s, %v", life, err)
 		}

@@ -22,6 +22,8 @@ type BrowserSession struct {
 	Digest                    SessionDigest
 	UserID                    string
 	CreatedAt, SeenAt, EndsAt time.Time
+	// Address and Agent are those of the login: where it came from, and what the browser calls itself.
+	Address, Agent string
 }
 
 // SessionStore keeps sessions. Session's error is ErrUnknown where there is none.
@@ -29,7 +31,10 @@ type SessionStore interface {
 	CreateSession(ctx context.Context, session BrowserSession) error
 	Session(ctx context.Context, digest SessionDigest) (BrowserSession, error)
 	TouchSession(ctx context.Context, digest SessionDigest, seen time.Time) error
-	EndSession(ctx context.Context, digest SessionDigest) error
+	// EndSessions ends the sessions of a user, of any where it is empty, or the one of a digest, and says which it ended.
+	EndSessions(ctx context.Context, userID string, digest *SessionDigest) ([]SessionDigest, error)
+	// SessionsOf are a user's, those that were seen last first.
+	SessionsOf(ctx context.Context, userID string) ([]BrowserSession, error)
 }
 
 // Sessions begins, finds and ends browsers' sessions.
@@ -68,11 +73,11 @@ func NewSessions(config Config, store SessionStore, secure bool, now func() time
 }
 
 // Begin starts a session and returns its handle and how long the cookie may live.
-func (s *Sessions) Begin(ctx context.Context, userID string) (handle string, life time.Duration, err error) {
+func (s *Sessions) Begin(ctx context.Context, userID, address, agent string) (handle string, life time.Duration, err error) {
 	handle = rand.Text() + rand.Text()
 	now := s.now()
 	err = s.store.CreateSession(ctx, BrowserSession{
-		Digest: sha256.Sum256([]byte(handle)), UserID: userID, CreatedAt: now, SeenAt: now, EndsAt: now.Add(s.config.Absolute),
+		Digest: sha256.Sum256([]byte(handle)), UserID: userID, CreatedAt: now, SeenAt: now, EndsAt: now.Add(s.config.Absolute), Address: address, Agent: agent,
 	})
 	if err != nil {
 		return "", 0, outage(err)
@@ -90,10 +95,38 @@ func (s *Sessions) End(ctx context.Context, r *http.Request) error {
 		return nil
 	}
 	s.cache.Invalidate(digest)
-	if err := s.store.EndSession(ctx, digest); err != nil {
+	if _, err := s.store.EndSessions(ctx, "", &digest); err != nil {
 		return outage(err)
 	}
 	return nil
+}
+
+// EndOf ends a user's sessions on every replica, or the one of a digest, and says how many it ended.
+func (s *Sessions) EndOf(ctx context.Context, userID string, digest *SessionDigest) (int, error) {
+	ended, err := s.store.EndSessions(ctx, userID, digest)
+	if err != nil {
+		return 0, outage(err)
+	}
+	for _, one := range ended {
+		s.cache.Invalidate(one)
+	}
+	return len(ended), nil
+}
+
+// Of are a user's sessions that have not ended, those that were seen last first, and which of them asks.
+func (s *Sessions) Of(r *http.Request, userID string) (all []BrowserSession, own SessionDigest, err error) {
+	kept, err := s.store.SessionsOf(r.Context(), userID)
+	if err != nil {
+		return nil, own, outage(err)
+	}
+	own, _ = s.digest(r)
+	now := s.now()
+	for _, one := range kept {
+		if now.Before(one.EndsAt) && now.Sub(one.SeenAt) < s.config.Idle {
+			all = append(all, one)
+		}
+	}
+	return all, own, nil
 }
 
 // EndUnlessOf ends the session of a request unless it is this user's, and says whether it did.

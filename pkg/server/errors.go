@@ -44,8 +44,9 @@ var (
 	errNoSession = errors.New("no user is logged in")
 	errNotLinked = errors.New("the user is not connected, or no longer")
 
-	errClient     = errors.New("the resource service's own credentials are needed: HTTP Basic with the audience as the name")
-	errTokenScope = errors.New("the API token does not hold the scope for this")
+	errClient        = errors.New("the resource service's own credentials are needed: HTTP Basic with the audience as the name")
+	errNoSuchSession = errors.New("there is no such session")
+	errTokenScope    = errors.New("the API token does not hold the scope for this")
 )
 
 // table is the one table from error to status and message: the first line that fits holds.
@@ -93,6 +94,7 @@ var table = []struct {
 	{publisher.ErrNoMatch, answer{http.StatusForbidden, "no_publisher", denied + publisher.ErrNoMatch.Error(), 0}},
 	{publisher.ErrUnknown, answer{http.StatusNotFound, "unknown", publisher.ErrUnknown.Error(), 0}},
 	{publisher.ErrFull, answer{http.StatusConflict, "full", publisher.ErrFull.Error(), 0}},
+	{errNoSuchSession, answer{http.StatusNotFound, "unknown", errNoSuchSession.Error(), 0}},
 	{errTokenScope, answer{http.StatusForbidden, "token_scope", denied + errTokenScope.Error(), 0}},
 	{errStepUp, answer{http.StatusForbidden, "step_up", denied + errStepUp.Error(), 0}},
 	{errNoPerson, answer{http.StatusForbidden, "no_person", denied + errNoPerson.Error(), 0}},

@@ -169,7 +169,7 @@ func (l *logins) signIn(x *exchange, userID string) error {
 	if err := l.sessions.End(x.Request.Context(), x.Request); err != nil {
 		return err
 	}
-	handle, life, err := l.sessions.Begin(x.Request.Context(), userID)
+	handle, life, err := l.sessions.Begin(x.Request.Context(), userID, x.peer.Addr.Unmap().String(), readable(x.GetHeader("User-Agent"), maxAgent))
 	if err != nil {
 		return err
 	}

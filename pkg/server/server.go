@@ -255,6 +255,11 @@ func (s *Server) apiRoutes(parts Parts, tokens *apiTokens, jobs *publishers) {
 	s.only(http.MethodPost, "/api/v1/tokens/self/rotate", itself(audit.RotateToken), tokens.rotateSelf)
 	s.only(http.MethodPost, "/api/v1/tokens/leaked", itself(audit.ReportToken), limits.limited(reports, tokens.leaked))
 
+	sessions := &sessions{parts.Sessions}
+	read("/api/v1/sessions", person(audit.ListSessions), sessions.list)
+	change(http.MethodDelete, "/api/v1/sessions", audit.EndSession, sessions.endAll)
+	change(http.MethodDelete, "/api/v1/sessions/:id", audit.EndSession, sessions.end)
+
 	read("/api/v1/resources", person(audit.ListTokens), resources.list)
 	s.only(http.MethodPut, "/api/v1/resources/:audience/:resource", itself(audit.PutResource), resources.put)
 	read("/api/v1/resources/:audience/:resource", person(audit.ListTokens), resources.show)

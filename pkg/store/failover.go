@@ -350,7 +350,8 @@ func (s *Failovers) restoreEnd(ctx context.Context, line change) error {
 			if err != nil {
 				return err
 			}
-			return s.users.sessions.endSessions(tx, now, "digest = ?", digest)
+			_, err = s.users.sessions.endSessions(tx, tx.Session(&gorm.Session{}).Where("digest = ?", digest), now)
+			return err
 		})
 	}
 	return nil

@@ -213,8 +213,9 @@ func TestEndsComeBack(t *testing.T) {
 	_, revoked := writer.APITokens.UpdateToken(t.Context(), "revoked", revoke)
 	exec(t, db, "CREATE TABLE before AS SELECT * FROM connections")
 	since := time.Now()
+	_, sessionEnded := writer.Sessions.EndSessions(t.Context(), "", &session.Digest)
 	for _, err := range []error{
-		revoked, writer.Connections.Disconnect(t.Context(), alice, "main"), writer.Users.SetDisabled(t.Context(), "bob", true), writer.Sessions.EndSession(t.Context(), session.Digest),
+		revoked, writer.Connections.Disconnect(t.Context(), alice, "main"), writer.Users.SetDisabled(t.Context(), "bob", true), sessionEnded,
 		writer.Users.SetDisabled(t.Context(), "carol", true), writer.Users.SetDisabled(t.Context(), "carol", false),
 	} {
 		if err != nil {

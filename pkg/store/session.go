@@ -16,6 +16,8 @@ type session struct {
 	CreatedAt int64 `gorm:"autoCreateTime:false"`
 	SeenAt    int64
 	EndsAt    int64
+	Address   string
+	Agent     string
 }
 
 // CreateSession implements authn.SessionStore.
@@ -23,7 +25,7 @@ func (s *Sessions) CreateSession(ctx context.Context, begun authn.BrowserSession
 	return s.write(ctx, func(tx *gorm.DB) error {
 		return tx.Create(&session{
 			Digest: begun.Digest[:], UserID: begun.UserID, CreatedAt: begun.CreatedAt.UnixMilli(),
-			SeenAt: begun.SeenAt.UnixMilli(), EndsAt: begun.EndsAt.UnixMilli(),
+			SeenAt: begun.SeenAt.UnixMilli(), EndsAt: begun.EndsAt.UnixMilli(), Address: begun.Address, Agent: begun.Agent,
 		}).Error
 	})
 }
@@ -48,10 +50,7 @@ func (s *Sessions) Session(ctx context.Context, digest authn.SessionDigest) (aut
 	if row.UserID == "" {
 		return authn.BrowserSession{}, authn.ErrUnknown
 	}
-	return authn.BrowserSession{
-		Digest: digest, UserID: row.UserID, CreatedAt: time.UnixMilli(row.CreatedAt),
-		SeenAt: time.UnixMilli(row.SeenAt), EndsAt: time.UnixMilli(row.EndsAt),
-	}, nil
+	return row.session(), nil
 }
 
 // TouchSession implements authn.SessionStore.
@@ -61,35 +60,69 @@ func (s *Sessions) TouchSession(ctx context.Context, digest authn.SessionDigest,
 	})
 }
 
-// EndSession implements authn.SessionStore.
-func (s *Sessions) EndSession(ctx context.Context, digest authn.SessionDigest) error {
-	return s.write(ctx, func(tx *gorm.DB) error {
+// EndSessions implements authn.SessionStore.
+func (s *Sessions) EndSessions(ctx context.Context, userID string, digest *authn.SessionDigest) (ended []authn.SessionDigest, err error) {
+	err = s.write(ctx, func(tx *gorm.DB) error {
 		now, err := s.now(tx)
 		if err != nil {
 			return err
 		}
-		return s.endSessions(tx, now, "digest = ?", digest[:])
+		matching := tx.Session(&gorm.Session{})
+		switch {
+		case digest != nil && userID != "":
+			matching = matching.Where("digest = ? AND user_id = ?", digest[:], userID)
+		case digest != nil:
+			matching = matching.Where("digest = ?", digest[:])
+		default:
+			matching = matching.Where("user_id = ?", userID)
+		}
+		ended, err = s.endSessions(tx, matching, now)
+		return err
 	})
+	return ended, err
+}
+
+// SessionsOf implements authn.SessionStore.
+func (s *Sessions) SessionsOf(ctx context.Context, userID string) (all []authn.BrowserSession, err error) {
+	var rows []session
+	err = s.run(ctx, func(tx *gorm.DB) error {
+		rows = nil
+		return tx.Order("seen_at DESC, digest").Limit(maxListed).Find(&rows, "user_id = ?", userID).Error
+	})
+	for i := range rows {
+		all = append(all, rows[i].session())
+	}
+	return all, err
+}
+
+// session is a row as it is read.
+func (r *session) session() authn.BrowserSession {
+	return authn.BrowserSession{
+		Digest: authn.SessionDigest(r.Digest), UserID: r.UserID, CreatedAt: time.UnixMilli(r.CreatedAt), SeenAt: time.UnixMilli(r.SeenAt), EndsAt: time.UnixMilli(r.EndsAt),
+		Address: r.Address, Agent: r.Agent,
+	}
 }
 
 // endSessionsOf ends every session of a user, in the transaction that is the reason.
 func (s *Sessions) endSessionsOf(tx *gorm.DB, userID string, now int64) error {
-	return s.endSessions(tx, now, "user_id = ?", userID)
+	_, err := s.endSessions(tx, tx.Session(&gorm.Session{}).Where("user_id = ?", userID), now)
+	return err
 }
 
-// endSessions deletes sessions and tells every replica of each, in the same transaction.
-func (s *Sessions) endSessions(tx *gorm.DB, now int64, condition string, argument any) error {
+// endSessions deletes the sessions that match and tells every replica of each, in the same transaction.
+func (s *Sessions) endSessions(tx, matching *gorm.DB, now int64) (digests []authn.SessionDigest, err error) {
 	var ended []session
-	if err := tx.Find(&ended, condition, argument).Error; err != nil {
-		return err
+	if err := matching.Find(&ended).Error; err != nil {
+		return nil, err
 	}
 	for _, one := range ended {
 		if err := tx.Delete(&one).Error; err != nil {
-			return err
+			return nil, err
 		}
 		if err := s.tell(tx, now, sessionChanged, hex.EncodeToString(one.Digest)); err != nil {
-			return err
+			return nil, err
 		}
+		digests = append(digests, authn.SessionDigest(one.Digest))
 	}
-	return nil
+	return digests, nil
 }

@@ -118,7 +118,8 @@ func statesOnce(t *testing.T, s Store) {
 
 func sessions(t *testing.T, s Store) {
 	alice := connect(t, s, grantOf("alice", tokensOf("rt-1", "at-1")))
-	session := authn.BrowserSession{Digest: [32]byte{7}, UserID: alice, CreatedAt: now(), SeenAt: now(), EndsAt: now().Add(time.Hour)}
+	bob := connect(t, s, grantOf("bob", tokensOf("rt-2", "at-2")))
+	session := authn.BrowserSession{Digest: [32]byte{7}, UserID: alice, CreatedAt: now(), SeenAt: now(), EndsAt: now().Add(time.Hour), Address: "192.0.2.1", Agent: "a browser"}
 	if err := s.CreateSession(t.Context(), session); err != nil {
 		t.Fatal(err)
 	}
@@ -131,13 +132,36 @@ func sessions(t *testing.T, s Store) {
 		t.Fatal(err)
 	}
 	equal(t, "the session", session, got)
-	for range 2 { // ending what has ended is no error
-		if err := s.EndSession(t.Context(), session.Digest); err != nil {
+	ended := func(what string, userID string, digest *authn.SessionDigest, wanted ...authn.SessionDigest) {
+		t.Helper()
+		got, err := s.EndSessions(t.Context(), userID, digest)
+		if err != nil {
+			t.Fatal(err)
+		}
+		equal(t, what, wanted, got)
+	}
+	second := session
+	second.Digest, second.SeenAt = [32]byte{8}, session.SeenAt.Add(time.Minute)
+	others := authn.BrowserSession{Digest: [32]byte{9}, UserID: bob, CreatedAt: now(), SeenAt: now(), EndsAt: now().Add(time.Hour)}
+	for _, one := range []authn.BrowserSession{second, others} {
+		if err := s.CreateSession(t.Context(), one); err != nil {
 			t.Fatal(err)
 		}
 	}
+	all, err := s.SessionsOf(t.Context(), alice)
+	if err != nil {
+		t.Fatal(err)
+	}
+	equal(t, "alice's", []authn.BrowserSession{second, session}, all)
+	ended("bob ends alice's", bob, &session.Digest)
+	ended("one", "", &session.Digest, session.Digest)
+	ended("what has ended", "", &session.Digest)
 	_, err = s.Session(t.Context(), session.Digest)
 	want(t, "ended", err, authn.ErrUnknown)
+	ended("all of alice's", alice, nil, second.Digest)
+	if _, err := s.Session(t.Context(), others.Digest); err != nil {
+		t.Errorf("bob's: got %v", err)
+	}
 }
 
 func disabled(t *testing.T, s Store) {

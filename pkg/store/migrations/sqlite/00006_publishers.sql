@@ -1,4 +1,4 @@
--- Trusted publishers: CI jobs that act for a resource without a stored secret. Older binaries go on beside it.
+-- See the PostgreSQL migration of this number.
 
 -- +goose Up
 CREATE TABLE publishers (

@@ -69,7 +69,9 @@ func (r *replica) sendJSON(t *testing.T, client *http.Client, method, path, body
 	if err != nil {
 		t.Fatal(err)
 	}
-	return answer{response.StatusCode, response.Header, string(text)}
+	got := answer{response.StatusCode, response.Header, string(text)}
+	hold(t, method, path, body, got)
+	return got
 }
 
 // shown is what the API says of a token.

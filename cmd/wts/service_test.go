@@ -174,7 +174,9 @@ func (a answer) member(name string) string {
 // call sends one request as it is given: nothing is followed, nothing added.
 func (r *replica) call(t *testing.T, client *http.Client, method, path string, headers ...string) answer {
 	t.Helper()
-	return r.through(t, r.url, client, method, path, headers...)
+	got := r.through(t, r.url, client, method, path, headers...)
+	hold(t, method, path, "", got)
+	return got
 }
 
 // through is call, by way of a proxy.

@@ -145,6 +145,15 @@ func New(parts Parts) *Server {
 	return s
 }
 
+// Routes are the method and the path of every route, for who compares them with the contract (api/openapi.yaml).
+func (s *Server) Routes() []string {
+	var all []string
+	for _, route := range s.engine.Routes() {
+		all = append(all, route.Method+" "+route.Path)
+	}
+	return all
+}
+
 // ServeHTTP implements http.Handler.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if ambiguous(r.URL) {

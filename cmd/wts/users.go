@@ -145,9 +145,19 @@ func showUser(cmd *cobra.Command, db *store.Store, username string) error {
 		}
 		table := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 		for _, line := range [][2]string{
-			{"user", one.Username}, {"id", one.ID}, {"state", stateOf(one)}, {"issuer", one.Issuer}, {"subject", one.Subject}, {"groups", dash(strings.Join(one.Groups, ", "))},
-			{"since", stamp(one.CreatedAt)}, {"disabled", stamp(one.DisabledAt)}, {"set aside", stamp(one.SetAsideAt)}, {"seen", stamp(one.SeenAt)},
-			{"connections", fmt.Sprint(one.Connections)}, {"API tokens", fmt.Sprint(one.Tokens)}, {"sessions", fmt.Sprint(one.Sessions)},
+			{"user", one.Username},
+			{"id", one.ID},
+			{"state", stateOf(one)},
+			{"issuer", one.Issuer},
+			{"subject", one.Subject},
+			{"groups", dash(strings.Join(one.Groups, ", "))},
+			{"since", stamp(one.CreatedAt)},
+			{"disabled", stamp(one.DisabledAt)},
+			{"set aside", stamp(one.SetAsideAt)},
+			{"seen", stamp(one.SeenAt)},
+			{"connections", fmt.Sprint(one.Connections)},
+			{"API tokens", fmt.Sprint(one.Tokens)},
+			{"sessions", fmt.Sprint(one.Sessions)},
 		} {
 			fmt.Fprintf(table, "%s\t%s\n", line[0], line[1])
 		}

@@ -59,22 +59,7 @@ func usersCommand(file *string) *cobra.Command {
 				return nil
 			}),
 		},
-		&cobra.Command{
-			Use: "end-sessions <username>", Short: "End all sessions of a user, on every replica within 5 s", Args: cobra.ExactArgs(1),
-			RunE: withStore(file, func(cmd *cobra.Command, args []string, loaded config.Config, db *store.Store) error {
-				user, err := findUser(cmd, db, args[0])
-				if err != nil {
-					return err
-				}
-				ended, err := db.Sessions.EndSessions(cmd.Context(), user.ID, nil)
-				if err != nil {
-					return err
-				}
-				fmt.Fprintf(cmd.OutOrStdout(), "%d sessions of %s were ended. Their connections and API tokens go on.\n", len(ended), args[0])
-				auditUser(cmd, loaded, audit.Event{Action: audit.EndSession, UserID: user.ID, Username: args[0]})
-				return nil
-			}),
-		},
+		endSessionsCommand(file),
 	)
 	for name, action := range map[string]audit.Action{"disable": audit.DisableUser, "enable": audit.EnableUser} {
 		disabled := action == audit.DisableUser
@@ -99,6 +84,25 @@ func usersCommand(file *string) *cobra.Command {
 		})
 	}
 	return users
+}
+
+func endSessionsCommand(file *string) *cobra.Command {
+	return &cobra.Command{
+		Use: "end-sessions <username>", Short: "End all sessions of a user, on every replica within 5 s", Args: cobra.ExactArgs(1),
+		RunE: withStore(file, func(cmd *cobra.Command, args []string, loaded config.Config, db *store.Store) error {
+			user, err := findUser(cmd, db, args[0])
+			if err != nil {
+				return err
+			}
+			ended, err := db.Sessions.EndSessions(cmd.Context(), user.ID, nil)
+			if err != nil {
+				return err
+			}
+			fmt.Fprintf(cmd.OutOrStdout(), "%d sessions of %s were ended. Their connections and API tokens go on.\n", len(ended), args[0])
+			auditUser(cmd, loaded, audit.Event{Action: audit.EndSession, UserID: user.ID, Username: args[0]})
+			return nil
+		}),
+	}
 }
 
 // auditUser writes what an operator did about a user.

@@ -36,6 +36,7 @@ const (
 	ServiceAccount Proof = "service_account"
 	Bearer         Proof = "bearer"
 	APIToken       Proof = "api_token"
+	Login          Proof = "login" // of a program that a person let act for them
 	Session        Proof = "session"
 	PodAddress     Proof = "pod"
 )
@@ -54,9 +55,9 @@ type Caller struct {
 	Proof Proof
 	// Actor is what the proof was, for the audit: an address, a session's or a token's id.
 	Actor string
-	// Since is when a session began; zero for any other proof.
+	// Since is when the person of a session, or of a program's login, logged in; zero for any other proof.
 	Since time.Time
-	// Scopes are those of an API token; nil for any other proof, which is not narrowed by scopes.
+	// Scopes are those of an API token or a program's; nil for any other proof, which is not narrowed by scopes.
 	Scopes []string
 	// ExpiresAt is when an API token ends; zero for one without an end, and for any other proof.
 	ExpiresAt time.Time
@@ -64,7 +65,7 @@ type Caller struct {
 
 // Accepts says which proofs count for a route.
 type Accepts struct {
-	ServiceAccount, Bearer, APIToken, Session, Pod bool
+	ServiceAccount, Bearer, APIToken, Login, Session, Pod bool
 	// PassOverBearer ignores an Authorization header: what a provider's bearer may not do (an
 	// upstream token of the default provider) it must not hinder either (Gen3 contract 1.2).
 	PassOverBearer bool

@@ -24,6 +24,9 @@ func (a *Authenticator) authorization(r *http.Request, peer Peer, accepts Accept
 	case readable && accepts.APIToken && a.apiTokens != nil && a.apiTokens.Looks(token):
 		caller, err = a.apiToken(r.Context(), token, peer)
 		return caller, true, err
+	case readable && accepts.Login && form.Issuer == a.own && form.Session != "":
+		caller, err = a.login(r.Context(), token)
+		return caller, true, err
 	case !accepts.Bearer || accepts.PassOverBearer:
 		return Caller{}, false, nil
 	case !readable:

@@ -34,6 +34,7 @@ func OriginOf(ctx context.Context) netip.Addr {
 type unverifiedForm struct {
 	Issuer     string          `json:"iss"`
 	Purpose    string          `json:"pur"`
+	Session    string          `json:"sid"`
 	Kubernetes *kubernetesPart `json:"kubernetes.io"`
 	threeParts bool
 }

@@ -24,6 +24,8 @@ type BrowserSession struct {
 	CreatedAt, SeenAt, EndsAt time.Time
 	// Address and Agent are those of the login: where it came from, and what the browser calls itself.
 	Address, Agent string
+	// Client is the program whose login this is, which no cookie proves; empty for a browser.
+	Client string
 }
 
 // SessionStore keeps sessions. Session's error is ErrUnknown where there is none.
@@ -122,7 +124,7 @@ func (s *Sessions) Of(r *http.Request, userID string) (all []BrowserSession, own
 	own, _ = s.digest(r)
 	now := s.now()
 	for _, one := range kept {
-		if now.Before(one.EndsAt) && now.Sub(one.SeenAt) < s.config.Idle {
+		if now.Before(one.EndsAt) && (one.Client != "" || now.Sub(one.SeenAt) < s.config.Idle) {
 			all = append(all, one)
 		}
 	}
@@ -176,7 +178,7 @@ func (s *Sessions) find(r *http.Request) (BrowserSession, error) {
 	if err != nil {
 		return BrowserSession{}, err
 	}
-	if !now.Before(session.EndsAt) || now.Sub(session.SeenAt) >= s.config.Idle {
+	if session.Client != "" || !now.Before(session.EndsAt) || now.Sub(session.SeenAt) >= s.config.Idle {
 		return BrowserSession{}, ErrNoProof
 	}
 	s.touch(ctx, session, now)

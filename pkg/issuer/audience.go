@@ -63,8 +63,27 @@ type APITokens struct {
 	MaxUnseen time.Duration `config:"max_unseen"`
 }
 
-// OwnAudience is the audience of API tokens that are for wts itself.
+// OwnAudience is the audience of tokens that are for wts itself: API tokens, and those of programs that a person let in.
 const OwnAudience = "wts"
+
+// The scopes of it. ScopeToken is for tokens that wts mints, provider:<id> for a provider's; the other two are for a
+// program that manages its person's tokens and sessions, or sees them.
+const (
+	ScopeToken   = "token"
+	ScopeAPI     = "api"
+	ScopeAPIRead = "api:read"
+)
+
+// Own is the audience as it is where an operator does not write one.
+func Own(providers []string) Audience {
+	own := Audience{Scopes: []string{ScopeToken, ScopeAPI, ScopeAPIRead}}
+	for _, id := range providers {
+		if scope := "provider:" + id; isScope(scope) { // other ids cannot be asked for here
+			own.Scopes = append(own.Scopes, scope)
+		}
+	}
+	return own
+}
 
 // minSecret is how short a resource service's secret may be, in bytes.
 const minSecret = 20

@@ -24,6 +24,10 @@ type Request struct {
 	Unattended bool
 	// Resource is the thing inside the audience that the token is for; empty for none.
 	Resource string
+	// Session names the login of a program that the token is of (package grant), and AuthenticatedAt is when its person
+	// logged in; empty and zero for others.
+	Session         string
+	AuthenticatedAt time.Time
 	// Lifetime wanted; 0 is the audience's default. More than its maximum is cut to the maximum.
 	Lifetime time.Duration
 }
@@ -47,7 +51,8 @@ type Token struct {
 // in one place. The errors are ErrAudience, ErrScope, ErrAccess and ErrNoKey.
 func (i *Issuer) Mint(request Request) (Token, error) {
 	audience, ok := i.config.Audiences[request.Audience]
-	if !ok {
+	// A token for wts itself is of a login that its person can end: no worker makes one of its own.
+	if !ok || request.Audience == OwnAudience && request.Session == "" {
 		return Token{}, ErrAudience
 	}
 	if request.Unattended {
@@ -70,7 +75,10 @@ func (i *Issuer) mint(audience Audience, request Request, lifetime time.Duration
 	body := claims{
 		Issuer: i.config.URL, Subject: request.Person.ID, Audience: request.Audience, ClientID: request.ClientID,
 		IssuedAt: now.Unix(), ExpiresAt: now.Unix() + expiresIn, ID: id, Username: request.Person.Username,
-		Scope: words(request.Scopes), Groups: request.Person.Groups, Resource: request.Resource, Status: revocable,
+		Scope: words(request.Scopes), Groups: request.Person.Groups, Resource: request.Resource, Status: revocable, Session: request.Session,
+	}
+	if !request.AuthenticatedAt.IsZero() {
+		body.AuthenticatedAt = request.AuthenticatedAt.Unix()
 	}
 	if request.Actor.Subject != "" {
 		body.Actor = &request.Actor

@@ -66,6 +66,9 @@ type claims struct {
 	Resource  string   `json:"resource,omitempty"`
 	Actor     *Actor   `json:"act,omitempty"`
 	Status    *status  `json:"status,omitempty"`
+	// of a program that a person let in
+	Session         string `json:"sid,omitempty"`
+	AuthenticatedAt int64  `json:"auth_time,omitempty"` // RFC 9068 2.2.1
 	// resource
 	TokenType string `json:"token_type,omitempty"`
 	UserID    string `json:"user_id,omitempty"`

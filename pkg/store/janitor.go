@@ -18,6 +18,9 @@ type expired struct {
 	offset           time.Duration // of the time that the condition compares with
 }
 
+// spentKept is how long it is known after its end that a code was used, so that one who uses it again is noticed.
+const spentKept = 10 * time.Minute
+
 // tidyBatch is how many rows one statement deletes: a flood of them must not hold SQLite's only write lock
 // until the statement's time is over, again and again, and delete nothing.
 const tidyBatch = 2000
@@ -30,6 +33,7 @@ func (s *Store) Tidy(ctx context.Context) error {
 		{"sessions", "ends_at < ?", 0},
 		{"login_states", "expires_at < ?", 0},
 		{"assertions", "expires_at < ?", -time.Minute},
+		{"authorizations", "expires_at < ?", -spentKept},
 		{"changes", "at < ?", -changesKept},
 		{"replicas", "beat_at < ?", -changesKept},
 		{"revocations", "ended_at < ?", -endedKept},

@@ -18,6 +18,10 @@ type session struct {
 	EndsAt    int64
 	Address   string
 	Agent     string
+	Client    string // the program; empty for a browser
+	Audience  string
+	Scopes    string
+	Secret    string
 }
 
 // CreateSession implements authn.SessionStore.
@@ -99,7 +103,7 @@ func (s *Sessions) SessionsOf(ctx context.Context, userID string) (all []authn.B
 func (r *session) session() authn.BrowserSession {
 	return authn.BrowserSession{
 		Digest: authn.SessionDigest(r.Digest), UserID: r.UserID, CreatedAt: time.UnixMilli(r.CreatedAt), SeenAt: time.UnixMilli(r.SeenAt), EndsAt: time.UnixMilli(r.EndsAt),
-		Address: r.Address, Agent: r.Agent,
+		Address: r.Address, Agent: r.Agent, Client: r.Client,
 	}
 }
 

@@ -96,6 +96,7 @@ type Store struct {
 	APITokens   *APITokens
 	Resources   *Resources
 	Publishers  *Publishers
+	Grants      *Grants
 	Gen3        *Gen3 // nil where there is no such table
 }
 
@@ -214,7 +215,7 @@ func newStore(c *core) *Store {
 	return &Store{
 		core: c, Connections: connections, Logins: &Logins{rows, users}, Users: users, Sessions: sessions, SigningKeys: &SigningKeys{c},
 		Outbox: outbox, Replicas: &Replicas{c}, Failovers: &Failovers{connections, users, tokens}, Feed: &Feed{c},
-		APITokens: tokens, Resources: &Resources{c}, Publishers: &Publishers{c},
+		APITokens: tokens, Resources: &Resources{c}, Publishers: &Publishers{c}, Grants: &Grants{c, sessions},
 	}
 }
 

@@ -65,7 +65,7 @@ type tokens struct {
 func conformed(s *store.Store) storetest.Store {
 	return storetest.Store{
 		Store: s.Connections, LoginStore: s.Logins, Outbox: s.Outbox, Replicas: s.Replicas, Users: s.Users, SessionStore: s.Sessions,
-		Keeper: s, Issuer: s.SigningKeys, TokenKeeper: tokens{s.APITokens, s.Resources}, ClaimStore: s.Users, PublisherStore: s.Publishers,
+		Keeper: s, Issuer: s.SigningKeys, TokenKeeper: tokens{s.APITokens, s.Resources}, ClaimStore: s.Users, PublisherStore: s.Publishers, GrantStore: s.Grants,
 	}
 }
 
@@ -388,8 +388,8 @@ func TestManyStartersMigrateOnce(t *testing.T) {
 		all.Wait()
 		sum := 0
 		applied.Range(func(_, n any) bool { sum += n.(int); return true })
-		if sum != 7 {
-			t.Errorf("%d migrations were applied in all, want 7", sum)
+		if sum != 8 {
+			t.Errorf("%d migrations were applied in all, want 8", sum)
 		}
 	})
 }

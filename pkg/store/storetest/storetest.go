@@ -30,6 +30,7 @@ type Store struct {
 	Keeper
 	TokenKeeper
 	PublisherStore publisher.Store
+	GrantStore     GrantStore
 	broker.ClaimStore
 	Issuer issuer.Store
 }
@@ -64,6 +65,8 @@ func Run(t *testing.T, open func(t *testing.T) Store) {
 		"uses of an API token are noted":                usesNoted,
 		"there are as many API tokens as may be":        asManyTokensAsMayBe,
 		"resources have maintainers":                    resourcesKept,
+		"what people allow programs is kept":            authorizationsKept,
+		"logins of programs are kept":                   loginsKept,
 		"trusted publishers are kept":                   publishersKept,
 		"what a provider says of users is kept":         claimsKept,
 		"a login meets a revocation under way":          revocationUnderWay,

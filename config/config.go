@@ -25,6 +25,7 @@ import (
 	"github.com/workspace-token-service/wts/pkg/apitoken"
 	"github.com/workspace-token-service/wts/pkg/authn"
 	"github.com/workspace-token-service/wts/pkg/broker"
+	"github.com/workspace-token-service/wts/pkg/grant"
 	"github.com/workspace-token-service/wts/pkg/issuer"
 	"github.com/workspace-token-service/wts/pkg/keyring"
 	"github.com/workspace-token-service/wts/pkg/kube"
@@ -51,6 +52,8 @@ type Config struct {
 	Notices apitoken.WebhookConfig `config:"notices"`
 	// Publisher says whose CI jobs may act for resources.
 	Publisher publisher.Config `config:",squash"`
+	// Grants says which programs people may let act for them.
+	Grants grant.Config `config:",squash"`
 	// Admins are the users, by name, who may manage the API tokens of every resource.
 	Admins []string `config:"admins"`
 	// KeyringFile names the file of the keys that seal secrets at rest.
@@ -255,7 +258,7 @@ func (c Config) complete(dir string) (Config, error) {
 		}
 	}
 	c.Server = c.Server.WithDefaults()
-	c.Issuer.URL, c.Issuer.Audiences = c.Server.URL, c.Audiences
+	c.Issuer.URL, c.Issuer.Audiences = c.Server.URL, c.withOwn()
 	if c.RideThroughMax == 0 {
 		c.RideThroughMax = 15 * time.Minute
 	}
@@ -322,6 +325,18 @@ func (c Config) checkSpoolWait() error {
 
 const spoolSlack = 5 * time.Second
 
+// withOwn are the audiences, with the one for wts itself: as it is written, or with all that a person's own program may
+// want. A provider that has its name takes it.
+func (c Config) withOwn() map[string]issuer.Audience {
+	_, written := c.Audiences[issuer.OwnAudience]
+	if _, taken := c.Providers[issuer.OwnAudience]; written || taken {
+		return c.Audiences
+	}
+	all := map[string]issuer.Audience{issuer.OwnAudience: issuer.Own(slices.Sorted(maps.Keys(c.Providers)))}
+	maps.Copy(all, c.Audiences)
+	return all
+}
+
 func (c Config) validate() error {
 	var faults []error
 	fault := func(format string, args ...any) { faults = append(faults, fmt.Errorf(format, args...)) }
@@ -370,7 +385,7 @@ func (c Config) validate() error {
 	if err := c.checkSpoolWait(); err != nil {
 		faults = append(faults, err)
 	}
-	return errors.Join(append(faults, c.Server.Validate(), c.Authn.Validate(), c.Database.Validate(), c.Issuer.Validate(), c.Kube.Validate(), c.Log.Validate(), c.Aggregate.Validate(), c.Notices.Validate(), c.Publisher.Validate())...)
+	return errors.Join(append(faults, c.Server.Validate(), c.Authn.Validate(), c.Database.Validate(), c.Issuer.Validate(), c.Kube.Validate(), c.Log.Validate(), c.Aggregate.Validate(), c.Notices.Validate(), c.Publisher.Validate(), c.Grants.Validate(func(id string) bool { _, known := c.Issuer.Audiences[id]; return known }))...)
 }
 
 // Faults are the single faults that an error of Load joins, a line each.

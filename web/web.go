@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"html/template"
 	"io"
+	"strings"
 	"time"
 )
 
@@ -23,6 +24,15 @@ func Stylesheet() string { return stylesheet }
 
 // Policy is the Content-Security-Policy of every page: our stylesheet, our forms, nothing else.
 const Policy = "default-src 'none'; style-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+
+// PolicyOf is the policy of a page: Policy, and where its form leads on to another site, that too, since browsers take
+// the redirect that answers a form for its target.
+func PolicyOf(content Content) string {
+	if asks, ok := content.(Consent); ok && asks.Target != "" {
+		return strings.Replace(Policy, "form-action 'self'", "form-action 'self' "+asks.Target, 1)
+	}
+	return Policy
+}
 
 // Content is a page's content. Base is the path under which the service lives.
 type Content interface {
@@ -61,6 +71,30 @@ type Provider struct {
 
 // Render implements Content.
 func (h Home) Render(w io.Writer, base string) error { return render(w, "home.html", base, h) }
+
+// Consent is the page that asks whether a program may act for a person.
+type Consent struct {
+	Client, Username string
+	// Site is where the browser is sent back to, and Target the same as the policy of a page says it; Address and Agent are those of a program that shows a code instead.
+	Site, Target, Address, Agent string
+	Audience                     string
+	Scopes                       []string
+	Lasting                      bool // it goes on without the person
+	Action                       string
+	Fields                       []Field // what the form sends again
+}
+
+// Field is a field of a form that is not shown.
+type Field struct{ Name, Value string }
+
+// Render implements Content.
+func (c Consent) Render(w io.Writer, base string) error { return render(w, "consent.html", base, c) }
+
+// Device is the page on which a person types the code that a program shows. Unknown: no program shows that one.
+type Device struct{ Unknown bool }
+
+// Render implements Content.
+func (d Device) Render(w io.Writer, base string) error { return render(w, "device.html", base, d) }
 
 func render(w io.Writer, name, base string, content any) error {
 	if err := templates.ExecuteTemplate(w, name, struct {

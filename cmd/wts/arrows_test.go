@@ -17,11 +17,12 @@ const module = "github.com/workspace-token-service/wts/"
 // arrows says which package may import which of ours: the table of docs/architecture.md. cmd wires
 // everything and config composes every Config; test is for tests alone.
 var arrows = map[string][]string{
+	"pkg/grant":                 {"pkg/issuer"},
 	"pkg/publisher":             {"pkg/issuer", "pkg/unverified", "pkg/verifier"},
-	"pkg/server":                {"pkg/apitoken", "pkg/publisher", "pkg/authn", "pkg/broker", "pkg/issuer", "pkg/aggregate", "pkg/audit", "pkg/provider", "web"},
-	"pkg/store":                 {"pkg/apitoken", "pkg/publisher", "pkg/authn", "pkg/broker", "pkg/issuer", "pkg/keyring", "pkg/provider", "pkg/secret", "pkg/store/gen3"},
+	"pkg/server":                {"pkg/apitoken", "pkg/grant", "pkg/publisher", "pkg/authn", "pkg/broker", "pkg/issuer", "pkg/aggregate", "pkg/audit", "pkg/provider", "web"},
+	"pkg/store":                 {"pkg/apitoken", "pkg/grant", "pkg/publisher", "pkg/authn", "pkg/broker", "pkg/issuer", "pkg/keyring", "pkg/provider", "pkg/secret", "pkg/store/gen3"},
 	"pkg/store/gen3":            {"pkg/keyring", "pkg/secret"},
-	"pkg/store/storetest":       {"pkg/apitoken", "pkg/publisher", "pkg/authn", "pkg/broker", "pkg/issuer", "pkg/provider", "pkg/secret"},
+	"pkg/store/storetest":       {"pkg/apitoken", "pkg/grant", "pkg/publisher", "pkg/authn", "pkg/broker", "pkg/issuer", "pkg/provider", "pkg/secret"},
 	"pkg/kube":                  {"pkg/authn", "pkg/unverified"},
 	"pkg/kube/kubetest":         {},
 	"pkg/authn":                 {"pkg/unverified", "pkg/verifier"},

@@ -17,6 +17,7 @@ import (
 	"github.com/workspace-token-service/wts/pkg/audit"
 	"github.com/workspace-token-service/wts/pkg/authn"
 	"github.com/workspace-token-service/wts/pkg/broker"
+	"github.com/workspace-token-service/wts/pkg/grant"
 	"github.com/workspace-token-service/wts/pkg/issuer"
 	"github.com/workspace-token-service/wts/pkg/kube"
 	"github.com/workspace-token-service/wts/pkg/provider"
@@ -39,9 +40,11 @@ type service struct {
 	apiTokens *apitoken.Service
 	// publishers say whose CI jobs act for resources.
 	publishers *publisher.Service
-	server     *server.Server
-	metrics    *telemetry.Metrics
-	cluster    *kube.Cluster // nil outside Kubernetes
+	// grants are how programs come to act for people.
+	grants  *grant.Service
+	server  *server.Server
+	metrics *telemetry.Metrics
+	cluster *kube.Cluster // nil outside Kubernetes
 	// certificates are those that the service ends TLS with, if it does.
 	certificates *certificates
 	health       health
@@ -75,6 +78,7 @@ func newService(ctx context.Context, loaded config.Config, log *slog.Logger) (*s
 	}); err != nil {
 		return nil, errors.Join(err, s.store.Close())
 	}
+	s.grants = grant.New(grant.Parts{Config: loaded.Grants, Store: s.store.Grants, Logins: s.store.Grants, Audiences: s.issuer, People: owners{s}, Now: time.Now})
 	secure := strings.HasPrefix(public, "https://")
 	s.session = authn.NewSessions(loaded.Authn, s.store.Sessions, secure, time.Now)
 	callers := authn.Parts{Config: loaded.Authn, Directory: s.store.Users, Sessions: s.session, OwnIssuer: public, APITokens: ownTokens{s.apiTokens}}
@@ -92,7 +96,7 @@ func newService(ctx context.Context, loaded config.Config, log *slog.Logger) (*s
 	loaded.Server.Version, loaded.Server.Commit = version, commit
 	loaded.Server.Portal = loaded.Providers[loaded.Broker.DefaultProvider].Type == provider.TypeFence
 	s.server = server.New(server.Parts{
-		Config: loaded.Server, Authn: s.authn, Sessions: s.session, Broker: s.broker, Issuer: s.issuer, APITokens: s.apiTokens, Publishers: s.publishers, Commons: aggregate.New(loaded.Aggregate),
+		Config: loaded.Server, Authn: s.authn, Sessions: s.session, Broker: s.broker, Issuer: s.issuer, APITokens: s.apiTokens, Publishers: s.publishers, Grants: s.grants, Commons: aggregate.New(loaded.Aggregate),
 		Database: s.store, Observer: observer{s.metrics}, Log: log,
 	})
 	s.certificates = &certificates{config: loaded.Server.TLS}

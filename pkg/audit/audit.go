@@ -33,6 +33,7 @@ const (
 	ReportToken     Action = "report token"  // somebody says that the value of one was found
 	Exchange        Action = "exchange"      // a token was sent to be exchanged for another one
 	Introspect      Action = "introspect"    // a resource service asked what a token is worth
+	Allow           Action = "allow"         // a person let a program act for them, or did not
 	AddPublisher    Action = "add publisher" // a maintainer named whose CI jobs act for a resource
 	RemovePublisher Action = "remove publisher"
 

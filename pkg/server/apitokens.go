@@ -125,7 +125,7 @@ func (a *apiTokens) changing(handle func(*exchange) error) func(*exchange) error
 
 // recent wants a login of the last hour.
 func recent(x *exchange) error {
-	if x.caller.Proof == authn.Session && time.Since(x.caller.Since) > stepUp {
+	if !x.caller.Since.IsZero() && time.Since(x.caller.Since) > stepUp {
 		return errStepUp
 	}
 	return nil

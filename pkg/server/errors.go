@@ -14,6 +14,7 @@ import (
 	"github.com/workspace-token-service/wts/pkg/apitoken"
 	"github.com/workspace-token-service/wts/pkg/authn"
 	"github.com/workspace-token-service/wts/pkg/broker"
+	"github.com/workspace-token-service/wts/pkg/grant"
 	"github.com/workspace-token-service/wts/pkg/issuer"
 	"github.com/workspace-token-service/wts/pkg/provider"
 	"github.com/workspace-token-service/wts/pkg/publisher"
@@ -46,7 +47,8 @@ var (
 
 	errClient        = errors.New("the resource service's own credentials are needed: HTTP Basic with the audience as the name")
 	errNoSuchSession = errors.New("there is no such session")
-	errTokenScope    = errors.New("the API token does not hold the scope for this")
+	errTokenScope    = errors.New("the token does not hold the scope for this")
+	errSlow          = errors.New("ask less often: the interval is 5 s")
 )
 
 // table is the one table from error to status and message: the first line that fits holds.
@@ -89,6 +91,16 @@ var table = []struct {
 	{errTokenType, answer{http.StatusBadRequest, "token_type", errTokenType.Error(), 0}},
 	{errOtherAudience, answer{http.StatusBadRequest, "audience", errOtherAudience.Error(), 0}},
 	{errSelfRenewal, answer{http.StatusForbidden, "self_renewal", denied + errSelfRenewal.Error(), 0}},
+	{grant.ErrClient, answer{http.StatusBadRequest, "client_unknown", grant.ErrClient.Error(), 0}},
+	{grant.ErrRedirect, answer{http.StatusBadRequest, "redirect_uri", grant.ErrRedirect.Error(), 0}},
+	{grant.ErrReplayed, answer{http.StatusBadRequest, "grant_replayed", grant.ErrReplayed.Error(), 0}},
+	{grant.ErrGrant, answer{http.StatusBadRequest, "grant", grant.ErrGrant.Error(), 0}},
+	{grant.ErrPending, answer{http.StatusBadRequest, "pending", grant.ErrPending.Error(), 0}},
+	{errSlow, answer{http.StatusBadRequest, "slow", errSlow.Error(), 0}},
+	{grant.ErrDenied, answer{http.StatusBadRequest, "denied", grant.ErrDenied.Error(), 0}},
+	{grant.ErrExpired, answer{http.StatusBadRequest, "expired", grant.ErrExpired.Error(), 0}},
+	{grant.ErrUnauthorized, answer{http.StatusBadRequest, "client_unauthorized", grant.ErrUnauthorized.Error(), 0}},
+	{grant.ErrUnavailable, answer{http.StatusServiceUnavailable, "unavailable", "The service cannot look this up at the moment, try again later", 2 * time.Second}},
 	{publisher.ErrUnavailable, answer{http.StatusServiceUnavailable, "unavailable", "The job's token cannot be judged at the moment, try again later", 2 * time.Second}},
 	{publisher.ErrReplayed, answer{http.StatusForbidden, "replayed", denied + publisher.ErrReplayed.Error(), 0}},
 	{publisher.ErrNoMatch, answer{http.StatusForbidden, "no_publisher", denied + publisher.ErrNoMatch.Error(), 0}},
@@ -156,7 +168,7 @@ func noWorker(x *exchange) string {
 // isOutage tells an error that says nothing of what was asked about.
 func isOutage(err error) bool {
 	var outage *broker.Unavailable
-	for _, one := range []error{authn.ErrUnavailable, apitoken.ErrUnavailable, apitoken.ErrTooOften, broker.ErrUnavailable, issuer.ErrNoKey} {
+	for _, one := range []error{authn.ErrUnavailable, apitoken.ErrUnavailable, grant.ErrUnavailable, apitoken.ErrTooOften, broker.ErrUnavailable, issuer.ErrNoKey} {
 		if errors.Is(err, one) {
 			return true
 		}
@@ -176,7 +188,7 @@ func isBadToken(err error) bool {
 
 // reasonOf is what an error says beside its kind.
 func reasonOf(err error) string {
-	for _, kind := range []error{apitoken.ErrInput, apitoken.ErrPolicy, publisher.ErrInput, publisher.ErrToken} {
+	for _, kind := range []error{apitoken.ErrInput, apitoken.ErrPolicy, publisher.ErrInput, publisher.ErrToken, grant.ErrRequest} {
 		if errors.Is(err, kind) {
 			return strings.TrimPrefix(err.Error(), kind.Error()+": ")
 		}
@@ -206,8 +218,11 @@ func (x *exchange) fail(err error) {
 	var request *requestError
 	var input *inputError
 	var outage *broker.Unavailable
+	var person *personError
 	many, isMany := asTooMany(err)
 	switch {
+	case errors.As(err, &person):
+		said = answer{status: http.StatusBadRequest, code: "person", message: "the person has to log in again, or may not any more: " + err.Error()}
 	case errors.As(err, &request):
 		member, said = request.member, answer{status: http.StatusBadRequest, code: "bad_request", message: request.message}
 	case errors.Is(err, authn.ErrBearer):
@@ -217,7 +232,7 @@ func (x *exchange) fail(err error) {
 		said = answer{status: http.StatusBadRequest, code: "bad_request", message: input.message}
 	case errors.Is(err, publisher.ErrToken):
 		said = answer{status: http.StatusForbidden, code: "job_token", message: reasonOf(err)}
-	case errors.Is(err, apitoken.ErrInput), errors.Is(err, apitoken.ErrPolicy), errors.Is(err, publisher.ErrInput):
+	case errors.Is(err, apitoken.ErrInput), errors.Is(err, apitoken.ErrPolicy), errors.Is(err, publisher.ErrInput), errors.Is(err, grant.ErrRequest):
 		said = answer{status: http.StatusBadRequest, code: "bad_request", message: reasonOf(err)}
 	case isMany:
 		said = answer{status: http.StatusTooManyRequests, code: "too_many", message: many.Error(), retry: many.after}

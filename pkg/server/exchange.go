@@ -68,7 +68,7 @@ func (o *oauth) exchange(x *exchange, form url.Values) error {
 	}
 	request := x.Request.Clone(x.Request.Context())
 	request.Header = http.Header{"Authorization": {"Bearer " + subject}}
-	caller, err := x.authn.Authenticate(request, x.peer, authn.Accepts{ServiceAccount: true, APIToken: true, Bearer: true})
+	caller, err := x.authn.Authenticate(request, x.peer, authn.Accepts{ServiceAccount: true, APIToken: true, Login: true, Bearer: true})
 	x.caller = caller
 	if err != nil {
 		return err

@@ -32,11 +32,12 @@ const (
 	reports  = "report" // of tokens that were found
 
 	introspections = "introspect" // of tokens, by resource services
+	devices        = "device"     // programs that begin to wait for a person
 )
 
 var kinds = map[string]kind{
 	handouts: {handouts, 200, 2000}, mints: {mints, 100, 1000}, reads: {reads, 20, 200}, changes: {changes, 1, 30}, reports: {reports, 1, 20},
-	introspections: {introspections, 1000, 10_000},
+	introspections: {introspections, 1000, 10_000}, devices: {devices, 1, 30},
 }
 
 // checkLimits wants the names of kinds, and how many of each a caller may have in a second.
@@ -44,7 +45,7 @@ func checkLimits(perSecond map[string]float64) error {
 	var faults []error
 	for name, most := range perSecond {
 		if _, known := kinds[name]; !known || most <= 0 {
-			faults = append(faults, fmt.Errorf("rate_limits.%s: is %g; want token, mint, read, change, report or introspect, and more than 0 a second", name, most))
+			faults = append(faults, fmt.Errorf("rate_limits.%s: is %g; want token, mint, read, change, report, introspect or device, and more than 0 a second", name, most))
 		}
 	}
 	return errors.Join(faults...)

@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"net/http"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -24,6 +25,8 @@ import (
 // policy is what a route asks of its callers.
 type policy struct {
 	accepts authn.Accepts
+	// scopes are those of which a program's login needs one.
+	scopes []string
 	// refine narrows what is accepted by what the request asks for.
 	refine func(x *exchange, accepts authn.Accepts) authn.Accepts
 	// anonymous lets in whoever proves nothing; strict refuses a bearer that is no good even so.
@@ -177,8 +180,14 @@ func (x *exchange) admit(policy policy) error {
 		if x.portal && caller.Proof == authn.Bearer {
 			err = x.endOthersSession()
 		}
-		if err == nil && policy.both {
+		if err == nil && policy.both && caller.Proof != authn.Login {
 			err = x.alsoSession(x)
+		}
+		if caller.Proof == authn.Login && !slices.ContainsFunc(policy.scopes, func(one string) bool { return slices.Contains(caller.Scopes, one) }) && policy.refine == nil {
+			err = errTokenScope
+		}
+		if errors.Is(err, authn.ErrNoProof) && policy.anonymous {
+			x.caller, err = authn.Caller{}, nil
 		}
 		return err
 	}

@@ -23,13 +23,21 @@ type oauth struct {
 	issuer  *issuer.Issuer
 	limits  *limits
 	jobs    *publishers
+	grants  *grants
 }
 
 // The grants of the token endpoint.
-const grantExchange = "urn:ietf:params:oauth:grant-type:token-exchange" // RFC 8693 2.1
+const (
+	grantExchange = "urn:ietf:params:oauth:grant-type:token-exchange" // RFC 8693 2.1
+	grantDevice   = "urn:ietf:params:oauth:grant-type:device_code"    // RFC 8628 3.4
+	grantCode     = "authorization_code"
+	grantRefresh  = "refresh_token"
+)
 
 // errGrantType: the grant is none that is served.
-var errGrantType = errors.New("grant_type: want " + grantExchange)
+var errGrantType = errors.New("grant_type: want " + strings.Join(grantTypes, ", "))
+
+var grantTypes = []string{grantCode, grantRefresh, grantDevice, grantExchange}
 
 // errTokenType: what was sent is no token that can be revoked.
 var errTokenType = errors.New("a minted token cannot be revoked: it ends by itself, within minutes")
@@ -43,6 +51,8 @@ func (o *oauth) token(x *exchange) error {
 	switch form.Get("grant_type") {
 	case grantExchange:
 		return o.exchange(x, form)
+	case grantCode, grantRefresh, grantDevice:
+		return o.grants.token(x, form)
 	case "":
 		return &inputError{"grant_type is missing"}
 	}
@@ -96,7 +106,9 @@ func (o *oauth) client(x *exchange, form url.Values) (audience string, err error
 // oauthErrors are the error codes of OAuth for ours (RFC 6749 5.2, RFC 8693 2.2.2). Others are invalid_request, or by
 // the status.
 var oauthErrors = map[string]string{
-	"client": "invalid_client", "grant_type": "unsupported_grant_type", "token_type": "unsupported_token_type",
+	"client": "invalid_client", "client_unknown": "invalid_client", "client_unauthorized": "unauthorized_client",
+	"grant": "invalid_grant", "grant_replayed": "invalid_grant", "person": "invalid_grant",
+	"pending": "authorization_pending", "slow": "slow_down", "denied": "access_denied", "expired": "expired_token", "grant_type": "unsupported_grant_type", "token_type": "unsupported_token_type",
 	"audience": "invalid_target", "access": "invalid_target", "not_connected": "invalid_target", "grant_expired": "invalid_target",
 	"grant_broken": "invalid_target", "self_renewal": "invalid_target",
 	"scope": "invalid_scope", "token_scope": "invalid_scope",
@@ -107,7 +119,7 @@ func oauthShape(x *exchange, said answer, _ string) error {
 	status, code := said.status, oauthErrors[said.code]
 	x.Writer.Header().Del("WWW-Authenticate")
 	switch {
-	case code == "invalid_client":
+	case code == "invalid_client" && status == http.StatusUnauthorized:
 		x.Header("WWW-Authenticate", `Basic realm="wts", charset="UTF-8"`)
 	case status == http.StatusInternalServerError:
 		code = "server_error"
@@ -227,6 +239,13 @@ func (o *oauth) revoke(x *exchange) error {
 	}
 	if err := o.limits.take(x, changes, nil); err != nil {
 		return err
+	}
+	if ended, err := o.grants.service.Revoke(x.Request.Context(), token); ended || err != nil {
+		x.event.Action = audit.EndSession
+		if err != nil {
+			return err
+		}
+		return x.json(http.StatusOK, struct{}{})
 	}
 	if !apitoken.Claims(token, o.issuer.URL()) {
 		if _, err := x.authn.Minted(x.Request.Context(), token, ""); err == nil {

@@ -17,7 +17,7 @@ func (x *exchange) wantsPage() bool {
 func (x *exchange) page(status int, content web.Content) {
 	header := x.Writer.Header()
 	header.Set("Content-Type", "text/html; charset=utf-8")
-	header.Set("Content-Security-Policy", web.Policy)
+	header.Set("Content-Security-Policy", web.PolicyOf(content))
 	header.Set("X-Frame-Options", "DENY")
 	header.Set("Vary", "Accept, Cookie")
 	x.Writer.WriteHeader(status)

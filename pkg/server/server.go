@@ -20,6 +20,7 @@ import (
 	"github.com/workspace-token-service/wts/pkg/audit"
 	"github.com/workspace-token-service/wts/pkg/authn"
 	"github.com/workspace-token-service/wts/pkg/broker"
+	"github.com/workspace-token-service/wts/pkg/grant"
 	"github.com/workspace-token-service/wts/pkg/issuer"
 	"github.com/workspace-token-service/wts/pkg/publisher"
 )
@@ -106,10 +107,12 @@ type Parts struct {
 	APITokens *apitoken.Service
 	// Publishers say whose CI jobs act for resources.
 	Publishers *publisher.Service
-	Commons    *aggregate.Aggregator
-	Database   Database
-	Observer   Observer
-	Log        *slog.Logger
+	// Grants are how programs come to act for people.
+	Grants   *grant.Service
+	Commons  *aggregate.Aggregator
+	Database Database
+	Observer Observer
+	Log      *slog.Logger
 }
 
 // Server answers requests. It is an http.Handler.
@@ -200,7 +203,7 @@ func (s *Server) routes(parts Parts, crossSite *http.CrossOriginProtection) {
 	client := policy{accepts: authn.Accepts{Session: !parts.Config.Portal, Bearer: true}, anonymous: true}
 	asker := policy{accepts: client.accepts, anonymous: true, strict: true, action: audit.Handout}
 	worker := policy{
-		accepts: authn.Accepts{ServiceAccount: true, APIToken: true, Session: !parts.Config.Portal, Bearer: true, Pod: true}, refine: tokens.proofs, action: audit.Handout,
+		accepts: authn.Accepts{ServiceAccount: true, APIToken: true, Login: true, Session: !parts.Config.Portal, Bearer: true, Pod: true}, refine: tokens.proofs, action: audit.Handout,
 	}
 
 	s.get("/", visitor, home.show)
@@ -222,11 +225,7 @@ func (s *Server) routes(parts Parts, crossSite *http.CrossOriginProtection) {
 	api := &apiTokens{parts.APITokens, parts.Issuer, parts.Broker, limits, crossSite}
 	jobs := &publishers{api, parts.Publishers}
 	s.apiRoutes(parts, api, jobs)
-	oauth := &oauth{tokens, parts.APITokens, parts.Issuer, limits, jobs}
-	program := func(action audit.Action) policy { return policy{action: action, shape: oauthShape, api: true} } // who asks stands in the form
-	s.only(http.MethodPost, "/oauth2/token", program(audit.Exchange), oauth.token)
-	s.only(http.MethodPost, "/oauth2/introspect", policy{quiet: true, shape: oauthShape, api: true}, oauth.introspect)
-	s.only(http.MethodPost, "/oauth2/revoke", program(audit.RevokeToken), oauth.revoke)
+	s.oauthRoutes(parts, &oauth{tokens, parts.APITokens, parts.Issuer, limits, jobs, &grants{parts.Grants, limits, crossSite, parts.Config.URL}})
 
 	s.get("/status/:list", anyone, (&statusLists{parts.APITokens}).show)
 	s.get("/.well-known/jwks.json", anyone, keys.keySet)
@@ -243,21 +242,45 @@ func (s *Server) routes(parts Parts, crossSite *http.CrossOriginProtection) {
 	s.engine.NoMethod(s.edge.handler("none", anyone, func(*exchange) error { return errMethod }))
 }
 
+// oauthRoutes are those of programs, and the pages on which a person lets one in.
+func (s *Server) oauthRoutes(parts Parts, oauth *oauth) {
+	grants := oauth.grants
+	asked := policy{accepts: authn.Accepts{Session: true, Bearer: parts.Config.Portal}, anonymous: true, both: parts.Config.Portal}
+	s.only(http.MethodGet, "/oauth2/auth", asked, grants.authorize) // no HEAD: a code may be made
+	s.only(http.MethodPost, "/oauth2/auth", asked, grants.decide)
+	s.only(http.MethodGet, "/device", asked, grants.showDevice)
+	s.only(http.MethodPost, "/device", asked, grants.decideDevice)
+
+	program := func(action audit.Action) policy { return policy{action: action, shape: oauthShape, api: true} } // who asks stands in the form
+	s.only(http.MethodPost, "/oauth2/device_authorization", program(""), grants.device)
+	s.only(http.MethodPost, "/oauth2/introspect", policy{quiet: true, shape: oauthShape, api: true}, oauth.introspect)
+	for path, line := range map[string]struct {
+		action audit.Action
+		handle func(*exchange) error
+	}{"/oauth2/token": {audit.Exchange, oauth.token}, "/oauth2/revoke": {audit.RevokeToken, oauth.revoke}} {
+		s.only(http.MethodPost, path, program(line.action), grants.crossOrigin(line.handle))
+		s.only(http.MethodOptions, path, policyOfOptions, grants.crossOrigin(preflight))
+	}
+}
+
 // apiRoutes are those of API tokens and of the resources that have some.
 func (s *Server) apiRoutes(parts Parts, tokens *apiTokens, jobs *publishers) {
 	resources, limits := &resources{tokens}, tokens.limits
-	person := func(action audit.Action) policy {
-		return policy{accepts: authn.Accepts{Session: true, Bearer: parts.Config.Portal}, action: action, shape: problem, api: true, both: parts.Config.Portal}
+	person := func(action audit.Action, scopes ...string) policy {
+		return policy{
+			accepts: authn.Accepts{Session: true, Bearer: parts.Config.Portal, Login: true}, scopes: append(scopes, issuer.ScopeAPI),
+			action: action, shape: problem, api: true, both: parts.Config.Portal,
+		}
 	}
 	itself := func(action audit.Action) policy { return policy{action: action, shape: problem, api: true} } // the token is looked at by the handler
 	change := func(method, path string, action audit.Action, handle func(*exchange) error) {
 		s.only(method, path, person(action), limits.limited(changes, tokens.changing(handle)))
 	}
-	read := func(path string, policy policy, handle func(*exchange) error) {
-		s.get(path, policy, limits.limited(reads, handle))
+	read := func(path string, action audit.Action, handle func(*exchange) error) {
+		s.get(path, person(action, issuer.ScopeAPIRead), limits.limited(reads, handle))
 	}
 
-	read("/api/v1/tokens", person(audit.ListTokens), tokens.list)
+	read("/api/v1/tokens", audit.ListTokens, tokens.list)
 	change(http.MethodPost, "/api/v1/tokens", audit.CreateToken, tokens.create)
 	change(http.MethodDelete, "/api/v1/tokens", audit.RevokeToken, tokens.revokeAll)
 	s.get("/api/v1/tokens/self", itself(audit.UseToken), tokens.self)
@@ -265,25 +288,25 @@ func (s *Server) apiRoutes(parts Parts, tokens *apiTokens, jobs *publishers) {
 	s.only(http.MethodPost, "/api/v1/tokens/leaked", itself(audit.ReportToken), limits.limited(reports, tokens.leaked))
 
 	sessions := &sessions{parts.Sessions}
-	read("/api/v1/sessions", person(audit.ListSessions), sessions.list)
+	read("/api/v1/sessions", audit.ListSessions, sessions.list)
 	change(http.MethodDelete, "/api/v1/sessions", audit.EndSession, sessions.endAll)
 	change(http.MethodDelete, "/api/v1/sessions/:id", audit.EndSession, sessions.end)
 
-	read("/api/v1/resources", person(audit.ListTokens), resources.list)
+	read("/api/v1/resources", audit.ListTokens, resources.list)
 	s.only(http.MethodPut, "/api/v1/resources/:audience/:resource", itself(audit.PutResource), resources.put)
-	read("/api/v1/resources/:audience/:resource", person(audit.ListTokens), resources.show)
+	read("/api/v1/resources/:audience/:resource", audit.ListTokens, resources.show)
 	change(http.MethodPatch, "/api/v1/resources/:audience/:resource", audit.PutResource, resources.edit)
 
 	for _, below := range []string{"/api/v1/tokens", "/api/v1/resources/:audience/:resource/tokens"} {
-		read(below+"/:id", person(audit.ListTokens), tokens.show)
+		read(below+"/:id", audit.ListTokens, tokens.show)
 		change(http.MethodPatch, below+"/:id", audit.EditToken, tokens.edit)
 		change(http.MethodDelete, below+"/:id", audit.RevokeToken, tokens.revoke)
 		change(http.MethodPost, below+"/:id/rotate", audit.RotateToken, tokens.rotate)
 	}
-	read("/api/v1/resources/:audience/:resource/publishers", person(audit.ListTokens), jobs.list)
+	read("/api/v1/resources/:audience/:resource/publishers", audit.ListTokens, jobs.list)
 	change(http.MethodPost, "/api/v1/resources/:audience/:resource/publishers", audit.AddPublisher, jobs.create)
 	change(http.MethodDelete, "/api/v1/resources/:audience/:resource/publishers/:id", audit.RemovePublisher, jobs.remove)
-	read("/api/v1/resources/:audience/:resource/tokens", person(audit.ListTokens), tokens.list)
+	read("/api/v1/resources/:audience/:resource/tokens", audit.ListTokens, tokens.list)
 	change(http.MethodPost, "/api/v1/resources/:audience/:resource/tokens", audit.CreateToken, tokens.create)
 }
 

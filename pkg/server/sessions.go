@@ -10,7 +10,7 @@ import (
 	"github.com/workspace-token-service/wts/pkg/authn"
 )
 
-// sessions answers /api/v1/sessions: a person's own, in all their browsers (rule C2).
+// sessions answers /api/v1/sessions: a person's own, in all their browsers, and of the programs that they let in (rule C2).
 type sessions struct{ sessions *authn.Sessions }
 
 // maxAgent is how much is kept of what a browser calls itself, in bytes.
@@ -36,6 +36,7 @@ type sessionView struct {
 	EndsAt    *time.Time `json:"ends_at"` // at the latest; it ends before if it is not used
 	Address   string     `json:"address"`
 	Agent     string     `json:"agent"`
+	Client    string     `json:"client,omitempty"` // the program that was let in; none for a browser
 }
 
 // list answers GET of a person's sessions, those that were seen last first.
@@ -48,7 +49,7 @@ func (s *sessions) list(x *exchange) error {
 	for _, one := range all {
 		shown = append(shown, sessionView{
 			ID: hex.EncodeToString(one.Digest[:]), Current: one.Digest == own, CreatedAt: when(one.CreatedAt), SeenAt: when(one.SeenAt), EndsAt: when(one.EndsAt),
-			Address: one.Address, Agent: one.Agent,
+			Address: one.Address, Agent: one.Agent, Client: one.Client,
 		})
 	}
 	return x.json(http.StatusOK, map[string]any{"sessions": shown})

@@ -122,10 +122,10 @@ func tellEnd(x *exchange, ends time.Time) {
 	}
 }
 
-// scoped wants of an API token that it holds the scope for what it asks: token for tokens that wts mints, and
+// scoped wants of an API token, and of a program's login, that it holds the scope for what it asks: token for tokens that wts mints, and
 // provider:<id> for those of a provider; and that its user may still have such a token.
 func (t *tokens) scoped(x *exchange) error {
-	if x.caller.Proof != authn.APIToken {
+	if x.caller.Scopes == nil { // no proof that scopes narrow
 		return nil
 	}
 	needed := "token"
@@ -134,6 +134,9 @@ func (t *tokens) scoped(x *exchange) error {
 	}
 	if !slices.Contains(x.caller.Scopes, needed) {
 		return errTokenScope
+	}
+	if x.caller.Proof == authn.Login { // made within minutes, by what its person may do
+		return nil
 	}
 	if policy, ok := t.issuer.APITokens(issuer.OwnAudience); !ok || !policy.Personal {
 		return fmt.Errorf("%w: personal tokens are off", issuer.ErrAccess)

@@ -43,19 +43,24 @@ func (k *keys) discover(x *exchange) error {
 
 // renderDiscovery renders the document once: nothing in it changes while the service runs.
 func renderDiscovery(base string) []byte {
-	body, _ := json.Marshal(map[string]any{ // strings alone, which always marshal
-		"issuer":                                        base,
-		"jwks_uri":                                      base + "/.well-known/jwks.json",
-		"token_endpoint":                                base + "/oauth2/token",
-		"introspection_endpoint":                        base + "/oauth2/introspect",
-		"revocation_endpoint":                           base + "/oauth2/revoke",
-		"grant_types_supported":                         []string{grantExchange},
-		"response_types_supported":                      []string{"none"},
-		"subject_types_supported":                       []string{"public"},
-		"id_token_signing_alg_values_supported":         issuer.Algorithms,
-		"token_endpoint_auth_methods_supported":         []string{"none"},
-		"introspection_endpoint_auth_methods_supported": []string{"client_secret_basic", "client_secret_post"},
-		"revocation_endpoint_auth_methods_supported":    []string{"none"},
+	body, _ := json.Marshal(map[string]any{ // words and truths, which always marshal
+		"issuer":                                         base,
+		"jwks_uri":                                       base + "/.well-known/jwks.json",
+		"authorization_endpoint":                         base + "/oauth2/auth",
+		"device_authorization_endpoint":                  base + "/oauth2/device_authorization",
+		"token_endpoint":                                 base + "/oauth2/token",
+		"introspection_endpoint":                         base + "/oauth2/introspect",
+		"revocation_endpoint":                            base + "/oauth2/revoke",
+		"grant_types_supported":                          grantTypes,
+		"response_types_supported":                       []string{"code"},
+		"response_modes_supported":                       []string{"query"},
+		"code_challenge_methods_supported":               []string{"S256"},
+		"authorization_response_iss_parameter_supported": true,
+		"subject_types_supported":                        []string{"public"},
+		"id_token_signing_alg_values_supported":          issuer.Algorithms,
+		"token_endpoint_auth_methods_supported":          []string{"none"},
+		"introspection_endpoint_auth_methods_supported":  []string{"client_secret_basic", "client_secret_post"},
+		"revocation_endpoint_auth_methods_supported":     []string{"none"},
 	})
 	return body
 }

@@ -1,0 +1,438 @@
+package server
+
+import (
+	"errors"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/time/rate"
+
+	"github.com/workspace-token-service/wts/pkg/audit"
+	"github.com/workspace-token-service/wts/pkg/authn"
+	"github.com/workspace-token-service/wts/pkg/broker"
+	"github.com/workspace-token-service/wts/pkg/grant"
+	"github.com/workspace-token-service/wts/pkg/issuer"
+	"github.com/workspace-token-service/wts/web"
+)
+
+// grants answers where a person lets a program act for them: /oauth2/auth, /oauth2/device_authorization, /device, and
+// what follows at /oauth2/token.
+type grants struct {
+	service   *grant.Service
+	limits    *limits
+	crossSite *http.CrossOriginProtection
+	public    string
+}
+
+// wish is what a program asks a person for, by way of their browser (RFC 6749 4.1.1).
+type wish struct {
+	grant.Request
+	client grant.Client
+	fields url.Values // what was sent, for the form that sends it again
+}
+
+// The parameters that are read; others are ignored, as RFC 6749 3.1 wants.
+var wished = []string{"response_type", "client_id", "redirect_uri", "scope", "audience", "state", "code_challenge", "code_challenge_method", "prompt"}
+
+// read reads a wish. Its error is answered here where the browser may go nowhere; sent says that the client was told.
+func (g *grants) read(x *exchange, values url.Values) (read wish, sent bool, err error) {
+	read.fields = url.Values{}
+	for _, name := range wished {
+		switch sent := values[name]; {
+		case len(sent) > 1:
+			return read, false, &inputError{name + " is sent more than once"}
+		case len(sent) == 1 && sent[0] != "":
+			read.fields[name] = sent
+		}
+	}
+	read.Request, err = g.service.Check(grant.Request{
+		Client: read.fields.Get("client_id"), RedirectURI: read.fields.Get("redirect_uri"), Audience: read.fields.Get("audience"),
+		Scopes: strings.Fields(read.fields.Get("scope")), Challenge: read.fields.Get("code_challenge"),
+	})
+	if errors.Is(err, grant.ErrClient) || errors.Is(err, grant.ErrRedirect) {
+		return read, false, err
+	}
+	read.client, _ = g.service.Client(read.Client)
+	x.event.Audience = read.Audience
+	prompt := read.fields.Get("prompt")
+	switch {
+	case read.fields.Get("response_type") != "code":
+		return read, true, g.back(x, read, "unsupported_response_type", "want response_type=code")
+	case read.fields.Get("code_challenge_method") != "S256":
+		return read, true, g.back(x, read, "invalid_request", "want code_challenge_method=S256")
+	case err != nil:
+		return read, true, g.refuse(x, read, err)
+	case prompt != "" && !slices.Contains([]string{"none", "consent", "login"}, prompt):
+		return read, true, g.back(x, read, "invalid_request", "prompt: want none, consent or login")
+	}
+	return read, false, nil
+}
+
+// authorize answers GET /oauth2/auth: a person who is logged in is asked whether the program may act for them.
+func (g *grants) authorize(x *exchange) error {
+	if dest := x.GetHeader("Sec-Fetch-Dest"); dest != "" && dest != "document" {
+		return errFraming
+	}
+	asked, sent, err := g.read(x, x.Request.URL.Query())
+	if sent || err != nil {
+		return err
+	}
+	silent := asked.fields.Get("prompt") == "none"
+	switch loggedIn, err := g.loggedIn(x, asked.client, asked.fields.Get("prompt") == "login"); {
+	case err != nil:
+		return err
+	case !loggedIn && silent:
+		return g.back(x, asked, "login_required", "the person has to log in first")
+	case !loggedIn:
+		asked.fields.Del("prompt") // once
+		return g.logIn(x, "/oauth2/auth?"+asked.fields.Encode())
+	}
+	if err := g.service.May(x.Request.Context(), x.caller.User.ID, asked.Audience, asked.Scopes); err != nil {
+		return g.refuse(x, asked, err)
+	}
+	if asked.client.SkipConsent && asked.fields.Get("prompt") != "consent" {
+		return g.allow(x, asked)
+	}
+	if silent {
+		return g.back(x, asked, "consent_required", "the person has to be asked")
+	}
+	page := g.consent(x, asked.client, grant.Authorization{Audience: asked.Audience, Scopes: asked.Scopes}, asked.fields)
+	page.Action, page.Site, page.Target = "/oauth2/auth", siteOf(asked.RedirectURI), siteOf(asked.RedirectURI)
+	x.page(http.StatusOK, page)
+	return nil
+}
+
+// decide answers POST /oauth2/auth: what the person said.
+func (g *grants) decide(x *exchange) error {
+	form, err := g.form(x)
+	if err != nil {
+		return err
+	}
+	asked, sent, err := g.read(x, form)
+	if sent || err != nil {
+		return err
+	}
+	switch loggedIn, err := g.loggedIn(x, asked.client, false); {
+	case err != nil:
+		return err
+	case !loggedIn:
+		return g.logIn(x, "/oauth2/auth?"+asked.fields.Encode())
+	case form.Get("decision") != "allow":
+		x.event.Action, x.event.Actor, x.event.Reason = audit.Allow, "client "+asked.Client, grant.ErrDenied.Error()
+		return g.back(x, asked, "access_denied", "the person did not allow it")
+	}
+	return g.allow(x, asked)
+}
+
+// form reads what a page of ours sends, and no page of another site.
+func (g *grants) form(x *exchange) (url.Values, error) {
+	if err := g.crossSite.Check(x.Request); err != nil {
+		return nil, errCrossing
+	}
+	return readForm(x)
+}
+
+// allow sends the browser back with a code.
+func (g *grants) allow(x *exchange, asked wish) error {
+	x.event.Action, x.event.Resource = audit.Allow, "client "+asked.Client
+	code, err := g.service.Allow(x.Request.Context(), asked.Request, x.caller.User.ID, x.caller.Since)
+	if err != nil {
+		return g.refuse(x, asked, err)
+	}
+	return g.redirect(x, asked, url.Values{"code": {code}})
+}
+
+// refuse tells the client why it gets nothing; an outage is told to the person.
+func (g *grants) refuse(x *exchange, asked wish, err error) error {
+	if isOutage(err) {
+		return err
+	}
+	x.event.Reason = err.Error()
+	switch {
+	case errors.Is(err, grant.ErrRequest):
+		return g.back(x, asked, "invalid_request", reasonOf(err))
+	case errors.Is(err, grant.ErrUnauthorized):
+		return g.back(x, asked, "unauthorized_client", reasonOf(err))
+	case errors.Is(err, issuer.ErrScope):
+		return g.back(x, asked, "invalid_scope", "the scope is not one that this audience gives")
+	}
+	return g.back(x, asked, "access_denied", "the person may not have such a token")
+}
+
+// back sends the browser back with an error (RFC 6749 4.1.2.1).
+func (g *grants) back(x *exchange, asked wish, code, text string) error {
+	return g.redirect(x, asked, url.Values{"error": {code}, "error_description": {text}})
+}
+
+// redirect sends the browser back to the client, with who sends it (RFC 9207).
+func (g *grants) redirect(x *exchange, asked wish, answer url.Values) error {
+	answer.Set("iss", g.public)
+	if state := asked.fields.Get("state"); state != "" {
+		answer.Set("state", state)
+	}
+	address, err := url.Parse(asked.RedirectURI)
+	if err != nil {
+		return grant.ErrRedirect
+	}
+	query := address.Query()
+	for name, values := range answer {
+		query[name] = values
+	}
+	address.RawQuery = query.Encode()
+	x.Redirect(http.StatusSeeOther, address.String())
+	return nil
+}
+
+// siteOf is what the policy of a page has to name for its form to lead there.
+func siteOf(redirectURI string) string {
+	address, err := url.Parse(redirectURI)
+	switch {
+	case err != nil:
+		return ""
+	case address.Host == "":
+		return address.Scheme + ":"
+	}
+	return address.Scheme + "://" + address.Host
+}
+
+// loggedIn tells whether a person is here who may decide: for what outlives the hour, one who logged in within it
+// (rule C6).
+func (g *grants) loggedIn(x *exchange, client grant.Client, anew bool) (bool, error) {
+	switch {
+	case x.caller.Proof == "" && x.portal: // a login here would not log them in at the portal
+		return false, authn.ErrNoProof
+	case x.caller.Proof == "":
+		return false, nil
+	case anew:
+		return time.Since(x.caller.Since) < time.Minute, nil
+	case client.Refresh || slices.Contains(client.Audiences, issuer.OwnAudience):
+		return time.Since(x.caller.Since) < stepUp, nil
+	}
+	return true, nil
+}
+
+// logIn sends the browser to log in, and back here.
+func (g *grants) logIn(x *exchange, here string) error {
+	if len(x.base+here) > maxRedirect {
+		return errLongRedirect
+	}
+	x.Redirect(http.StatusSeeOther, x.base+"/oauth2/authorization_url?"+url.Values{"redirect": {x.base + here}}.Encode())
+	return nil
+}
+
+// consent is the page that asks.
+func (*grants) consent(x *exchange, client grant.Client, asked grant.Authorization, fields url.Values) web.Consent {
+	page := web.Consent{
+		Client: client.Name, Username: x.caller.User.Username, Audience: asked.Audience, Scopes: asked.Scopes, Lasting: client.Refresh,
+		Address: asked.Address, Agent: asked.Agent,
+	}
+	for name, values := range fields {
+		page.Fields = append(page.Fields, web.Field{Name: name, Value: values[0]})
+	}
+	return page
+}
+
+// deviceAnswer is the answer to a program that shows a code (RFC 8628 3.2).
+type deviceAnswer struct {
+	DeviceCode      string `json:"device_code"`
+	UserCode        string `json:"user_code"`
+	VerificationURI string `json:"verification_uri"`
+	Complete        string `json:"verification_uri_complete"`
+	ExpiresIn       int    `json:"expires_in"` // seconds
+	Interval        int    `json:"interval"`   // seconds
+}
+
+// device answers POST /oauth2/device_authorization (RFC 8628 3.1).
+func (g *grants) device(x *exchange) error {
+	form, err := readForm(x)
+	if err != nil {
+		return err
+	}
+	if err := g.limits.take(x, devices, nil); err != nil {
+		return err
+	}
+	begun, err := g.service.BeginDevice(x.Request.Context(), grant.Request{
+		Client: form.Get("client_id"), Audience: form.Get("audience"), Scopes: strings.Fields(form.Get("scope")),
+	}, x.peer.Addr.Unmap().String(), readable(x.GetHeader("User-Agent"), maxAgent))
+	if err != nil {
+		return err
+	}
+	return x.json(http.StatusOK, deviceAnswer{
+		DeviceCode: begun.DeviceCode, UserCode: begun.UserCode, VerificationURI: g.public + "/device",
+		Complete: g.public + "/device?user_code=" + begun.UserCode, ExpiresIn: int(grant.DeviceLife / time.Second), Interval: int(grant.PollEvery / time.Second),
+	})
+}
+
+// showDevice answers GET /device: the person says which code their program shows, and sees who asks.
+func (g *grants) showDevice(x *exchange) error {
+	code, _ := x.param("user_code")
+	if loggedIn, err := g.loggedIn(x, grant.Client{Refresh: true}, false); err != nil || !loggedIn {
+		if err != nil {
+			return err
+		}
+		return g.logIn(x, "/device?"+url.Values{"user_code": {cut(code)}}.Encode())
+	}
+	if code == "" {
+		x.page(http.StatusOK, web.Device{})
+		return nil
+	}
+	if err := g.limits.take(x, changes, nil); err != nil {
+		return err
+	}
+	waiting, err := g.service.Waiting(x.Request.Context(), code)
+	if errors.Is(err, grant.ErrUnknown) {
+		x.page(http.StatusNotFound, web.Device{Unknown: true})
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	client, _ := g.service.Client(waiting.Client)
+	page := g.consent(x, client, waiting, url.Values{"user_code": {code}})
+	page.Action = "/device"
+	x.page(http.StatusOK, page)
+	return nil
+}
+
+// decideDevice answers POST /device: what the person said.
+func (g *grants) decideDevice(x *exchange) error {
+	form, err := g.form(x)
+	if err != nil {
+		return err
+	}
+	switch loggedIn, err := g.loggedIn(x, grant.Client{Refresh: true}, false); {
+	case err != nil:
+		return err
+	case !loggedIn:
+		return g.logIn(x, "/device?"+url.Values{"user_code": {cut(form.Get("user_code"))}}.Encode())
+	}
+	x.event.Action = audit.Allow
+	if err := g.limits.take(x, changes, nil); err != nil {
+		return err
+	}
+	allow := form.Get("decision") == "allow"
+	decided, err := g.service.Decide(x.Request.Context(), form.Get("user_code"), allow, x.caller.User.ID, x.caller.Since)
+	x.event.Audience, x.event.Resource = decided.Audience, "client "+decided.Client
+	switch {
+	case errors.Is(err, grant.ErrUnknown):
+		x.event.Reason = err.Error()
+		x.page(http.StatusNotFound, web.Device{Unknown: true})
+		return nil
+	case err != nil:
+		return err
+	case !allow:
+		x.event.Reason = grant.ErrDenied.Error()
+		x.page(http.StatusOK, web.Message{Title: "Not allowed", Text: "The program gets nothing. You can close this window.", RequestID: x.id})
+		return nil
+	}
+	x.page(http.StatusOK, web.Message{Title: "Allowed", Text: "The program goes on by itself. You can close this window; your sessions show the program, and end it.", RequestID: x.id})
+	return nil
+}
+
+// issued is the answer with a token for a program (RFC 6749 5.1).
+type issued struct {
+	AccessToken  string `json:"access_token"`
+	TokenType    string `json:"token_type"`
+	ExpiresIn    int64  `json:"expires_in"` // seconds
+	RefreshToken string `json:"refresh_token,omitempty"`
+	Scope        string `json:"scope,omitempty"`
+}
+
+// token answers /oauth2/token for a code, a device code or a refresh token. The client has no secret: client_id says
+// which one it is, and what it was sent shows it.
+func (g *grants) token(x *exchange, form url.Values) error {
+	x.event.Action = audit.Mint
+	client := form.Get("client_id")
+	if name, secret, basic := x.Request.BasicAuth(); basic && secret == "" && client == "" {
+		client = unescaped(name)
+	}
+	if _, known := g.service.Client(client); !known {
+		return grant.ErrClient
+	}
+	x.event.Resource = "client " + client
+	if err := g.limits.take(x, mints, nil); err != nil {
+		return err
+	}
+	var done grant.Issued
+	var err error
+	ctx := x.Request.Context()
+	switch form.Get("grant_type") {
+	case grantCode:
+		done, err = g.service.Exchange(ctx, client, form.Get("code"), form.Get("redirect_uri"), form.Get("code_verifier"))
+	case grantRefresh:
+		done, err = g.service.Refresh(ctx, client, form.Get("refresh_token"), strings.Fields(form.Get("scope")))
+	default:
+		done, err = g.poll(x, client, form.Get("device_code"))
+	}
+	x.event.UserID, x.event.Username, x.event.Audience, x.event.Token = done.UserID, done.Username, done.Token.Audience, done.Token.ID
+	if done.Login != "" {
+		x.event.Proof, x.event.Actor = string(authn.Login), "login "+done.Login
+	}
+	if err != nil {
+		return ofPerson(err)
+	}
+	x.record()
+	return x.json(http.StatusOK, issued{
+		AccessToken: done.Token.Value, TokenType: "Bearer", ExpiresIn: done.Token.ExpiresIn, RefreshToken: done.RefreshToken, Scope: strings.Join(done.Token.Scopes, " "),
+	})
+}
+
+// poll asks for a device, which waits between two questions: who does not is told to (RFC 8628 3.5).
+func (g *grants) poll(x *exchange, client, code string) (grant.Issued, error) {
+	key := "poll " + cut(code)
+	share, asked := g.limits.shares.GetIfPresent(key)
+	if asked && !share.Allow() {
+		return grant.Issued{}, errSlow
+	}
+	done, err := g.service.Poll(x.Request.Context(), client, code)
+	switch {
+	case err == nil:
+		g.limits.shares.Invalidate(key)
+	case errors.Is(err, grant.ErrPending) && !asked:
+		share = rate.NewLimiter(rate.Every(grant.PollEvery-time.Second), 1) // a second for clocks and networks
+		share.Allow()
+		g.limits.shares.Set(key, share)
+	}
+	return done, err
+}
+
+// personError is what keeps a person's program from going on: the person themselves has to do something.
+type personError struct{ error }
+
+func (e *personError) Unwrap() error { return e.error }
+
+// ofPerson marks the errors that are the person's.
+func ofPerson(err error) error {
+	for _, one := range []error{authn.ErrBearer, authn.ErrDisabled, broker.ErrUserDisabled, broker.ErrNotConnected, broker.ErrGrantExpired, broker.ErrGrantBroken} {
+		if errors.Is(err, one) {
+			return &personError{err}
+		}
+	}
+	return err
+}
+
+// crossOrigin lets scripts of registered sites read an answer, and no other's (rule C4). No cookie counts at these
+// addresses.
+func (g *grants) crossOrigin(handle func(*exchange) error) func(*exchange) error {
+	return func(x *exchange) error {
+		header := x.Writer.Header()
+		header.Add("Vary", "Origin")
+		if origin := x.GetHeader("Origin"); origin != "" && g.service.Allowed(origin) {
+			header.Set("Access-Control-Allow-Origin", origin)
+			header.Set("Access-Control-Allow-Methods", http.MethodPost)
+			header.Set("Access-Control-Allow-Headers", "Content-Type")
+			header.Set("Access-Control-Max-Age", "600") // seconds
+		}
+		return handle(x)
+	}
+}
+
+// preflight answers OPTIONS of what programs post to.
+func preflight(x *exchange) error {
+	x.Header("Allow", "OPTIONS, POST")
+	x.Status(http.StatusNoContent)
+	return nil
+}

@@ -123,7 +123,7 @@ ready-rootfs:
 	@test/ready busybox
 
 ready-e2e:
-	@test/ready node jwt authlib java jackson
+	@test/ready node jwt authlib requests java jackson
 	cd test/e2e/provider && npm ci --no-audit --no-fund --loglevel=error
 
 clean: ## Delete what was built

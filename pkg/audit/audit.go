@@ -6,7 +6,9 @@ package audit
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
+	"time"
 )
 
 // Action is what was attempted.
@@ -21,6 +23,7 @@ const (
 	Handout    Action = "handout"    // an upstream access token was handed on
 	Mint       Action = "mint"       // a token of our own was signed
 
+	ListEvents   Action = "list events"   // a person looked at what the audit has of them
 	ListSessions Action = "list sessions" // a person looked at their sessions
 	EndSession   Action = "end session"   // a person or an operator ended one of a person's, or all
 
@@ -42,8 +45,33 @@ const (
 	DisableUser Action = "user disable" // an operator refused a user everything
 	RenameUser  Action = "user rename"  // an operator let a user be called otherwise
 	EnableUser  Action = "user enable"  // an operator took that back
+	Lost        Action = "lost"         // so many entries are in the log alone
 	AddKey      Action = "add key"      // a signing key was made and published; the event's token is its id
 )
+
+// Config is the audit, as the operator writes it.
+type Config struct {
+	// Retention is how long entries are kept in the database. Default 400 days, at least one.
+	Retention time.Duration `config:"retention"`
+	// LogOnly keeps nothing new in the database; the log has everything in any case.
+	LogOnly bool `config:"log_only"`
+}
+
+// WithDefaults fills in what the operator left out.
+func (c Config) WithDefaults() Config {
+	if c.Retention == 0 {
+		c.Retention = 400 * 24 * time.Hour
+	}
+	return c
+}
+
+// Validate reports every fault at once, each with the name of its field.
+func (c Config) Validate() error {
+	if c.Retention != 0 && c.Retention < 24*time.Hour {
+		return fmt.Errorf("audit.retention: is %s, want at least 24h", c.Retention)
+	}
+	return nil
+}
 
 // Event is one attempt and how it ended. The zero Action is no event.
 type Event struct {
@@ -56,6 +84,7 @@ type Event struct {
 	Provider string
 	Audience string
 	Resource string
+	Client   string // the program that a person let in, or did not
 	Token    string // SHA-256 of the token handed out, in hex; or the id of the one minted
 }
 
@@ -75,6 +104,7 @@ func (e *Event) Attrs(attrs []slog.Attr) []slog.Attr {
 		{"provider", e.Provider},
 		{"audience", e.Audience},
 		{"resource", e.Resource},
+		{"client", e.Client},
 		{"token", e.Token},
 	} {
 		if field.value != "" {

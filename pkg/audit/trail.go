@@ -1,0 +1,377 @@
+package audit
+
+import (
+	"cmp"
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"time"
+)
+
+// Digest chains the entries of a process: that of each is over the one before it, so that none can be altered, taken
+// out or moved without all that follow.
+type Digest [sha256.Size]byte
+
+// String is the digest in hex.
+func (d Digest) String() string { return hex.EncodeToString(d[:]) }
+
+// Entry is an event as it is kept.
+type Entry struct {
+	Event
+	Chain string
+	Seq   int64 // from 1, without a gap
+	At    time.Time
+	// Times is how many events like it the entry stands for, of a minute; At is the last one's.
+	Times         int64
+	Request, Peer string
+	Digest        Digest
+}
+
+// Head is how far a chain has come.
+type Head struct {
+	Seq    int64
+	Digest Digest
+}
+
+// Chain is the entries of one process.
+type Chain struct {
+	ID      string
+	Number  int64 // from 1, without a gap
+	Process string
+	BeganAt time.Time
+	// Head is where it ends, and Cut up to where it was deleted when it was old enough; the zero Head is its beginning.
+	Head, Cut Head
+	// Sealed is false where the seals of either do not open: they were altered, or the keyring lacks their key.
+	Sealed bool
+}
+
+// ErrMoved: a chain is not where its process left it, as after a failover that lost its last entries.
+var ErrMoved = errors.New("the chain of the audit is not where it was left")
+
+// Store keeps chains.
+type Store interface {
+	// BeginChain stores a chain without entries and gives it its number.
+	BeginChain(ctx context.Context, chain Chain) (Chain, error)
+	// Append stores entries and where the chain ends with them, in one transaction. What is stored already is no error;
+	// ErrMoved where the chain is elsewhere.
+	Append(ctx context.Context, chain string, entries []Entry, from, to Head) error
+}
+
+// beginning is the digest before the first entry: of what the chain is.
+func (c *Chain) beginning() Digest {
+	return sha256.Sum256(fmt.Appendf(nil, "wts audit\n%s\n%d\n%s\n%d", c.ID, c.Number, c.Process, c.BeganAt.UnixMilli()))
+}
+
+// after is the digest of an entry that follows another one.
+func (e *Entry) after(before Digest) Digest {
+	hash := sha256.New()
+	hash.Write(before[:])
+	var number [8]byte
+	for _, value := range [...]int64{e.Seq, e.At.UnixMilli(), e.Times} {
+		binary.BigEndian.PutUint64(number[:], uint64(value)) //nolint:gosec // as it is, whatever it means
+		hash.Write(number[:])
+	}
+	for _, text := range e.texts() {
+		binary.BigEndian.PutUint64(number[:], uint64(len(*text)))
+		hash.Write(number[:])
+		hash.Write([]byte(*text))
+	}
+	return Digest(hash.Sum(nil))
+}
+
+// texts are the texts of an entry, in the order in which the digest has them. New ones are added at the end.
+func (e *Entry) texts() []*string {
+	return []*string{
+		(*string)(&e.Action), &e.Reason, &e.UserID, &e.Username, &e.Proof, &e.Actor, &e.Provider, &e.Audience, &e.Resource, &e.Token, &e.Request, &e.Peer, &e.Client,
+	}
+}
+
+const (
+	// maxWaiting bounds the entries in memory while the database is away. The log has them all.
+	maxWaiting = 100_000
+	// maxAppend is how many entries one transaction stores.
+	maxAppend = 2000
+	// maxRepeats bounds the kinds of event that are counted in a minute.
+	maxRepeats = 50_000
+	// flushEvery is how long an entry waits for others.
+	flushEvery = 500 * time.Millisecond
+	// countEvery is for how long events that are alike are counted to one entry.
+	countEvery = time.Minute
+)
+
+// Trail is the audit of one process, on its way to the database. It is safe for concurrent use.
+type Trail struct {
+	store   Store
+	process string
+	now     func() time.Time
+
+	mu       sync.Mutex
+	waiting  []Entry
+	lost     int64
+	repeats  map[repeated]*count
+	counting time.Time // when the counting of what is alike began
+
+	flushing sync.Mutex // one flush at a time
+	chain    *Chain
+	tried    []Entry // what may be stored or not: it is tried again as it is, so that it is not stored twice
+}
+
+// repeated is what events have in common that are counted to one entry.
+type repeated struct {
+	event Event
+	peer  string
+}
+
+type count struct {
+	times int64 // beside the one that has an entry
+	last  Entry
+}
+
+// NewTrail begins a chain for a process with its first entry.
+func NewTrail(store Store, process string, now func() time.Time) *Trail {
+	return &Trail{store: store, process: process, now: now, repeats: map[repeated]*count{}, counting: now()}
+}
+
+// Add takes an event, and keeps no caller waiting. Of events that repeat within a minute (a token that is handed out again,
+// a refusal) the first has an entry at once, and the others one together: what anonymous callers do costs no row each.
+func (t *Trail) Add(event Event, request, peer string) {
+	if t == nil { // the log alone has it
+		return
+	}
+	entry := Entry{Event: event, At: t.now(), Times: 1, Request: request, Peer: peer}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if event.repeats() {
+		key := repeated{event, peer}
+		if seen, known := t.repeats[key]; known {
+			seen.times++
+			seen.last.At, seen.last.Request = entry.At, request
+			return
+		}
+		if len(t.repeats) < maxRepeats {
+			t.repeats[key] = &count{last: entry}
+		}
+	}
+	t.wait(entry)
+}
+
+// wait puts an entry in the queue; t.mu is held.
+func (t *Trail) wait(entry Entry) {
+	if len(t.waiting) >= maxWaiting {
+		t.lost += entry.Times
+		return
+	}
+	t.waiting = append(t.waiting, entry)
+}
+
+// repeats tells an event that may come again and again, and changes nothing.
+func (e *Event) repeats() bool {
+	switch e.Action {
+	case Handout, UseToken, Introspect, ListTokens, ListSessions, ListEvents:
+		return true
+	}
+	return e.Reason != ""
+}
+
+// Run stores what waits, until the context ends, and then once more. Trouble is told of when it begins.
+func (t *Trail) Run(ctx context.Context, trouble func(err error)) {
+	failed := false
+	for ctx.Err() == nil {
+		select {
+		case <-ctx.Done():
+		case <-time.After(flushEvery):
+		}
+		err := t.Flush(context.WithoutCancel(ctx))
+		if err != nil && !failed && ctx.Err() == nil {
+			trouble(err)
+		}
+		failed = err != nil
+	}
+}
+
+// Flush stores what waits. What cannot be stored waits on.
+func (t *Trail) Flush(ctx context.Context) error {
+	t.flushing.Lock()
+	defer t.flushing.Unlock()
+	for {
+		if len(t.tried) == 0 {
+			t.tried = t.take()
+		}
+		if len(t.tried) == 0 {
+			return nil
+		}
+		if err := t.append(ctx, t.tried); err != nil {
+			return err
+		}
+		t.tried = nil
+	}
+}
+
+// take takes a batch from the queue, with what was counted in the minute that is over.
+func (t *Trail) take() []Entry {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if now := t.now(); now.Sub(t.counting) >= countEvery {
+		for _, seen := range t.repeats {
+			if seen.times > 0 {
+				seen.last.Times = seen.times
+				t.wait(seen.last)
+			}
+		}
+		clear(t.repeats)
+		t.counting = now
+	}
+	if t.lost > 0 && len(t.waiting) < maxWaiting {
+		t.waiting = append(t.waiting, Entry{Event: Event{Action: Lost, Reason: "more than could wait while the database was away; the log has them"}, At: t.now(), Times: t.lost})
+		t.lost = 0
+	}
+	size := min(len(t.waiting), maxAppend)
+	batch := append([]Entry(nil), t.waiting[:size]...)
+	t.waiting = append(t.waiting[:0], t.waiting[size:]...)
+	return batch
+}
+
+// append chains entries and stores them; in a chain of their own where the one before is not where it was left.
+func (t *Trail) append(ctx context.Context, entries []Entry) error {
+	for {
+		began := t.chain == nil
+		if began {
+			chain, err := t.store.BeginChain(ctx, Chain{ID: rand.Text(), Process: clean(t.process), BeganAt: t.now().Truncate(time.Millisecond)})
+			if err != nil {
+				return err
+			}
+			chain.Head.Digest = chain.beginning()
+			t.chain = &chain
+		}
+		from := t.chain.Head
+		to := chained(entries, t.chain.ID, from)
+		switch err := t.store.Append(ctx, t.chain.ID, entries, from, to); {
+		case errors.Is(err, ErrMoved) && !began:
+			t.chain = nil
+		case err != nil:
+			return err
+		default:
+			t.chain.Head = to
+			return nil
+		}
+	}
+}
+
+// chained makes entries those that follow a head, and says where they end.
+func chained(entries []Entry, chain string, head Head) Head {
+	for i := range entries {
+		entry := &entries[i]
+		for _, text := range entry.texts() {
+			*text = clean(*text)
+		}
+		entry.Chain, entry.Seq, entry.At = chain, head.Seq+1, entry.At.Truncate(time.Millisecond)
+		entry.Digest = entry.after(head.Digest)
+		head = Head{entry.Seq, entry.Digest}
+	}
+	return head
+}
+
+// clean is a text as every database takes it.
+func clean(text string) string {
+	return strings.ReplaceAll(strings.ToValidUTF8(text, "\uFFFD"), "\x00", "\uFFFD")
+}
+
+// Filter says which entries are wanted. Empty fields want all.
+type Filter struct {
+	UserID, Username, Token, Actor string
+	Action                         Action
+	Refused                        bool // those alone that were refused
+	Since, Until                   time.Time
+	Before                         *Entry // those before it, as it stands in a list
+	Limit                          int
+}
+
+// Reader reads chains.
+type Reader interface {
+	// Chains are all, by their number.
+	Chains(ctx context.Context) ([]Chain, error)
+	// Entries are those of a chain after one of its numbers, in order.
+	Entries(ctx context.Context, chain string, after int64, limit int) ([]Entry, error)
+	// Find are the newest that fit, the newest first.
+	Find(ctx context.Context, filter Filter) ([]Entry, error)
+}
+
+// Verified is what a verification found.
+type Verified struct {
+	Chains, Entries int64
+	Faults          []string
+}
+
+// Verify goes through every chain and says what was altered, removed, moved or cut off. The error is the database's.
+func Verify(ctx context.Context, reader Reader) (found Verified, err error) {
+	chains, err := reader.Chains(ctx)
+	if err != nil {
+		return found, err
+	}
+	fault := func(format string, args ...any) { found.Faults = append(found.Faults, fmt.Sprintf(format, args...)) }
+	for i := range chains {
+		chain := &chains[i]
+		if found.Chains++; chain.Number != found.Chains {
+			fault("chain %d is missing: all of its entries were removed", found.Chains)
+			found.Chains = chain.Number
+		}
+		if !chain.Sealed {
+			fault("chain %d: its end or its beginning does not open: it was altered, or the keyring lacks its key", chain.Number)
+			continue
+		}
+		read, why, err := verify(ctx, reader, chain)
+		if err != nil {
+			return found, err
+		}
+		found.Entries += read
+		if why != "" {
+			fault("chain %d: %s", chain.Number, why)
+		}
+	}
+	return found, nil
+}
+
+// verify goes through a chain, and says the first thing that is wrong with it.
+func verify(ctx context.Context, reader Reader, chain *Chain) (read int64, why string, err error) {
+	head := chain.Cut
+	if head.Seq == 0 {
+		head.Digest = chain.beginning()
+	}
+	for head.Seq < chain.Head.Seq {
+		entries, err := reader.Entries(ctx, chain.ID, head.Seq, maxAppend)
+		if err != nil {
+			return read, "", err
+		}
+		if len(entries) == 0 {
+			return read, fmt.Sprintf("it is cut off after entry %d; it had %d", head.Seq, chain.Head.Seq), nil
+		}
+		for i := range entries {
+			entry := &entries[i]
+			switch {
+			case entry.Seq > chain.Head.Seq: // stored since the head was read
+				return read, endFault(head, chain), nil
+			case entry.Seq != head.Seq+1:
+				return read, fmt.Sprintf("entry %d was removed", head.Seq+1), nil
+			case entry.after(head.Digest) != entry.Digest:
+				return read, fmt.Sprintf("entry %d was altered, or put in the place of another one (%s %s)", entry.Seq, entry.At.UTC().Format(time.RFC3339), cmp.Or(string(entry.Action), "?")), nil
+			}
+			head = Head{entry.Seq, entry.Digest}
+			read++
+		}
+	}
+	return read, endFault(head, chain), nil
+}
+
+// endFault says that a chain does not end where its process left it.
+func endFault(head Head, chain *Chain) string {
+	if chain.Head.Seq > 0 && head != chain.Head {
+		return fmt.Sprintf("it does not end where its process left it, with entry %d", chain.Head.Seq)
+	}
+	return ""
+}

@@ -23,6 +23,8 @@ var sealedColumns = []sealed{
 	{"connections", "access_token", "user_id", "provider", "stored_version"},
 	{"revocations", "token", "id", "provider", "0"},
 	{"signing_keys", "private", "id", "''", "0"},
+	{"audit_chains", "head", "id", "''", "seq"},
+	{"audit_chains", "cut", "id", "''", "cut_seq"},
 }
 
 // sealedValue is one secret of such a column.

@@ -1,0 +1,274 @@
+package store
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"time"
+
+	"gorm.io/gorm"
+
+	"github.com/workspace-token-service/wts/pkg/audit"
+	"github.com/workspace-token-service/wts/pkg/keyring"
+)
+
+// Audit keeps the chains of the audit; it implements audit.Store and audit.Reader.
+type Audit struct{ *core }
+
+type auditChain struct {
+	ID      string `gorm:"primaryKey"`
+	Number  int64
+	Process string
+	BeganAt int64
+	Seq     int64
+	Head    []byte
+	CutSeq  int64
+	Cut     []byte
+}
+
+type auditEntry struct {
+	Chain    string `gorm:"primaryKey"`
+	Seq      int64  `gorm:"primaryKey;autoIncrement:false"`
+	At       int64
+	Times    int64
+	Action   string
+	Reason   string
+	UserID   string
+	Username string
+	Proof    string
+	Actor    string
+	Provider string
+	Audience string
+	Resource string
+	Client   string
+	Token    string
+	Request  string
+	Peer     string
+	Digest   []byte
+}
+
+// rowOfEntry is an entry as it is stored.
+func rowOfEntry(e *audit.Entry) auditEntry {
+	return auditEntry{
+		Chain: e.Chain, Seq: e.Seq, At: e.At.UnixMilli(), Times: e.Times, Action: string(e.Action), Reason: e.Reason, UserID: e.UserID, Username: e.Username,
+		Proof: e.Proof, Actor: e.Actor, Provider: e.Provider, Audience: e.Audience, Resource: e.Resource, Client: e.Client, Token: e.Token,
+		Request: e.Request, Peer: e.Peer, Digest: e.Digest[:],
+	}
+}
+
+// entry is a row as it is read.
+func (r *auditEntry) entry() audit.Entry {
+	e := audit.Entry{
+		Chain: r.Chain, Seq: r.Seq, At: time.UnixMilli(r.At), Times: r.Times, Request: r.Request, Peer: r.Peer,
+		Event: audit.Event{
+			Action: audit.Action(r.Action), Reason: r.Reason, UserID: r.UserID, Username: r.Username, Proof: r.Proof, Actor: r.Actor, Provider: r.Provider,
+			Audience: r.Audience, Resource: r.Resource, Client: r.Client, Token: r.Token,
+		},
+	}
+	copy(e.Digest[:], r.Digest)
+	return e
+}
+
+// headPlace binds what is sealed to its chain.
+func headPlace(chain, column string, seq int64) keyring.Place {
+	return keyring.Place{Table: "audit_chains", Owner: chain, Column: column, Counter: seq}
+}
+
+// sealHead seals a digest with the number of its entry, which form 1 does not bind.
+func (s *Audit) sealHead(chain, column string, seq int64, digest []byte) []byte {
+	return s.keys.Seal(append(binary.BigEndian.AppendUint64(nil, uint64(seq)), digest...), headPlace(chain, column, seq)) //nolint:gosec // it counts from 0
+}
+
+// BeginChain implements audit.Store. Of two that begin at once one tries again.
+func (s *Audit) BeginChain(ctx context.Context, chain audit.Chain) (audit.Chain, error) {
+	ctx = besideRequests(ctx)
+	var err error
+	for range 5 {
+		row := auditChain{
+			ID: chain.ID, Process: chain.Process, BeganAt: chain.BeganAt.UnixMilli(), Head: s.sealHead(chain.ID, "head", 0, make([]byte, sha256.Size)),
+		}
+		err = s.write(ctx, func(tx *gorm.DB) error {
+			if err := tx.Raw("SELECT coalesce(max(number), 0) + 1 FROM audit_chains").Scan(&row.Number).Error; err != nil {
+				return err
+			}
+			return tx.Create(&row).Error
+		})
+		if err == nil {
+			chain.Number = row.Number
+			return chain, nil
+		}
+	}
+	return chain, err
+}
+
+// Append implements audit.Store.
+func (s *Audit) Append(ctx context.Context, chain string, entries []audit.Entry, from, to audit.Head) error {
+	rows := make([]auditEntry, len(entries))
+	for i := range entries {
+		rows[i] = rowOfEntry(&entries[i])
+	}
+	err := s.write(besideRequests(ctx), func(tx *gorm.DB) error {
+		result := tx.Model(&auditChain{}).Where("id = ? AND seq = ?", chain, from.Seq).
+			Updates(map[string]any{"seq": to.Seq, "head": s.sealHead(chain, "head", to.Seq, to.Digest[:])})
+		switch {
+		case result.Error != nil:
+			return result.Error
+		case result.RowsAffected == 0:
+			return s.appended(tx, chain, to)
+		}
+		return tx.CreateInBatches(rows, 500).Error
+	})
+	if err != nil && !errors.Is(err, audit.ErrMoved) {
+		return fmt.Errorf("storing the audit: %w", err)
+	}
+	return err
+}
+
+// appended tells a chain that ends where it should, since the answer to an earlier attempt was lost.
+func (s *Audit) appended(tx *gorm.DB, chain string, to audit.Head) error {
+	var row auditChain
+	if err := tx.Take(&row, "id = ?", chain).Error; err != nil && !errors.Is(err, gorm.ErrRecordNotFound) {
+		return err
+	}
+	if digest, ok := s.openHead(row.Head, chain, "head", row.Seq); ok && row.Seq == to.Seq && digest == to.Digest {
+		return nil
+	}
+	return audit.ErrMoved
+}
+
+// openHead opens a sealed digest, where it is that of this chain and entry.
+func (s *Audit) openHead(sealed []byte, chain, column string, seq int64) (digest audit.Digest, ok bool) {
+	opened, err := s.keys.Open(sealed, headPlace(chain, column, seq))
+	if err != nil || len(opened) != 8+len(digest) || binary.BigEndian.Uint64(opened) != uint64(seq) { //nolint:gosec // as it was sealed
+		return digest, false
+	}
+	copy(digest[:], opened[8:])
+	return digest, true
+}
+
+// Chains implements audit.Reader.
+func (s *Audit) Chains(ctx context.Context) (all []audit.Chain, err error) {
+	var rows []auditChain
+	err = s.run(ctx, func(tx *gorm.DB) error {
+		rows = nil
+		return tx.Order("number").Find(&rows).Error
+	})
+	for _, row := range rows {
+		chain := audit.Chain{
+			ID: row.ID, Number: row.Number, Process: row.Process, BeganAt: time.UnixMilli(row.BeganAt), Head: audit.Head{Seq: row.Seq}, Cut: audit.Head{Seq: row.CutSeq}, Sealed: true,
+		}
+		var opens bool
+		if chain.Head.Digest, opens = s.openHead(row.Head, row.ID, "head", row.Seq); !opens {
+			chain.Sealed = false
+		}
+		if row.CutSeq > 0 {
+			if chain.Cut.Digest, opens = s.openHead(row.Cut, row.ID, "cut", row.CutSeq); !opens {
+				chain.Sealed = false
+			}
+		}
+		all = append(all, chain)
+	}
+	return all, err
+}
+
+// Entries implements audit.Reader.
+func (s *Audit) Entries(ctx context.Context, chain string, after int64, limit int) ([]audit.Entry, error) {
+	return s.find(ctx, func(tx *gorm.DB) *gorm.DB {
+		return tx.Where("chain = ? AND seq > ?", chain, after).Order("seq").Limit(limit)
+	})
+}
+
+// Find implements audit.Reader.
+func (s *Audit) Find(ctx context.Context, filter audit.Filter) ([]audit.Entry, error) {
+	return s.find(ctx, func(tx *gorm.DB) *gorm.DB {
+		for column, value := range map[string]string{
+			"user_id": filter.UserID, "username": filter.Username, "token": filter.Token, "actor": filter.Actor, "action": string(filter.Action),
+		} {
+			if value != "" {
+				tx = tx.Where(column+" = ?", value)
+			}
+		}
+		if filter.Refused {
+			tx = tx.Where("reason <> ''")
+		}
+		if !filter.Since.IsZero() {
+			tx = tx.Where("at >= ?", filter.Since.UnixMilli())
+		}
+		if !filter.Until.IsZero() {
+			tx = tx.Where("at < ?", filter.Until.UnixMilli())
+		}
+		if last := filter.Before; last != nil {
+			tx = tx.Where("(at, chain, seq) < (?, ?, ?)", last.At.UnixMilli(), last.Chain, last.Seq)
+		}
+		return tx.Order("at DESC, chain DESC, seq DESC").Limit(filter.Limit)
+	})
+}
+
+func (s *Audit) find(ctx context.Context, of func(tx *gorm.DB) *gorm.DB) ([]audit.Entry, error) {
+	var rows []auditEntry
+	err := s.run(ctx, func(tx *gorm.DB) error {
+		rows = nil
+		return of(tx).Find(&rows).Error
+	})
+	entries := make([]audit.Entry, 0, len(rows))
+	for i := range rows {
+		entries = append(entries, rows[i].entry())
+	}
+	return entries, err
+}
+
+// Cut deletes the entries from before a time, and leaves in the place of those of each chain the sealed digest of the
+// last one: what is kept can be verified on. Any replica may call it at any time.
+func (s *Audit) Cut(ctx context.Context, before time.Time) error {
+	ctx = besideRequests(ctx)
+	chains, err := s.Chains(ctx)
+	var faults []error
+	for i := range chains {
+		chain := &chains[i]
+		if !chain.Sealed || chain.Cut.Seq >= chain.Head.Seq { // what was altered is kept as it is
+			continue
+		}
+		if err := s.cut(ctx, chain, before); err != nil {
+			faults = append(faults, fmt.Errorf("tidying the audit: %w", err))
+		}
+	}
+	return errors.Join(append(faults, err)...)
+}
+
+// cut deletes the old entries of a chain: first it is said up to where, then they go.
+func (s *Audit) cut(ctx context.Context, chain *audit.Chain, before time.Time) error {
+	upTo := chain.Cut.Seq
+	err := s.write(ctx, func(tx *gorm.DB) error {
+		var kept *int64
+		if err := tx.Raw("SELECT min(seq) FROM audit_entries WHERE chain = ? AND seq > ? AND at >= ?", chain.ID, chain.Cut.Seq, before.UnixMilli()).Scan(&kept).Error; err != nil {
+			return err
+		}
+		last := chain.Head.Seq
+		if kept != nil {
+			last = *kept - 1
+		}
+		if last <= chain.Cut.Seq {
+			return nil
+		}
+		var row auditEntry
+		if err := tx.Take(&row, "chain = ? AND seq = ?", chain.ID, last).Error; err != nil {
+			return err
+		}
+		result := tx.Model(&auditChain{}).Where("id = ? AND cut_seq = ?", chain.ID, chain.Cut.Seq).
+			Updates(map[string]any{"cut_seq": last, "cut": s.sealHead(chain.ID, "cut", last, row.Digest)})
+		if result.Error == nil && result.RowsAffected == 1 {
+			upTo = last
+		}
+		return result.Error
+	})
+	for deleted := int64(tidyBatch); err == nil && deleted >= tidyBatch; {
+		err = s.write(ctx, func(tx *gorm.DB) error {
+			result := tx.Exec(fmt.Sprintf("DELETE FROM audit_entries WHERE chain = ? AND seq IN (SELECT seq FROM audit_entries WHERE chain = ? AND seq <= ? ORDER BY seq LIMIT %d)", tidyBatch), chain.ID, chain.ID, upTo)
+			deleted = result.RowsAffected
+			return result.Error
+		})
+	}
+	return err
+}

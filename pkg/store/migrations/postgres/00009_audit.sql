@@ -1,0 +1,39 @@
+-- The audit: a chain of entries for each process, of which each has the digest of the one before it in its own.
+
+-- +goose Up
+CREATE TABLE audit_chains (
+    id       text PRIMARY KEY,
+    number   bigint NOT NULL UNIQUE, -- from 1, without a gap
+    process  text NOT NULL,
+    began_at bigint NOT NULL,
+    seq      bigint NOT NULL DEFAULT 0, -- of the last entry
+    head     bytea NOT NULL,            -- its digest, sealed
+    cut_seq  bigint NOT NULL DEFAULT 0, -- of the last entry that was deleted when it was old enough
+    cut      bytea                      -- its digest, sealed
+);
+
+CREATE TABLE audit_entries (
+    chain    text NOT NULL,
+    seq      bigint NOT NULL,
+    at       bigint NOT NULL,
+    times    bigint NOT NULL,
+    action   text NOT NULL,
+    reason   text NOT NULL DEFAULT '',
+    user_id  text NOT NULL DEFAULT '',
+    username text NOT NULL DEFAULT '',
+    proof    text NOT NULL DEFAULT '',
+    actor    text NOT NULL DEFAULT '',
+    provider text NOT NULL DEFAULT '',
+    audience text NOT NULL DEFAULT '',
+    resource text NOT NULL DEFAULT '',
+    client   text NOT NULL DEFAULT '',
+    token    text NOT NULL DEFAULT '',
+    request  text NOT NULL DEFAULT '',
+    peer     text NOT NULL DEFAULT '',
+    digest   bytea NOT NULL,
+    PRIMARY KEY (chain, seq)
+);
+
+CREATE INDEX audit_entries_by_time ON audit_entries (at, chain, seq);
+
+CREATE INDEX audit_entries_by_user ON audit_entries (user_id, at, chain, seq);

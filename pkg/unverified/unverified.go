@@ -3,6 +3,7 @@
 package unverified
 
 import (
+	"bytes"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
@@ -22,16 +23,31 @@ func Claims(token string, claims any) error { return part(token, 1, claims) }
 // Header reads a token's protected header (RFC 7515 4). The error is ErrForm.
 func Header(token string, header any) error { return part(token, 0, header) }
 
+// Mentions tells whether a token's claims hold a text as it stands there: a quick look, before Claims.
+func Mentions(token, text string) bool {
+	claims, err := raw(token, 1)
+	return err == nil && bytes.Contains(claims, []byte(text))
+}
+
 func part(token string, number int, into any) error {
-	parts := strings.Split(token, ".")
-	if len(parts) != 3 || len(token) > maxToken {
-		return ErrForm
-	}
-	text, err := base64.RawURLEncoding.DecodeString(parts[number])
+	text, err := raw(token, number)
 	if err != nil || json.Unmarshal(text, into) != nil {
 		return ErrForm
 	}
 	return nil
+}
+
+// raw is a part of a token as it is before it is read.
+func raw(token string, number int) ([]byte, error) {
+	parts := strings.Split(token, ".")
+	if len(parts) != 3 || len(token) > maxToken {
+		return nil, ErrForm
+	}
+	text, err := base64.RawURLEncoding.DecodeString(parts[number])
+	if err != nil {
+		return nil, ErrForm
+	}
+	return text, nil
 }
 
 // IsForm tells whether a text has the three parts of a JWT.

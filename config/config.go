@@ -23,6 +23,7 @@ import (
 
 	"github.com/workspace-token-service/wts/pkg/aggregate"
 	"github.com/workspace-token-service/wts/pkg/apitoken"
+	"github.com/workspace-token-service/wts/pkg/audit"
 	"github.com/workspace-token-service/wts/pkg/authn"
 	"github.com/workspace-token-service/wts/pkg/broker"
 	"github.com/workspace-token-service/wts/pkg/grant"
@@ -54,6 +55,8 @@ type Config struct {
 	Publisher publisher.Config `config:",squash"`
 	// Grants says which programs people may let act for them.
 	Grants grant.Config `config:",squash"`
+	// Audit says how long what was done is kept in the database.
+	Audit audit.Config `config:"audit"`
 	// Admins are the users, by name, who may manage the API tokens of every resource.
 	Admins []string `config:"admins"`
 	// KeyringFile names the file of the keys that seal secrets at rest.
@@ -257,7 +260,7 @@ func (c Config) complete(dir string) (Config, error) {
 			c.Broker.DefaultProvider = id
 		}
 	}
-	c.Server = c.Server.WithDefaults()
+	c.Server, c.Audit = c.Server.WithDefaults(), c.Audit.WithDefaults()
 	c.Issuer.URL, c.Issuer.Audiences = c.Server.URL, c.withOwn()
 	if c.RideThroughMax == 0 {
 		c.RideThroughMax = 15 * time.Minute
@@ -385,7 +388,7 @@ func (c Config) validate() error {
 	if err := c.checkSpoolWait(); err != nil {
 		faults = append(faults, err)
 	}
-	return errors.Join(append(faults, c.Server.Validate(), c.Authn.Validate(), c.Database.Validate(), c.Issuer.Validate(), c.Kube.Validate(), c.Log.Validate(), c.Aggregate.Validate(), c.Notices.Validate(), c.Publisher.Validate(), c.Grants.Validate(func(id string) bool { _, known := c.Issuer.Audiences[id]; return known }))...)
+	return errors.Join(append(faults, c.Server.Validate(), c.Authn.Validate(), c.Database.Validate(), c.Issuer.Validate(), c.Kube.Validate(), c.Log.Validate(), c.Aggregate.Validate(), c.Notices.Validate(), c.Publisher.Validate(), c.Audit.Validate(), c.Grants.Validate(func(id string) bool { _, known := c.Issuer.Audiences[id]; return known }))...)
 }
 
 // Faults are the single faults that an error of Load joins, a line each.

@@ -20,7 +20,7 @@ var arrows = map[string][]string{
 	"pkg/grant":                 {"pkg/issuer"},
 	"pkg/publisher":             {"pkg/issuer", "pkg/unverified", "pkg/verifier"},
 	"pkg/server":                {"pkg/apitoken", "pkg/grant", "pkg/publisher", "pkg/authn", "pkg/broker", "pkg/issuer", "pkg/aggregate", "pkg/audit", "pkg/provider", "web"},
-	"pkg/store":                 {"pkg/apitoken", "pkg/grant", "pkg/publisher", "pkg/authn", "pkg/broker", "pkg/issuer", "pkg/keyring", "pkg/provider", "pkg/secret", "pkg/store/gen3"},
+	"pkg/store":                 {"pkg/apitoken", "pkg/audit", "pkg/grant", "pkg/publisher", "pkg/authn", "pkg/broker", "pkg/issuer", "pkg/keyring", "pkg/provider", "pkg/secret", "pkg/store/gen3"},
 	"pkg/store/gen3":            {"pkg/keyring", "pkg/secret"},
 	"pkg/store/storetest":       {"pkg/apitoken", "pkg/grant", "pkg/publisher", "pkg/authn", "pkg/broker", "pkg/issuer", "pkg/provider", "pkg/secret"},
 	"pkg/kube":                  {"pkg/authn", "pkg/unverified"},

@@ -232,10 +232,11 @@ func keysCommand(file *string) *cobra.Command {
 			RunE: withStore(file, func(cmd *cobra.Command, _ []string, loaded config.Config, db *store.Store) error {
 				log, flush := telemetry.NewLog(loaded.Log, cmd.ErrOrStderr())
 				defer flush()
+				trail := audit.NewTrail(db.Audit, operator(), time.Now)
 				keys := issuer.New(loaded.Issuer, db.SigningKeys, time.Now)
-				keys.OnAdded(keyAdded(log, audit.Event{Proof: "operator", Actor: operator()}))
+				keys.OnAdded(keyAdded(log, trail, audit.Event{Proof: "operator", Actor: operator()}))
 				from, err := keys.Rotate(cmd.Context())
-				if err != nil {
+				if err := errors.Join(err, trail.Flush(cmd.Context())); err != nil {
 					return err
 				}
 				fmt.Fprintf(cmd.OutOrStdout(), "The next keys are published, and sign from %s on.\n", from.UTC().Format(time.RFC3339))

@@ -13,7 +13,6 @@ import (
 	"github.com/workspace-token-service/wts/pkg/audit"
 	"github.com/workspace-token-service/wts/pkg/broker"
 	"github.com/workspace-token-service/wts/pkg/store"
-	"github.com/workspace-token-service/wts/pkg/telemetry"
 )
 
 func connectionsCommand(file *string) *cobra.Command {
@@ -63,11 +62,8 @@ func connectionsCommand(file *string) *cobra.Command {
 				if err := db.Connections.Disconnect(cmd.Context(), one.UserID, one.Provider); err != nil && !errors.Is(err, broker.ErrNotConnected) {
 					return err
 				}
-				log, flush := telemetry.NewLog(loaded.Log, cmd.ErrOrStderr())
-				defer flush()
 				fmt.Fprintf(cmd.OutOrStdout(), "Disconnected. Every replica that reaches the database refuses %s within 5 s; the provider is told where it has a revocation endpoint.\n", one.Username)
-				audit.Write(cmd.Context(), log, audit.Event{Action: audit.Disconnect, UserID: one.UserID, Username: one.Username, Provider: one.Provider, Proof: "operator", Actor: operator()})
-				return nil
+				return audited(cmd, loaded, db, audit.Event{Action: audit.Disconnect, UserID: one.UserID, Username: one.Username, Provider: one.Provider})
 			}),
 		},
 	)

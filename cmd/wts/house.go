@@ -24,6 +24,7 @@ func (s *service) keepHouse(ctx context.Context) error {
 	if err := s.reach(ctx); err != nil || ctx.Err() != nil {
 		return err
 	}
+	close(s.prepared)
 	maintain, tidy := time.NewTicker(maintainEvery), time.NewTicker(tidyEvery)
 	defer maintain.Stop()
 	defer tidy.Stop()
@@ -35,11 +36,25 @@ func (s *service) keepHouse(ctx context.Context) error {
 		case <-maintain.C:
 			err = errors.Join(s.issuer.Maintain(ctx), s.apiTokens.Notify(ctx))
 		case <-tidy.C:
-			err = s.store.Tidy(ctx)
+			err = errors.Join(s.store.Tidy(ctx), s.store.Audit.Cut(ctx, time.Now().Add(-s.config.Audit.WithDefaults().Retention)))
 		}
 		if err != nil && ctx.Err() == nil {
 			s.log.Warn("housekeeping failed, and will be tried again", slog.String("error", err.Error()))
 		}
+	}
+}
+
+// followTrail brings what was done into the database, once that is ready.
+func (s *service) followTrail(ctx context.Context) {
+	if s.trail == nil {
+		return
+	}
+	select {
+	case <-ctx.Done():
+	case <-s.prepared:
+		s.trail.Run(ctx, func(err error) {
+			s.log.Error("the audit waits for the database; the log has it", slog.String("error", err.Error()))
+		})
 	}
 }
 

@@ -40,7 +40,7 @@ func newCommand() *cobra.Command {
 	file := root.PersistentFlags().StringP("config", "c", config.DefaultFile, "the configuration file")
 	root.AddCommand(
 		serveCommand(file), initCommand(), checkConfigCommand(file), migrateCommand(file),
-		keysCommand(file), usersCommand(file), connectionsCommand(file), tokenCommand(), versionCommand(),
+		keysCommand(file), usersCommand(file), auditCommand(file), connectionsCommand(file), tokenCommand(), versionCommand(),
 	)
 	return root
 }

@@ -41,10 +41,13 @@ type service struct {
 	// publishers say whose CI jobs act for resources.
 	publishers *publisher.Service
 	// grants are how programs come to act for people.
-	grants  *grant.Service
-	server  *server.Server
-	metrics *telemetry.Metrics
-	cluster *kube.Cluster // nil outside Kubernetes
+	grants *grant.Service
+	// trail is what this process did, on its way to the database, which is ready once prepared is closed.
+	trail    *audit.Trail
+	prepared chan struct{}
+	server   *server.Server
+	metrics  *telemetry.Metrics
+	cluster  *kube.Cluster // nil outside Kubernetes
 	// certificates are those that the service ends TLS with, if it does.
 	certificates *certificates
 	health       health
@@ -52,10 +55,13 @@ type service struct {
 
 // newService wires a replica of a valid configuration. It reaches for nothing yet.
 func newService(ctx context.Context, loaded config.Config, log *slog.Logger) (*service, error) {
-	s := &service{config: loaded, log: log, metrics: telemetry.NewMetrics()}
+	s := &service{config: loaded, log: log, metrics: telemetry.NewMetrics(), prepared: make(chan struct{})}
 	var err error
 	if s.store, err = store.Open(loaded.Database, loaded.Keys, log); err != nil {
 		return nil, err
+	}
+	if !loaded.Audit.LogOnly {
+		s.trail = audit.NewTrail(s.store.Audit, processName(), time.Now)
 	}
 	public := loaded.Server.URL
 	var providers []*provider.Provider
@@ -67,7 +73,7 @@ func newService(ctx context.Context, loaded config.Config, log *slog.Logger) (*s
 		Alone: s.store.Alone(), Keys: loaded.Keys, Observer: refreshes(s.metrics, log), Now: time.Now,
 	})
 	s.issuer = issuer.New(loaded.Issuer, s.store.SigningKeys, time.Now)
-	s.issuer.OnAdded(keyAdded(log, audit.Event{Proof: "age"}))
+	s.issuer.OnAdded(keyAdded(log, s.trail, audit.Event{Proof: "age"}))
 	s.apiTokens = apitoken.New(apitoken.Parts{
 		Store: s.store.APITokens, Uses: s.store.APITokens, Resources: s.store.Resources, Statuses: s.store.APITokens, Audiences: s.issuer, Signer: s.issuer,
 		People: owners{s}, DefaultProvider: loaded.Broker.DefaultProvider, RideThrough: loaded.RideThroughMax,
@@ -97,7 +103,7 @@ func newService(ctx context.Context, loaded config.Config, log *slog.Logger) (*s
 	loaded.Server.Portal = loaded.Providers[loaded.Broker.DefaultProvider].Type == provider.TypeFence
 	s.server = server.New(server.Parts{
 		Config: loaded.Server, Authn: s.authn, Sessions: s.session, Broker: s.broker, Issuer: s.issuer, APITokens: s.apiTokens, Publishers: s.publishers, Grants: s.grants, Commons: aggregate.New(loaded.Aggregate),
-		Database: s.store, Observer: observer{s.metrics}, Log: log,
+		Trail: s.trail, Events: s.store.Audit, Database: s.store, Observer: observer{s.metrics}, Log: log,
 	})
 	s.certificates = &certificates{config: loaded.Server.TLS}
 	s.gauges()
@@ -105,11 +111,12 @@ func newService(ctx context.Context, loaded config.Config, log *slog.Logger) (*s
 }
 
 // keyAdded audits the signing keys that a process adds.
-func keyAdded(log *slog.Logger, by audit.Event) func(issuer.Key) {
+func keyAdded(log *slog.Logger, trail *audit.Trail, by audit.Event) func(issuer.Key) {
 	return func(key issuer.Key) {
 		event := by
 		event.Action, event.Token = audit.AddKey, key.ID
 		audit.Write(context.Background(), log.With(slog.String("algorithm", key.Algorithm), slog.Time("signs_from", key.ActivatesAt.UTC())), event)
+		trail.Add(event, "", "")
 	}
 }
 
@@ -220,8 +227,9 @@ func (s *service) run(ctx context.Context, ready func(addresses []net.Addr)) err
 		go func() { failed <- servers[0].Serve(listener) }()
 	}
 	background, stopBackground := context.WithCancel(context.WithoutCancel(ctx))
-	engine := make(chan struct{})
-	defer func() { stopBackground(); <-engine }()
+	engine, trail := make(chan struct{}), make(chan struct{})
+	defer func() { stopBackground(); <-engine; <-trail }()
+	go func() { s.followTrail(background); close(trail) }()
 	go func() { s.broker.Run(background); close(engine) }()
 	go s.store.Feed.Follow(background, s.feed(), s.config.RideThroughMax)
 	if s.cluster != nil {

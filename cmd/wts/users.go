@@ -14,7 +14,6 @@ import (
 	"github.com/workspace-token-service/wts/pkg/audit"
 	"github.com/workspace-token-service/wts/pkg/authn"
 	"github.com/workspace-token-service/wts/pkg/store"
-	"github.com/workspace-token-service/wts/pkg/telemetry"
 )
 
 func usersCommand(file *string) *cobra.Command {
@@ -55,8 +54,7 @@ func usersCommand(file *string) *cobra.Command {
 					return err
 				}
 				fmt.Fprintf(cmd.OutOrStdout(), "%s is called %s now, until the provider says otherwise at a login. Pods with the former name have no user.\n", args[0], args[1])
-				auditUser(cmd, loaded, audit.Event{Action: audit.RenameUser, Username: args[1]})
-				return nil
+				return audited(cmd, loaded, db, audit.Event{Action: audit.RenameUser, Username: args[1]})
 			}),
 		},
 		endSessionsCommand(file),
@@ -78,8 +76,7 @@ func usersCommand(file *string) *cobra.Command {
 					return err
 				}
 				fmt.Fprint(cmd.OutOrStdout(), said(args[0], disabled, loaded.RideThroughMax))
-				auditUser(cmd, loaded, audit.Event{Action: action, Username: args[0]})
-				return nil
+				return audited(cmd, loaded, db, audit.Event{Action: action, Username: args[0]})
 			}),
 		})
 	}
@@ -99,18 +96,9 @@ func endSessionsCommand(file *string) *cobra.Command {
 				return err
 			}
 			fmt.Fprintf(cmd.OutOrStdout(), "%d sessions of %s were ended. Their connections and API tokens go on.\n", len(ended), args[0])
-			auditUser(cmd, loaded, audit.Event{Action: audit.EndSession, UserID: user.ID, Username: args[0]})
-			return nil
+			return audited(cmd, loaded, db, audit.Event{Action: audit.EndSession, UserID: user.ID, Username: args[0]})
 		}),
 	}
-}
-
-// auditUser writes what an operator did about a user.
-func auditUser(cmd *cobra.Command, loaded config.Config, event audit.Event) {
-	log, flush := telemetry.NewLog(loaded.Log, cmd.ErrOrStderr())
-	defer flush()
-	event.Proof, event.Actor = "operator", operator()
-	audit.Write(cmd.Context(), log, event)
 }
 
 // findUser is the user who has a name now.

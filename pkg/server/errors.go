@@ -48,6 +48,7 @@ var (
 	errClient        = errors.New("the resource service's own credentials are needed: HTTP Basic with the audience as the name")
 	errNoSuchSession = errors.New("there is no such session")
 	errTokenScope    = errors.New("the token does not hold the scope for this")
+	errUnreadable    = errors.New("the database does not answer")
 	errSlow          = errors.New("ask less often: the interval is 5 s")
 )
 
@@ -96,6 +97,7 @@ var table = []struct {
 	{grant.ErrReplayed, answer{http.StatusBadRequest, "grant_replayed", grant.ErrReplayed.Error(), 0}},
 	{grant.ErrGrant, answer{http.StatusBadRequest, "grant", grant.ErrGrant.Error(), 0}},
 	{grant.ErrPending, answer{http.StatusBadRequest, "pending", grant.ErrPending.Error(), 0}},
+	{errUnreadable, answer{http.StatusServiceUnavailable, "unavailable", "The service cannot look this up at the moment, try again later", 2 * time.Second}},
 	{errSlow, answer{http.StatusBadRequest, "slow", errSlow.Error(), 0}},
 	{grant.ErrDenied, answer{http.StatusBadRequest, "denied", grant.ErrDenied.Error(), 0}},
 	{grant.ErrExpired, answer{http.StatusBadRequest, "expired", grant.ErrExpired.Error(), 0}},

@@ -121,7 +121,7 @@ func (g *grants) decide(x *exchange) error {
 	case !loggedIn:
 		return g.logIn(x, "/oauth2/auth?"+asked.fields.Encode())
 	case form.Get("decision") != "allow":
-		x.event.Action, x.event.Actor, x.event.Reason = audit.Allow, "client "+asked.Client, grant.ErrDenied.Error()
+		x.event.Action, x.event.Client, x.event.Reason = audit.Allow, asked.Client, grant.ErrDenied.Error()
 		return g.back(x, asked, "access_denied", "the person did not allow it")
 	}
 	return g.allow(x, asked)
@@ -137,7 +137,7 @@ func (g *grants) form(x *exchange) (url.Values, error) {
 
 // allow sends the browser back with a code.
 func (g *grants) allow(x *exchange, asked wish) error {
-	x.event.Action, x.event.Resource = audit.Allow, "client "+asked.Client
+	x.event.Action, x.event.Client = audit.Allow, asked.Client
 	code, err := g.service.Allow(x.Request.Context(), asked.Request, x.caller.User.ID, x.caller.Since)
 	if err != nil {
 		return g.refuse(x, asked, err)
@@ -315,7 +315,7 @@ func (g *grants) decideDevice(x *exchange) error {
 	}
 	allow := form.Get("decision") == "allow"
 	decided, err := g.service.Decide(x.Request.Context(), form.Get("user_code"), allow, x.caller.User.ID, x.caller.Since)
-	x.event.Audience, x.event.Resource = decided.Audience, "client "+decided.Client
+	x.event.Audience, x.event.Client = decided.Audience, decided.Client
 	switch {
 	case errors.Is(err, grant.ErrUnknown):
 		x.event.Reason = err.Error()
@@ -352,7 +352,7 @@ func (g *grants) token(x *exchange, form url.Values) error {
 	if _, known := g.service.Client(client); !known {
 		return grant.ErrClient
 	}
-	x.event.Resource = "client " + client
+	x.event.Client = client
 	if err := g.limits.take(x, mints, nil); err != nil {
 		return err
 	}

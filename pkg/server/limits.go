@@ -130,8 +130,9 @@ func (l *limits) tell(x *exchange, of kind, share *rate.Limiter) {
 	left := max(share.Tokens(), 0)
 	window := int(math.Ceil(float64(of.burst) / of.perSecond))
 	back := int(math.Ceil((float64(of.burst) - left) / of.perSecond))
-	x.Header("RateLimit-Policy", fmt.Sprintf("%q;q=%d;w=%d", of.name, of.burst, window))
-	x.Header("RateLimit", fmt.Sprintf("%q;r=%d;t=%d", of.name, int(left), back))
+	quoted := strconv.Quote(of.name)
+	x.Header("RateLimit-Policy", quoted+";q="+strconv.Itoa(of.burst)+";w="+strconv.Itoa(window))
+	x.Header("RateLimit", quoted+";r="+strconv.Itoa(int(left))+";t="+strconv.Itoa(back))
 }
 
 // limited is a handler whose requests are limited.

@@ -50,6 +50,7 @@ type edge struct {
 	sessions *authn.Sessions
 	observer Observer
 	log      *slog.Logger
+	trail    *audit.Trail
 	portal   bool   // the service stands behind Gen3's portal
 	base     string // the path under which the service lives, without a slash at its end
 	public   string // the URL of the service, as browsers reach it
@@ -257,8 +258,15 @@ func (x *exchange) record() {
 	x.logged = true
 }
 
-// logLine writes the one line of a request. Queries are left out: they hold codes.
+// logLine writes the one line of a request, and gives its event to the audit. Queries are left out: they hold codes.
 func (x *exchange) logLine(status int, took time.Duration) {
+	peer, _, _ := strings.Cut(x.Request.RemoteAddr, "]")
+	if at := strings.LastIndexByte(x.Request.RemoteAddr, ':'); at > 0 {
+		peer = x.Request.RemoteAddr[:at]
+	}
+	if x.event.Action != "" {
+		addEvent(x, peer)
+	}
 	level := slog.LevelInfo
 	switch {
 	case status >= 500:
@@ -269,10 +277,6 @@ func (x *exchange) logLine(status int, took time.Duration) {
 	if !x.log.Enabled(context.Background(), level) {
 		return
 	}
-	peer, _, _ := strings.Cut(x.Request.RemoteAddr, "]")
-	if at := strings.LastIndexByte(x.Request.RemoteAddr, ':'); at > 0 {
-		peer = x.Request.RemoteAddr[:at]
-	}
 	x.attrs = append(x.attrs[:0],
 		slog.String("request", x.id), slog.String("method", x.Request.Method), slog.String("route", x.route),
 		slog.Int("status", status), slog.Int64("us", took.Microseconds()), slog.String("peer", peer))
@@ -280,15 +284,23 @@ func (x *exchange) logLine(status int, took time.Duration) {
 		x.attrs = append(x.attrs, slog.String("client", x.peer.Addr.String()))
 	}
 	if x.event.Action != "" {
-		if x.err != nil && x.event.Reason == "" {
-			x.event.Reason = x.err.Error()
-		}
-		// What a handler knows of the caller stays where the middleware does not know it.
-		x.event.UserID, x.event.Username = cmp.Or(x.caller.User.ID, x.event.UserID), cmp.Or(x.caller.User.Username, x.event.Username)
-		x.event.Proof, x.event.Actor = cmp.Or(string(x.caller.Proof), x.event.Proof), cmp.Or(x.caller.Actor, x.event.Actor)
 		x.attrs = x.event.Attrs(x.attrs)
 	} else if x.err != nil {
 		x.attrs = append(x.attrs, slog.String("error", x.err.Error()))
 	}
 	x.log.LogAttrs(context.Background(), level, "request", x.attrs...)
+}
+
+// addEvent completes the event of a request and gives it to the audit. What a handler knows of the caller stays where
+// the middleware does not know it.
+func addEvent(x *exchange, peer string) {
+	if x.err != nil && x.event.Reason == "" {
+		x.event.Reason = x.err.Error()
+	}
+	x.event.UserID, x.event.Username = cmp.Or(x.caller.User.ID, x.event.UserID), cmp.Or(x.caller.User.Username, x.event.Username)
+	x.event.Proof, x.event.Actor = cmp.Or(string(x.caller.Proof), x.event.Proof), cmp.Or(x.caller.Actor, x.event.Actor)
+	if x.peer.Proxied {
+		peer = x.peer.Addr.String()
+	}
+	x.trail.Add(x.event, x.id, peer)
 }

@@ -108,8 +108,11 @@ type Parts struct {
 	// Publishers say whose CI jobs act for resources.
 	Publishers *publisher.Service
 	// Grants are how programs come to act for people.
-	Grants   *grant.Service
-	Commons  *aggregate.Aggregator
+	Grants  *grant.Service
+	Commons *aggregate.Aggregator
+	// Trail takes what the audit keeps in the database, and Events reads it for people.
+	Trail    *audit.Trail
+	Events   audit.Reader
 	Database Database
 	Observer Observer
 	Log      *slog.Logger
@@ -129,7 +132,7 @@ func New(parts Parts) *Server {
 	gin.SetMode(gin.ReleaseMode)
 	parts.Config = parts.Config.WithDefaults()
 	s := &Server{engine: gin.New(), edge: &edge{
-		authn: parts.Authn, sessions: parts.Sessions, observer: parts.Observer, log: parts.Log, portal: parts.Config.Portal, public: parts.Config.URL,
+		authn: parts.Authn, sessions: parts.Sessions, observer: parts.Observer, log: parts.Log, trail: parts.Trail, portal: parts.Config.Portal, public: parts.Config.URL,
 	}}
 	crossSite := http.NewCrossOriginProtection()
 	if public, err := url.Parse(parts.Config.URL); err == nil {
@@ -292,6 +295,7 @@ func (s *Server) apiRoutes(parts Parts, tokens *apiTokens, jobs *publishers) {
 	change(http.MethodDelete, "/api/v1/sessions", audit.EndSession, sessions.endAll)
 	change(http.MethodDelete, "/api/v1/sessions/:id", audit.EndSession, sessions.end)
 
+	read("/api/v1/events", audit.ListEvents, (&events{parts.Events}).list)
 	read("/api/v1/resources", audit.ListTokens, resources.list)
 	s.only(http.MethodPut, "/api/v1/resources/:audience/:resource", itself(audit.PutResource), resources.put)
 	read("/api/v1/resources/:audience/:resource", audit.ListTokens, resources.show)

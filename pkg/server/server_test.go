@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/workspace-token-service/wts/pkg/audit"
 	"github.com/workspace-token-service/wts/pkg/authn"
 	"github.com/workspace-token-service/wts/pkg/broker"
 	"github.com/workspace-token-service/wts/pkg/issuer"
@@ -81,6 +82,6 @@ func newParts(log *slog.Logger) (Parts, *row) {
 			Config: broker.Config{DefaultProvider: "main"}, Providers: []*provider.Provider{provider.New("main", provider.Config{}, "")},
 			Store: one, Now: time.Now,
 		}),
-		Issuer: issuer.New(issuer.Config{}, nil, time.Now), Database: silent{}, Observer: silent{}, Log: log,
+		Issuer: issuer.New(issuer.Config{}, nil, time.Now), Database: silent{}, Observer: silent{}, Log: log, Trail: audit.NewTrail(nil, "", time.Now),
 	}, one
 }

@@ -43,6 +43,8 @@ type Setup struct {
 	Revokes bool
 	// Log is the level that the replicas log at, default warn.
 	Log string
+	// More is further configuration, lines of YAML.
+	More string
 	// Standby gives PostgreSQL a standby that lags, and can be promoted.
 	Standby bool
 	// Apart gives every replica a network namespace of its own, PostgreSQL a clock that can be stepped, and the
@@ -139,13 +141,14 @@ drain_delay: %s
 stop_timeout: %s
 spool_wait: %s
 log: {level: %s}
-rate_limits: {token: 1000000, mint: 1000000}
+rate_limits: {token: 1000000, mint: 1000000, introspect: 1000000}
 default_provider: main
 providers:
   main: {issuer: "%s", %s}
   second: {issuer: "%s", %s}
+%s
 `, public, address, r.Database.URL, keyFile, 1+i%2, dir, dir, i, of.DrainDelay, max(20*time.Second, timeout+10*time.Second), max(20*time.Second, timeout+6*time.Second),
-			cmp.Or(of.Log, "warn"), r.Provider.Issuer, options, r.Second.Issuer, options)))
+			cmp.Or(of.Log, "warn"), r.Provider.Issuer, options, r.Second.Issuer, options, of.More)))
 	}
 	for _, one := range r.WTS {
 		one.AwaitReady(t)

@@ -1,0 +1,88 @@
+package server
+
+import (
+	"fmt"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/workspace-token-service/wts/pkg/audit"
+)
+
+// events answers /api/v1/events: what the audit has of the person who asks.
+type events struct{ reader audit.Reader }
+
+// eventView is an entry of the audit as its person sees it.
+type eventView struct {
+	At       time.Time `json:"at"`
+	Times    int64     `json:"times"` // how many like it there were in a minute; at is that of the last one
+	Action   string    `json:"action"`
+	Outcome  string    `json:"outcome"` // done or refused
+	Reason   string    `json:"reason,omitempty"`
+	Proof    string    `json:"proof,omitempty"`
+	Actor    string    `json:"actor,omitempty"`
+	Provider string    `json:"provider,omitempty"`
+	Audience string    `json:"audience,omitempty"`
+	Resource string    `json:"resource,omitempty"`
+	Client   string    `json:"client,omitempty"`
+	Token    string    `json:"token,omitempty"` // its id, or the SHA-256 of a provider's
+	Address  string    `json:"address,omitempty"`
+	Request  string    `json:"request_id,omitempty"`
+}
+
+// list answers GET, the newest first: ?action=&refused=true&after=<next>.
+func (e *events) list(x *exchange) error {
+	filter := audit.Filter{UserID: x.caller.User.ID, Limit: pageSize}
+	if filter.UserID == "" {
+		return errNoPerson
+	}
+	action, _ := x.param("action")
+	refused, _ := x.param("refused")
+	filter.Action, filter.Refused = audit.Action(action), refused == "true"
+	if text, ok := x.param("after"); ok {
+		last, err := parsePlace(text)
+		if err != nil {
+			return err
+		}
+		filter.Before = last
+	}
+	found, err := e.reader.Find(x.Request.Context(), filter)
+	if err != nil {
+		return fmt.Errorf("%w: %w", errUnreadable, err)
+	}
+	answer := struct {
+		Events []eventView `json:"events"`
+		// Next is to be sent as after for the next page; it is left out where there is none.
+		Next string `json:"next,omitempty"`
+	}{Events: []eventView{}}
+	for i := range found {
+		one := &found[i]
+		outcome := "done"
+		if one.Reason != "" {
+			outcome = "refused"
+		}
+		answer.Events = append(answer.Events, eventView{
+			At: one.At.UTC(), Times: one.Times, Action: string(one.Action), Outcome: outcome, Reason: one.Reason, Proof: one.Proof, Actor: one.Actor, Provider: one.Provider,
+			Audience: one.Audience, Resource: one.Resource, Client: one.Client, Token: one.Token, Address: one.Peer, Request: one.Request,
+		})
+	}
+	if len(found) == pageSize {
+		last := &found[len(found)-1]
+		answer.Next = fmt.Sprintf("%d.%s.%d", last.At.UnixMilli(), last.Chain, last.Seq)
+	}
+	return x.json(http.StatusOK, answer)
+}
+
+// parsePlace reads where a list goes on.
+func parsePlace(text string) (*audit.Entry, error) {
+	parts := strings.Split(text, ".")
+	if len(parts) == 3 {
+		at, wrong := strconv.ParseInt(parts[0], 10, 64)
+		seq, bad := strconv.ParseInt(parts[2], 10, 64)
+		if wrong == nil && bad == nil {
+			return &audit.Entry{At: time.UnixMilli(at), Chain: parts[1], Seq: seq}, nil
+		}
+	}
+	return nil, &inputError{"after: has to be the next of a list"}
+}

@@ -59,6 +59,8 @@ type Config struct {
 	Audit audit.Config `config:"audit"`
 	// Admins are the users, by name, who may manage the API tokens of every resource.
 	Admins []string `config:"admins"`
+	// AdminGroups are groups, by the default provider's groups_claim, whose members may do the same.
+	AdminGroups []string `config:"admin_groups"`
 	// KeyringFile names the file of the keys that seal secrets at rest.
 	KeyringFile string `config:"keyring_file"`
 	// SealFormat is the form in which secrets at rest are sealed: 1, XChaCha20-Poly1305, or 2, AES-256-GCM with a key
@@ -372,6 +374,9 @@ func (c Config) validate() error {
 		if grouped && c.Providers[c.Broker.DefaultProvider].GroupsClaim == "" {
 			fault("audiences.%s.access: names groups, and providers.%s.groups_claim is missing, which says where they stand", id, c.Broker.DefaultProvider)
 		}
+	}
+	if len(c.AdminGroups) > 0 && c.Providers[c.Broker.DefaultProvider].GroupsClaim == "" {
+		fault("admin_groups: providers.%s.groups_claim is missing, which says where groups stand", c.Broker.DefaultProvider)
 	}
 	if c.Broker.ClaimsMaxAge < 0 {
 		fault("claims_max_age: must not be negative")

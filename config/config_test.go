@@ -109,13 +109,27 @@ providers:
 audiences:
   a: {algorithm: HS256}
   main: {}
+admin_groups: [keepers]
+audit: {retention: 1h}
+clients:
+  pod: {redirect_uris: ["https://p.example.org/"], audiences: [a]}
+  web: {redirect_uris: ["https://p.example.org/*", "http://p.example.org/", "/back", "https://p.example.org/#x", "app:/back", "org.example.app:/back"], origins: ["https://p.example.org/", "*"], audiences: [none]}
+  quiet: {redirect_uris: ["http://127.0.0.1/back"], skip_consent: true, audiences: [a]}
+  empty: {audiences: [a, wts]}
 `)
 	for _, want := range []string{
 		"url: must be https", "database.url: must begin with", "keyring_file: ", "default_provider: is \"other\"", "default_audience: \"nobody\"",
 		"ride_through_max", "trusted_proxies[0]", "log.level", "log.format", "providers.main.issuer: must be https", "providers.main.client_id",
 		"providers.main.client_secret", "providers.main.client_auth", "providers.default: ", "audiences.a.algorithm", "audiences.main: is a provider's name too",
+		"admin_groups: providers.other.groups_claim is missing", "audit.retention", "clients.pod: the name is taken", "clients.web.redirect_uris[0]: has a name, a wildcard",
+		"clients.web.redirect_uris[1]: want https", "clients.web.redirect_uris[2]: is no absolute URL", "clients.web.redirect_uris[3]: has a fragment",
+		"clients.web.redirect_uris[4]: a scheme of one's own", "clients.web.origins[0]: want an origin", "clients.web.origins[1]: want an origin", "clients.web.audiences[0]: \"none\"",
+		"clients.quiet.skip_consent", "clients.empty: has neither",
 	} {
 		t.Run(want, func(t *testing.T) {
+			if strings.Contains(err, "clients.web.redirect_uris[5]") || strings.Contains(err, "clients.empty.audiences") {
+				t.Errorf("a good one is refused:\n%s", err)
+			}
 			if !strings.Contains(err, "\n"+want) && !strings.HasPrefix(err, want) {
 				t.Errorf("no line that begins with %q in:\n%s", want, err)
 			}

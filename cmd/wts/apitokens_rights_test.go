@@ -168,6 +168,44 @@ func TestAScopeThatIsTakenAway(t *testing.T) {
 	})
 }
 
+// Members of a group manage the tokens of every resource, as long as they are members; their groups stand in no token
+// whose audience does not ask for them.
+func TestAdminsByGroup(t *testing.T) {
+	r := startReplica(t, withJWTs, func(c *config.Config) {
+		c.AdminGroups, c.Broker.ClaimsMaxAge = []string{"keepers"}, 300*time.Millisecond
+		first := c.Providers["first"]
+		first.GroupsClaim = "groups"
+		c.Providers["first"] = first
+	})
+	carol := providertest.User{Name: "carol", Password: "canary-password", Groups: []string{"keepers"}}
+	r.first.SetUser(carol)
+	r.first.SetUser(providertest.User{Name: "alice", Password: "canary-password", Groups: []string{"others"}})
+	browser, alice := r.signedIn(t, "carol"), r.signedIn(t, "alice")
+	r.putResource(t, "plugin", "dave")
+	const path = "/api/v1/resources/sites/plugin"
+	made := decoded[shown](t, r.sendJSON(t, browser, http.MethodPost, path+"/tokens", `{"name": "ci", "scopes": ["upload"]}`), http.StatusCreated)
+	decoded[any](t, r.sendJSON(t, browser, http.MethodGet, "/api/v1/resources?unmaintained=true", ""), http.StatusOK)
+	if got := r.sendJSON(t, alice, http.MethodGet, path+"/tokens", ""); got.status != http.StatusForbidden {
+		t.Errorf("of another group: got %d %s; want 403", got.status, got.body)
+	}
+	jwt := decoded[shown](t, r.sendJSON(t, browser, http.MethodPost, "/api/v1/tokens", jwtToken), http.StatusCreated)
+	var claims map[string]any
+	if err := unverified.Claims(jwt.Token, &claims); err != nil || claims["groups"] != nil {
+		t.Errorf("the token says %v, %v; want nothing of groups", claims, err)
+	}
+	carol.Groups = nil
+	r.first.SetUser(carol)
+	comesTrue(t, "out of the group", func() error {
+		if got := r.sendJSON(t, browser, http.MethodGet, path+"/tokens", ""); got.status != http.StatusForbidden {
+			return fmt.Errorf("got %d %s; want 403", got.status, got.body)
+		}
+		return nil
+	})
+	if got := r.sendJSON(t, browser, http.MethodDelete, path+"/tokens/"+made.ID, ""); got.status != http.StatusNotFound {
+		t.Errorf("revoking: got %d %s; want 404", got.status, got.body)
+	}
+}
+
 // Who rotates a resource's token has to be allowed what it may do, as who makes one.
 func TestAMaintainerRotatesNoMoreThanTheyMay(t *testing.T) {
 	r := startReplica(t, withTokens, func(c *config.Config) {

@@ -77,7 +77,7 @@ func newService(ctx context.Context, loaded config.Config, log *slog.Logger) (*s
 	s.apiTokens = apitoken.New(apitoken.Parts{
 		Store: s.store.APITokens, Uses: s.store.APITokens, Resources: s.store.Resources, Statuses: s.store.APITokens, Audiences: s.issuer, Signer: s.issuer,
 		People: owners{s}, DefaultProvider: loaded.Broker.DefaultProvider, RideThrough: loaded.RideThroughMax,
-		Notices: s.store.APITokens, Webhook: loaded.Notices, Admins: loaded.Admins, Now: time.Now,
+		Notices: s.store.APITokens, Webhook: loaded.Notices, Admins: loaded.Admins, AdminGroups: loaded.AdminGroups, Now: time.Now,
 	})
 	if s.publishers, err = publisher.New(ctx, publisher.Parts{
 		Config: loaded.Publisher, Store: s.store.Publishers, Resources: s.apiTokens, Audiences: s.issuer, Own: public, Now: time.Now,

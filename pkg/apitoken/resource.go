@@ -16,7 +16,9 @@ const maxMaintainers = 50
 type owners struct {
 	resources Resources
 	// admins may manage those of every resource, and see the resources that no user maintains who can log in.
-	admins []string
+	admins []string // usernames
+	// adminGroups are groups whose members are admins too, by the default provider's claim.
+	adminGroups []string
 }
 
 // maintains wants a maintainer of the resource, or an admin.
@@ -39,10 +41,14 @@ func (o *owners) maintainedBy(resource ResourceInfo, who issuer.Person) bool {
 	return o.IsAdmin(who) || slices.ContainsFunc(resource.Maintainers, isWho)
 }
 
-// IsAdmin tells an operator of tokens.
+// IsAdmin tells an operator of tokens: by name, or by a group where their groups are known.
 func (o *owners) IsAdmin(who issuer.Person) bool {
-	return who.ID != "" && slices.Contains(o.admins, who.Username)
+	in := func(group string) bool { return slices.Contains(o.adminGroups, group) }
+	return who.ID != "" && (slices.Contains(o.admins, who.Username) || slices.ContainsFunc(who.Groups, in))
 }
+
+// AdminsByGroup tells that who is an admin depends on their groups.
+func (o *owners) AdminsByGroup() bool { return len(o.adminGroups) > 0 }
 
 // PutResource makes or replaces a resource, as the resource service says it. It may have no maintainers: an admin then
 // finds it.

@@ -67,6 +67,7 @@ type Parts struct {
 	Notices     Notices
 	Webhook     WebhookConfig
 	Admins      []string // usernames
+	AdminGroups []string // whose members are admins too
 	Now         func() time.Time
 }
 
@@ -83,7 +84,7 @@ func New(parts Parts) *Service {
 		lists: &lists{
 			statuses: parts.Statuses, signer: parts.Signer, audiences: parts.Audiences, provider: parts.DefaultProvider, rideThrough: parts.RideThrough, now: parts.Now,
 		},
-		owners:   &owners{resources: parts.Resources, admins: parts.Admins},
+		owners:   &owners{resources: parts.Resources, admins: parts.Admins, adminGroups: parts.AdminGroups},
 		notifier: &notifier{notices: parts.Notices, webhook: parts.Webhook, resources: parts.Resources, now: parts.Now},
 		now:      parts.Now,
 	}
@@ -157,6 +158,9 @@ func (s *Service) value(ctx context.Context, token Token, who issuer.Person, now
 	status, err := s.statuses.NextStatus(ctx)
 	if err != nil {
 		return "", Value{}, err
+	}
+	if !s.judge.audiences.AsksGroups(token.Audience) { // they may be known for who is an admin
+		who.Groups = nil
 	}
 	request := issuer.Request{
 		Audience: token.Audience, Resource: token.Resource, Scopes: token.Scopes, Person: who, ClientID: "api_token", Actor: issuer.Actor{Subject: "token " + token.ID},

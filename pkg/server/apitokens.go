@@ -100,16 +100,21 @@ func view(token apitoken.Token, now time.Time) tokenView {
 	return shown
 }
 
-// person is who makes the request, with their groups where an audience asks for them.
+// person is who makes the request, with their groups where an audience asks for them, or who is an admin depends on them.
 func (a *apiTokens) person(x *exchange, audience string) (issuer.Person, error) {
 	who := issuer.Person{ID: x.caller.User.ID, Username: x.caller.User.Username}
 	if who.ID == "" {
 		return who, errNoPerson
 	}
-	var err error
-	if a.issuer.AsksGroups(audience) {
-		who.Groups, err = a.broker.Groups(x.Request.Context(), who.ID)
+	asked := a.issuer.AsksGroups(audience)
+	if !asked && !a.service.AdminsByGroup() {
+		return who, nil
 	}
+	groups, err := a.broker.Groups(x.Request.Context(), who.ID)
+	if err != nil && !asked { // no admin, while their groups cannot be had
+		return who, nil
+	}
+	who.Groups = groups
 	return who, err
 }
 

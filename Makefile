@@ -11,7 +11,7 @@ DEMO    ?=
 GRACES  ?= 10s 3s 0s
 
 .DEFAULT_GOAL := help
-.PHONY: help build rootfs run demo test test-exact test-chart e2e test-kube load-kube torture promote siege posts outages test-torture simulate mutants mutate bench shape lint lint-actions format fuzz check release ready-test ready-e2e ready-rootfs clean
+.PHONY: help build rootfs run demo test test-exact test-chart e2e test-kube load-kube torture promote siege posts outages test-torture simulate mutants mutate bench shape lint lint-api lint-actions format fuzz check release ready-test ready-e2e ready-api ready-rootfs clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -87,6 +87,9 @@ bench: ready-test ## Measure beside baselines in the same run, and print what is
 lint: ## Run the linters
 	$(TOOL) golangci-lint run ./...
 
+lint-api: ready-api ## Hold api/openapi.yaml to the recommended rules of Redocly, without error or warning
+	npx --yes @redocly/cli@2.77.0 lint --extends recommended --format json api/openapi.yaml | jq -e '.problems, (.totals.errors + .totals.warnings == 0)'
+
 shape: ## Measure the house: functions, types, imports, comments, tests
 	cd tools && $(GO) test -count=1 -v ./shape
 
@@ -121,6 +124,9 @@ ready-test:
 
 ready-rootfs:
 	@test/ready busybox
+
+ready-api:
+	@test/ready node jq
 
 ready-e2e:
 	@test/ready node jwt authlib requests java jackson

@@ -17,7 +17,7 @@ var files embed.FS
 //go:embed wts.css
 var stylesheet string
 
-var templates = template.Must(template.ParseFS(files, "*.html"))
+var templates = template.Must(template.New("").Funcs(template.FuncMap{"prose": prose}).ParseFS(files, "*.html"))
 
 // Stylesheet is served at /static/wts.css.
 func Stylesheet() string { return stylesheet }

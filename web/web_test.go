@@ -21,6 +21,9 @@ func TestPagesEscapeWhatTheyShow(t *testing.T) {
 	const hostile = `"><script>alert(1)</script>`
 	for name, page := range map[string]string{
 		"a message": render(t, web.Message{Title: hostile, Text: hostile, RequestID: hostile, Steps: []web.Step{{Label: hostile, Address: hostile}, {Label: hostile, Address: hostile, Post: true}}}),
+		"consent":   render(t, web.Consent{Client: hostile, Username: hostile, Site: hostile, Agent: hostile, Address: hostile, Audience: hostile, Scopes: []string{hostile}, Fields: []web.Field{{Name: hostile, Value: hostile}}}),
+		"a device":  render(t, web.Device{Unknown: true}),
+		"the docs":  render(t, web.Docs{Title: hostile, Description: "`" + hostile + "`", Schemas: []web.DocsSchema{{Name: hostile, Fields: []web.DocsField{{Name: hostile, Of: hostile, Description: hostile}}}}}),
 		"home":      render(t, web.Home{Username: hostile, Providers: []web.Provider{{ID: hostile, Name: hostile}, {ID: hostile, Name: hostile, Connected: true}}}),
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -212,3 +212,35 @@ func TestEveryRouteIsInTheContract(t *testing.T) {
 		t.Errorf("the contract and the routes differ (-contract +routes):\n%s", diff)
 	}
 }
+
+// The reference page shows every operation, and no link of it leads nowhere.
+func TestTheReferencePage(t *testing.T) {
+	c, err := theContract()
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := startReplica(t)
+	page := r.call(t, nil, http.MethodGet, "/docs", "Accept", "text/html")
+	if file := r.call(t, nil, http.MethodGet, "/openapi.yaml"); page.status != http.StatusOK || file.status != http.StatusOK || !strings.HasPrefix(file.body, "openapi: 3.1.0") {
+		t.Fatalf("got %d and %d, want the page and the document", page.status, file.status)
+	}
+	for path, item := range c.document.Paths.Map() {
+		for method, one := range item.Operations() {
+			if !strings.Contains(page.body, `<section id="`+one.OperationID+`">`) || !strings.Contains(page.body, "<code>"+method+" "+path+"</code>") {
+				t.Errorf("%s %s (%s) is not on the page", method, path, one.OperationID)
+			}
+		}
+	}
+	links := regexp.MustCompile(`href="#([^"]*)"`).FindAllStringSubmatch(page.body, -1)
+	if len(links) < 100 {
+		t.Errorf("the page has %d links, want one for each operation and type", len(links))
+	}
+	for _, link := range links {
+		if !strings.Contains(page.body, `id="`+link[1]+`"`) {
+			t.Errorf("a link leads to %q, which is nowhere", link[1])
+		}
+	}
+	if strings.Contains(page.body, "<script") || strings.Contains(page.body, "`") {
+		t.Error("the page has a script, or a backquote that is not code")
+	}
+}

@@ -27,7 +27,8 @@ var (
 	remotePath = regexp.MustCompile(`^[a-z0-9-]+(\.[a-z0-9-]+)+/`)
 	goVersion  = regexp.MustCompile(`@(v[0-9]+\.[0-9]+\.[0-9]+|\$\{?[a-z_]+\}?)`)
 	floating   = regexp.MustCompile(`@(latest|main|master|HEAD)\b`)
-	npmCommand = regexp.MustCompile(`\b(?:npx|npm +(?:install|i|add|exec)) +(.*)`)
+	npmCommand = regexp.MustCompile(`\bnpm +(?:install|i|add|exec) +(.*)`)
+	npxCommand = regexp.MustCompile(`\bnpx +(?:-\S+ +)*(\S+)`) // what follows are the words of the program
 	pipCommand = regexp.MustCompile(`\bpip3? +install +(.*)`)
 	exact      = regexp.MustCompile(`@[0-9]+\.[0-9]+\.[0-9]+`)
 	fetched    = regexp.MustCompile(`\b(?:curl|wget|ADD|git +clone)\b.*?(https://[^ "'\\]+)`)
@@ -69,6 +70,7 @@ func unpinnedIn(line string) (found []string) {
 	}
 	words(goCommand, func(word string) bool { return remotePath.MatchString(word) && !goVersion.MatchString(word) })
 	words(npmCommand, func(word string) bool { return !exact.MatchString(word) })
+	words(npxCommand, func(word string) bool { return !exact.MatchString(word) })
 	words(pipCommand, func(word string) bool { return !strings.Contains(word, "==") })
 	words(fetched, func(string) bool { return true })
 	words(action, func(word string) bool { return !commit.MatchString(word) })
@@ -147,6 +149,7 @@ func TestAMissingVersionIsFound(t *testing.T) {
 		{"Makefile", "\tgo install mvdan.cc/gofumpt@latest", "\tgo install mvdan.cc/gofumpt@v0.9.1"},
 		{"Makefile", "\t$(GO) run golang.org/x/vuln/cmd/govulncheck ./...", "\t$(GO) run ./test/pgtest/withpostgres"},
 		{"run", "npx eslint .", "npx eslint@9.1.0"},
+		{"run", "npx --yes eslint", "npx --yes eslint@9.1.0 . | tee x"},
 		{"run", "npm install oidc-provider@9", "npm ci --no-audit"},
 		{"run", "pip install requests", "pip install requests==2.32.3"},
 		{"run", "curl -fsSL https://get.example.org/install.sh | sh", "curl -s localhost:8080"},

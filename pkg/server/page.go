@@ -1,9 +1,13 @@
 package server
 
 import (
+	"bytes"
+	"io"
 	"net/http"
 	"strings"
+	"sync"
 
+	"github.com/workspace-token-service/wts/api"
 	"github.com/workspace-token-service/wts/web"
 )
 
@@ -22,6 +26,40 @@ func (x *exchange) page(status int, content web.Content) {
 	header.Set("Vary", "Accept, Cookie")
 	x.Writer.WriteHeader(status)
 	_ = content.Render(x.Writer, x.base)
+}
+
+// reference answers /docs and /openapi.yaml: what every route wants and answers.
+type reference struct{ page func() rendered }
+
+// newReference renders the page when somebody first asks for it, and keeps it. That the description can be read is
+// shown by a test.
+func newReference(base string) *reference {
+	return &reference{sync.OnceValue(func() rendered {
+		var page bytes.Buffer
+		docs, _ := web.NewDocs(api.Description)
+		_ = docs.Render(&page, base)
+		return page.Bytes()
+	})}
+}
+
+// rendered is a page that is the same for all.
+type rendered []byte
+
+// Render implements web.Content.
+func (r rendered) Render(w io.Writer, _ string) error {
+	_, err := w.Write(r)
+	return err
+}
+
+func (r *reference) show(x *exchange) error {
+	x.page(http.StatusOK, r.page())
+	return nil
+}
+
+func (*reference) file(x *exchange) error {
+	x.Header("Cache-Control", "public, max-age=300")
+	x.Data(http.StatusOK, "application/yaml", api.Description)
+	return nil
 }
 
 // stylesheet serves the style of all pages, which holds nothing of any user.

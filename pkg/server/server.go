@@ -240,6 +240,9 @@ func (s *Server) routes(parts Parts, crossSite *http.CrossOriginProtection) {
 	s.get("/healthz", probe, health.healthz)
 	s.get("/readyz", probe, health.readyz)
 	s.get("/static/wts.css", probe, stylesheet)
+	reference := newReference(s.edge.base)
+	s.get("/docs", probe, reference.show)
+	s.get("/openapi.yaml", probe, reference.file)
 
 	s.engine.NoRoute(s.edge.handler("none", anyone, func(*exchange) error { return errNotFound }))
 	s.engine.NoMethod(s.edge.handler("none", anyone, func(*exchange) error { return errMethod }))

@@ -330,6 +330,23 @@ func (c Config) checkSpoolWait() error {
 
 const spoolSlack = 5 * time.Second
 
+// validateAudiences tells what of the audiences does not go with the providers.
+func (c Config) validateAudiences(fault func(format string, args ...any)) {
+	groups := c.Providers[c.Broker.DefaultProvider].GroupsClaim != ""
+	for _, id := range slices.Sorted(maps.Keys(c.Audiences)) {
+		if _, both := c.Providers[id]; both {
+			fault("audiences.%s: is a provider's name too; at /oauth2/token one name means one thing", id)
+		}
+		grouped := slices.ContainsFunc(c.Audiences[id].Access, func(rule issuer.Access) bool { return len(rule.Groups) > 0 })
+		if grouped && !groups {
+			fault("audiences.%s.access: names groups, and providers.%s.groups_claim is missing, which says where they stand", id, c.Broker.DefaultProvider)
+		}
+	}
+	if len(c.AdminGroups) > 0 && !groups {
+		fault("admin_groups: providers.%s.groups_claim is missing, which says where groups stand", c.Broker.DefaultProvider)
+	}
+}
+
 // withOwn are the audiences, with the one for wts itself: as it is written, or with all that a person's own program may
 // want. A provider that has its name takes it.
 func (c Config) withOwn() map[string]issuer.Audience {
@@ -366,18 +383,7 @@ func (c Config) validate() error {
 			fault("default_audience: %q is not one of the audiences", c.Server.DefaultAudience)
 		}
 	}
-	for _, id := range slices.Sorted(maps.Keys(c.Audiences)) {
-		if _, both := c.Providers[id]; both {
-			fault("audiences.%s: is a provider's name too; at /oauth2/token one name means one thing", id)
-		}
-		grouped := slices.ContainsFunc(c.Audiences[id].Access, func(rule issuer.Access) bool { return len(rule.Groups) > 0 })
-		if grouped && c.Providers[c.Broker.DefaultProvider].GroupsClaim == "" {
-			fault("audiences.%s.access: names groups, and providers.%s.groups_claim is missing, which says where they stand", id, c.Broker.DefaultProvider)
-		}
-	}
-	if len(c.AdminGroups) > 0 && c.Providers[c.Broker.DefaultProvider].GroupsClaim == "" {
-		fault("admin_groups: providers.%s.groups_claim is missing, which says where groups stand", c.Broker.DefaultProvider)
-	}
+	c.validateAudiences(fault)
 	if c.Broker.ClaimsMaxAge < 0 {
 		fault("claims_max_age: must not be negative")
 	}

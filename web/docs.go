@@ -109,25 +109,7 @@ func NewDocs(text []byte) (Docs, error) {
 	for _, tag := range read.Tags {
 		docs.Groups = append(docs.Groups, DocsGroup{Name: tag.Name, Description: tag.Description})
 	}
-	err := eachPair(&read.Paths, func(path string, item *yaml.Node) error {
-		var shared []parameter
-		return eachPair(item, func(method string, node *yaml.Node) error {
-			if method == "parameters" {
-				return node.Decode(&shared)
-			}
-			var one operation
-			if err := node.Decode(&one); err != nil {
-				return err
-			}
-			one.Parameters = slices.Concat(shared, one.Parameters)
-			for i := range docs.Groups {
-				if group := &docs.Groups[i]; slices.Contains(one.Tags, group.Name) {
-					group.Operations = append(group.Operations, read.operation(strings.ToUpper(method), path, one))
-				}
-			}
-			return nil
-		})
-	})
+	err := eachPair(&read.Paths, func(path string, item *yaml.Node) error { return read.addPath(&docs, path, item) })
 	if err != nil {
 		return Docs{}, fmt.Errorf("reading the paths of the API: %w", err)
 	}
@@ -136,6 +118,27 @@ func NewDocs(text []byte) (Docs, error) {
 	}
 	slices.SortFunc(docs.Schemas, func(a, b DocsSchema) int { return strings.Compare(a.Name, b.Name) })
 	return docs, nil
+}
+
+// addPath adds what each method of a path does to the groups of its tags.
+func (d *described) addPath(docs *Docs, path string, item *yaml.Node) error {
+	var shared []parameter
+	return eachPair(item, func(method string, node *yaml.Node) error {
+		if method == "parameters" {
+			return node.Decode(&shared)
+		}
+		var one operation
+		if err := node.Decode(&one); err != nil {
+			return err
+		}
+		one.Parameters = slices.Concat(shared, one.Parameters)
+		for i := range docs.Groups {
+			if group := &docs.Groups[i]; slices.Contains(one.Tags, group.Name) {
+				group.Operations = append(group.Operations, d.operation(strings.ToUpper(method), path, one))
+			}
+		}
+		return nil
+	})
 }
 
 // eachPair goes through a mapping in the order in which it is written.

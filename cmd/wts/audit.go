@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"strconv"
+	"strings"
 	"text/tabwriter"
 	"time"
 
@@ -84,19 +85,7 @@ func queryCommand(file *string) *cobra.Command {
 			if asJSON {
 				return entriesAsJSON(cmd, found)
 			}
-			table := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 0, 2, ' ', 0)
-			fmt.Fprintln(table, "AT\tTIMES\tACTION\tOUTCOME\tUSER\tBY\tFROM\tABOUT\tTOKEN\tREASON")
-			for i := range found {
-				one := &found[i]
-				about := one.Provider + one.Audience
-				for _, more := range []string{one.Resource, one.Client} {
-					if more != "" {
-						about += " " + more
-					}
-				}
-				fmt.Fprintf(table, "%s\t%d\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", stamp(one.At), one.Times, one.Action, outcomeOf(one), one.Username, one.Actor, one.Peer, about, one.Token, one.Reason)
-			}
-			return table.Flush()
+			return entriesAsTable(cmd, found)
 		}),
 	}
 	flags := command.Flags()
@@ -110,6 +99,18 @@ func queryCommand(file *string) *cobra.Command {
 	flags.IntVar(&filter.Limit, "limit", 100, "how many at most")
 	flags.BoolVar(&asJSON, "json", false, "one JSON object a line")
 	return command
+}
+
+// entriesAsTable prints entries for people.
+func entriesAsTable(cmd *cobra.Command, found []audit.Entry) error {
+	table := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 0, 2, ' ', 0)
+	fmt.Fprintln(table, "AT\tTIMES\tACTION\tOUTCOME\tUSER\tBY\tFROM\tABOUT\tTOKEN\tREASON")
+	for i := range found {
+		one := &found[i]
+		about := strings.Join(strings.Fields(one.Provider+" "+one.Audience+" "+one.Resource+" "+one.Client), " ")
+		fmt.Fprintf(table, "%s\t%d\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", stamp(one.At), one.Times, one.Action, outcomeOf(one), one.Username, one.Actor, one.Peer, about, one.Token, one.Reason)
+	}
+	return table.Flush()
 }
 
 // outcomeOf is how an entry ended, as the log says it.

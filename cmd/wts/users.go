@@ -40,23 +40,7 @@ func usersCommand(file *string) *cobra.Command {
 				return showUser(cmd, db, args[0])
 			}),
 		},
-		&cobra.Command{
-			Use: "rename <username> <name>", Short: "Let a user be called otherwise, until their next login",
-			Long: "Lets a user be called otherwise. Their connections, tokens and sessions are kept. From now on pods whose annotation has the new name are theirs, and pods with the former name have no user. At their next login the provider's claim has the word again: rename is for the time between, when a username was changed at the provider and the pods have the new one already.",
-			Args: cobra.ExactArgs(2),
-			RunE: withStore(file, func(cmd *cobra.Command, args []string, loaded config.Config, db *store.Store) error {
-				switch err := db.Users.Rename(cmd.Context(), args[0], args[1]); {
-				case errors.Is(err, authn.ErrUnknown):
-					return fmt.Errorf("no user is called %q", args[0])
-				case errors.Is(err, store.ErrTaken):
-					return fmt.Errorf("another user is called %q", args[1])
-				case err != nil:
-					return err
-				}
-				fmt.Fprintf(cmd.OutOrStdout(), "%s is called %s now, until the provider says otherwise at a login. Pods with the former name have no user.\n", args[0], args[1])
-				return audited(cmd, loaded, db, audit.Event{Action: audit.RenameUser, Username: args[1]})
-			}),
-		},
+		renameCommand(file),
 		endSessionsCommand(file),
 	)
 	for name, action := range map[string]audit.Action{"disable": audit.DisableUser, "enable": audit.EnableUser} {
@@ -81,6 +65,26 @@ func usersCommand(file *string) *cobra.Command {
 		})
 	}
 	return users
+}
+
+func renameCommand(file *string) *cobra.Command {
+	return &cobra.Command{
+		Use: "rename <username> <name>", Short: "Let a user be called otherwise, until their next login",
+		Long: "Lets a user be called otherwise. Their connections, tokens and sessions are kept. From now on pods whose annotation has the new name are theirs, and pods with the former name have no user. At their next login the provider's claim has the word again: rename is for the time between, when a username was changed at the provider and the pods have the new one already.",
+		Args: cobra.ExactArgs(2),
+		RunE: withStore(file, func(cmd *cobra.Command, args []string, loaded config.Config, db *store.Store) error {
+			switch err := db.Users.Rename(cmd.Context(), args[0], args[1]); {
+			case errors.Is(err, authn.ErrUnknown):
+				return fmt.Errorf("no user is called %q", args[0])
+			case errors.Is(err, store.ErrTaken):
+				return fmt.Errorf("another user is called %q", args[1])
+			case err != nil:
+				return err
+			}
+			fmt.Fprintf(cmd.OutOrStdout(), "%s is called %s now, until the provider says otherwise at a login. Pods with the former name have no user.\n", args[0], args[1])
+			return audited(cmd, loaded, db, audit.Event{Action: audit.RenameUser, Username: args[1]})
+		}),
+	}
 }
 
 func endSessionsCommand(file *string) *cobra.Command {

@@ -9,6 +9,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -105,6 +106,10 @@ const (
 	countEvery = time.Minute
 )
 
+// An event's way: Add puts it in the queue, under a lock that is held for no longer than that; Flush, twice a second,
+// takes what waits, chains it, and has it stored in one transaction with the new end of the chain. What may have been
+// stored, or not, since the database's answer was lost, is tried again as it is: the store knows it by its digest.
+
 // Trail is the audit of one process, on its way to the database. It is safe for concurrent use.
 type Trail struct {
 	store   Store
@@ -170,14 +175,11 @@ func (t *Trail) wait(entry Entry) {
 	t.waiting = append(t.waiting, entry)
 }
 
-// repeats tells an event that may come again and again, and changes nothing.
-func (e *Event) repeats() bool {
-	switch e.Action {
-	case Handout, UseToken, Introspect, ListTokens, ListSessions, ListEvents:
-		return true
-	}
-	return e.Reason != ""
-}
+// looks are the actions that change nothing, and so may come again and again.
+var looks = []Action{Handout, UseToken, Introspect, ListTokens, ListSessions, ListEvents}
+
+// repeats tells an event that may come again and again: a look, and what was refused.
+func (e *Event) repeats() bool { return e.Reason != "" || slices.Contains(looks, e.Action) }
 
 // Run stores what waits, until the context ends, and then once more. Trouble is told of when it begins.
 func (t *Trail) Run(ctx context.Context, trouble func(err error)) {
@@ -281,6 +283,8 @@ func chained(entries []Entry, chain string, head Head) Head {
 func clean(text string) string {
 	return strings.ReplaceAll(strings.ToValidUTF8(text, "\uFFFD"), "\x00", "\uFFFD")
 }
+
+// Queries are for people and operators, and read the newest first; a verification reads a chain in its order.
 
 // Filter says which entries are wanted. Empty fields want all.
 type Filter struct {

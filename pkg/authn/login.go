@@ -8,6 +8,9 @@ import (
 	"slices"
 )
 
+// A program's token is proven three times over: by the signature, which says that wts made it for this audience; by the
+// login that it names, which its person or an operator may have ended since; and by the user, who may be disabled.
+
 // ownAudience is the audience of tokens for this service itself (issuer.OwnAudience).
 const ownAudience = "wts"
 

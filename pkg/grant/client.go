@@ -32,7 +32,8 @@ type Client struct {
 	Device bool `config:"device"`
 	// Refresh gives it refresh tokens: it acts on without its person, for 30 days from each use and 90 in all.
 	Refresh bool `config:"refresh"`
-	// SkipConsent asks the person nothing: for a portal of the same organisation.
+	// SkipConsent asks the person nothing: for a portal of the same organisation. A site that has its people's sessions
+	// here gets a token as soon as they open it.
 	SkipConsent bool `config:"skip_consent"`
 }
 
@@ -55,35 +56,39 @@ func (c Config) Validate(audience func(id string) bool) error {
 		fault := func(format string, args ...any) {
 			faults = append(faults, fmt.Errorf("clients."+id+format, args...))
 		}
-		one := c.Clients[id]
 		if slices.Contains(reserved, id) || strings.ContainsAny(id, " \t\n\"\\:") {
 			fault(": the name is taken, or no word")
 		}
-		for i, text := range one.RedirectURIs {
-			if why := faultOfRedirect(text); why != "" {
-				fault(".redirect_uris[%d]: %s: %q", i, why, text)
-			} else if one.SkipConsent && !strings.HasPrefix(text, "https://") {
-				fault(".skip_consent: %q is an address that any program of the machine may have", text)
-			}
-		}
-		for i, text := range one.Origins {
-			if parsed, err := url.Parse(text); err != nil || parsed.Host == "" || text != parsed.Scheme+"://"+parsed.Host || !encrypted(parsed) {
-				fault(".origins[%d]: want an origin like https://portal.example.org, not %q", i, text)
-			}
-		}
-		if len(one.Audiences) == 0 {
-			fault(".audiences: names none")
-		}
-		for i, name := range one.Audiences {
-			if !audience(name) {
-				fault(".audiences[%d]: %q is not among audiences", i, name)
-			}
-		}
-		if len(one.RedirectURIs) == 0 && !one.Device {
-			fault(": has neither redirect_uris nor device, so that it can get no token")
-		}
+		c.Clients[id].validate(audience, fault)
 	}
 	return errors.Join(faults...)
+}
+
+// validate tells every fault of one client.
+func (c Client) validate(audience func(id string) bool, fault func(format string, args ...any)) {
+	for i, text := range c.RedirectURIs {
+		if why := faultOfRedirect(text); why != "" {
+			fault(".redirect_uris[%d]: %s: %q", i, why, text)
+		} else if c.SkipConsent && !strings.HasPrefix(text, "https://") {
+			fault(".skip_consent: %q is an address that any program of the machine may have", text)
+		}
+	}
+	for i, text := range c.Origins {
+		if parsed, err := url.Parse(text); err != nil || parsed.Host == "" || text != parsed.Scheme+"://"+parsed.Host || !encrypted(parsed) {
+			fault(".origins[%d]: want an origin like https://portal.example.org, not %q", i, text)
+		}
+	}
+	if len(c.Audiences) == 0 {
+		fault(".audiences: names none")
+	}
+	for i, name := range c.Audiences {
+		if !audience(name) {
+			fault(".audiences[%d]: %q is not among audiences", i, name)
+		}
+	}
+	if len(c.RedirectURIs) == 0 && !c.Device {
+		fault(": has neither redirect_uris nor device, so that it can get no token")
+	}
 }
 
 // faultOfRedirect says why an address may not be registered; nothing where it may.
@@ -116,6 +121,10 @@ func isLoopback(address *url.URL) bool {
 	ip := net.ParseIP(address.Hostname())
 	return ip != nil && ip.IsLoopback()
 }
+
+// Where a code is sent is the whole of a public client's proof. So an address is compared as text, without unescaping or
+// lower case: two addresses that some reader takes for one, and another for two, are two here. For loopback addresses,
+// of which the port is chosen by the machine, what is compared is written anew from what was parsed.
 
 // redirects tells whether an address is one of the client's (RFC 9700 2.1, RFC 8252 7.3).
 func (c Client) redirects(text string) bool {

@@ -60,9 +60,16 @@ const (
 	Spent   State = "spent" // a token was given for it, or refused
 )
 
+// An authorization has one way through its states. A code is made Allowed, and the first who presents it makes it
+// Spent, whether or not it is theirs to present. A device's begins Pending; its person makes it Allowed or Denied, once;
+// the device makes it Spent. None is good after ExpiresAt, whatever its state, and rows go ten minutes later: until
+// then it is known that a code was used before.
+
 // Authorization is what a person allows a program, until the program fetches its token.
 type Authorization struct {
-	Digest   Digest // of the code, or the device code
+	Digest Digest // of the code, or the device code
+	// Client, Audience and Scopes are what was asked for, and judged when it was; what the person may do on the day is
+	// judged again when the token is made.
 	Client   string
 	Audience string
 	Scopes   []string

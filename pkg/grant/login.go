@@ -43,10 +43,13 @@ type Issued struct {
 	Login string
 }
 
-// draft is a login before it is known whether it begins.
+// draft is a login before it is known whether it begins: its digest is noted with the code that is spent for it, so
+// that a code which comes again can end it.
 type draft struct {
-	id, secret     string
+	id, secret string
+	// keeps: there is a login at all; refresh: it goes on beyond its first token.
 	keeps, refresh bool
+	// address and agent are those of a device that asked; empty for a program in a browser, whose own session has them.
 	address, agent string
 }
 
@@ -81,7 +84,8 @@ func parse(token string) (login, secret Digest, ok bool) {
 	return loginDigest(rest[:partSize]), digestOf(rest[partSize:]), true
 }
 
-// begin gives a program its first token, and begins its login.
+// begin gives a program its first token, and begins its login. The token is made first: where that fails, nothing was
+// begun that its person would see and not know. A login without a refresh token ends with its access token.
 func (l *logins) begin(ctx context.Context, draft *draft, allowed Authorization) (Issued, error) {
 	done := Issued{UserID: allowed.UserID}
 	login := Login{
@@ -151,12 +155,10 @@ func (s *Service) Refresh(ctx context.Context, client, token string, scopes []st
 		return done, err
 	case subtle.ConstantTimeCompare(login.Secret[:], secret[:]) != 1:
 		return done, errors.Join(ErrReplayed, s.logins.store.EndLogin(ctx, id))
-	}
-	if len(scopes) == 0 {
-		scopes = login.Scopes
-	}
-	if slices.ContainsFunc(scopes, func(scope string) bool { return !slices.Contains(login.Scopes, scope) }) {
+	case slices.ContainsFunc(scopes, func(scope string) bool { return !slices.Contains(login.Scopes, scope) }):
 		return done, issuer.ErrScope
+	case len(scopes) == 0:
+		scopes = login.Scopes
 	}
 	if done.Token, done.Username, err = s.mint(ctx, login, true, scopes); err != nil {
 		return done, err

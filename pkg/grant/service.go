@@ -23,7 +23,8 @@ const (
 	DeviceLife, PollEvery = 10 * time.Minute, 5 * time.Second
 )
 
-// Service serves the grants. It is safe for concurrent use.
+// Service serves the grants. It is safe for concurrent use. It holds nothing in memory but the clients, so that any
+// replica goes on where another began: the code may be made at one, spent at a second, and refreshed at a third.
 type Service struct {
 	*logins
 	store   Store
@@ -160,7 +161,8 @@ func (s *Service) Exchange(ctx context.Context, client, code, redirectURI, verif
 	return s.begin(ctx, login, spent)
 }
 
-// Device is what a device shows and keeps (RFC 8628 3.2).
+// Device is what a device shows and keeps (RFC 8628 3.2): UserCode for its person, of eight letters, and DeviceCode, of
+// 260 bits, by which it asks what they said.
 type Device struct {
 	DeviceCode, UserCode string
 }

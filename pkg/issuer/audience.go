@@ -74,7 +74,8 @@ const (
 	ScopeAPIRead = "api:read"
 )
 
-// Own is the audience as it is where an operator does not write one.
+// Own is the audience as it is where an operator does not write one: all that a person's own program may want, each by
+// a scope that it has to ask for. It takes no API tokens: those are the operator's to allow.
 func Own(providers []string) Audience {
 	own := Audience{Scopes: []string{ScopeToken, ScopeAPI, ScopeAPIRead}}
 	for _, id := range providers {

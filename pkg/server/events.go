@@ -10,6 +10,9 @@ import (
 	"github.com/workspace-token-service/wts/pkg/audit"
 )
 
+// A person sees what stands in the audit under their id: what they did in a browser, what their workers and programs
+// did for them, and what was refused. Which resource's tokens others made is the resource's, and not shown here.
+
 // events answers /api/v1/events: what the audit has of the person who asks.
 type events struct{ reader audit.Reader }
 
@@ -57,21 +60,25 @@ func (e *events) list(x *exchange) error {
 		Next string `json:"next,omitempty"`
 	}{Events: []eventView{}}
 	for i := range found {
-		one := &found[i]
-		outcome := "done"
-		if one.Reason != "" {
-			outcome = "refused"
-		}
-		answer.Events = append(answer.Events, eventView{
-			At: one.At.UTC(), Times: one.Times, Action: string(one.Action), Outcome: outcome, Reason: one.Reason, Proof: one.Proof, Actor: one.Actor, Provider: one.Provider,
-			Audience: one.Audience, Resource: one.Resource, Client: one.Client, Token: one.Token, Address: one.Peer, Request: one.Request,
-		})
+		answer.Events = append(answer.Events, viewOfEvent(&found[i]))
 	}
 	if len(found) == pageSize {
 		last := &found[len(found)-1]
 		answer.Next = fmt.Sprintf("%d.%s.%d", last.At.UnixMilli(), last.Chain, last.Seq)
 	}
 	return x.json(http.StatusOK, answer)
+}
+
+// viewOfEvent shows an entry to its person, with the words that the log has.
+func viewOfEvent(one *audit.Entry) eventView {
+	outcome := "done"
+	if one.Reason != "" {
+		outcome = "refused"
+	}
+	return eventView{
+		At: one.At.UTC(), Times: one.Times, Action: string(one.Action), Outcome: outcome, Reason: one.Reason, Proof: one.Proof, Actor: one.Actor, Provider: one.Provider,
+		Audience: one.Audience, Resource: one.Resource, Client: one.Client, Token: one.Token, Address: one.Peer, Request: one.Request,
+	}
 }
 
 // parsePlace reads where a list goes on.

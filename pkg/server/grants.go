@@ -27,6 +27,9 @@ type grants struct {
 	public    string
 }
 
+// What is asked for travels through the browser and back with the form, and is judged anew each time: the page holds no
+// state that the server would have to keep, and what was changed on the way is refused as it would have been at first.
+
 // wish is what a program asks a person for, by way of their browser (RFC 6749 4.1.1).
 type wish struct {
 	grant.Request
@@ -235,6 +238,10 @@ func (*grants) consent(x *exchange, client grant.Client, asked grant.Authorizati
 	return page
 }
 
+// The pages of the device flow tell a person what RFC 8628 5.4 fears: that somebody else began it and sent them the
+// link. They see which program asks, from which address, and what it calls itself; the code is theirs to compare; and
+// nothing is allowed but by the form of that page, in a session of the last hour.
+
 // deviceAnswer is the answer to a program that shows a code (RFC 8628 3.2).
 type deviceAnswer struct {
 	DeviceCode      string `json:"device_code"`
@@ -345,19 +352,14 @@ type issued struct {
 // which one it is, and what it was sent shows it.
 func (g *grants) token(x *exchange, form url.Values) error {
 	x.event.Action = audit.Mint
-	client := form.Get("client_id")
-	if name, secret, basic := x.Request.BasicAuth(); basic && secret == "" && client == "" {
-		client = unescaped(name)
+	client, err := g.clientOf(x, form)
+	if err != nil {
+		return err
 	}
-	if _, known := g.service.Client(client); !known {
-		return grant.ErrClient
-	}
-	x.event.Client = client
 	if err := g.limits.take(x, mints, nil); err != nil {
 		return err
 	}
 	var done grant.Issued
-	var err error
 	ctx := x.Request.Context()
 	switch form.Get("grant_type") {
 	case grantCode:
@@ -378,6 +380,19 @@ func (g *grants) token(x *exchange, form url.Values) error {
 	return x.json(http.StatusOK, issued{
 		AccessToken: done.Token.Value, TokenType: "Bearer", ExpiresIn: done.Token.ExpiresIn, RefreshToken: done.RefreshToken, Scope: strings.Join(done.Token.Scopes, " "),
 	})
+}
+
+// clientOf is the client that asks: its id stands in the form, or as the name of HTTP Basic without a secret.
+func (g *grants) clientOf(x *exchange, form url.Values) (string, error) {
+	client := form.Get("client_id")
+	if name, secret, basic := x.Request.BasicAuth(); basic && secret == "" && client == "" {
+		client = unescaped(name)
+	}
+	if _, known := g.service.Client(client); !known {
+		return "", grant.ErrClient
+	}
+	x.event.Client = client
+	return client, nil
 }
 
 // poll asks for a device, which waits between two questions: who does not is told to (RFC 8628 3.5).

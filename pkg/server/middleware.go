@@ -178,24 +178,36 @@ func (x *exchange) admit(policy policy) error {
 	x.caller = caller
 	if err == nil {
 		x.observer.Proven(caller.Proof)
-		if x.portal && caller.Proof == authn.Bearer {
-			err = x.endOthersSession()
-		}
-		if err == nil && policy.both && caller.Proof != authn.Login {
-			err = x.alsoSession(x)
-		}
-		if caller.Proof == authn.Login && !slices.ContainsFunc(policy.scopes, func(one string) bool { return slices.Contains(caller.Scopes, one) }) && policy.refine == nil {
-			err = errTokenScope
-		}
-		if errors.Is(err, authn.ErrNoProof) && policy.anonymous {
-			x.caller, err = authn.Caller{}, nil
-		}
-		return err
+		err = proven(x, policy)
 	}
 	if policy.anonymous && errors.Is(err, authn.ErrNoProof) {
+		if caller.Proof != "" { // what was proven is not enough here
+			x.caller = authn.Caller{}
+		}
 		return nil
 	}
 	return err
+}
+
+// proven judges a caller who is known: a program's login by the scopes of the route; and behind Gen3's portal whether
+// the browser has the portal's bearer and a session of ours of the same user.
+func proven(x *exchange, policy policy) error {
+	if x.caller.Proof == authn.Login {
+		holds := func(scope string) bool { return slices.Contains(x.caller.Scopes, scope) }
+		if policy.refine == nil && !slices.ContainsFunc(policy.scopes, holds) {
+			return errTokenScope
+		}
+		return nil // it is no browser's, so that no session goes with it
+	}
+	if x.portal && x.caller.Proof == authn.Bearer {
+		if err := x.endOthersSession(); err != nil {
+			return err
+		}
+	}
+	if policy.both {
+		return x.alsoSession(x)
+	}
+	return nil
 }
 
 // alsoSession wants a session of the user whose bearer was accepted, and goes on with it: it says when they logged in.

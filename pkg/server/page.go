@@ -28,6 +28,9 @@ func (x *exchange) page(status int, content web.Content) {
 	_ = content.Render(x.Writer, x.base)
 }
 
+// The reference is rendered here, without a script: what is served to people of Redocly loads one from another host,
+// which the policy of our pages forbids, and which a site without the internet does not reach.
+
 // reference answers /docs and /openapi.yaml: what every route wants and answers.
 type reference struct{ page func() rendered }
 

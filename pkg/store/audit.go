@@ -17,6 +17,8 @@ import (
 // Audit keeps the chains of the audit; it implements audit.Store and audit.Reader.
 type Audit struct{ *core }
 
+// auditChain is a row of audit_chains. Head and cut are digests that are sealed: who writes to the database can
+// neither make one nor move it to another chain, nor to another number of the same chain.
 type auditChain struct {
 	ID      string `gorm:"primaryKey"`
 	Number  int64
@@ -28,6 +30,8 @@ type auditChain struct {
 	Cut     []byte
 }
 
+// auditEntry is a row of audit_entries. At is in unix milliseconds, as an entry is before it is digested: what is read
+// has the digest of what was written.
 type auditEntry struct {
 	Chain    string `gorm:"primaryKey"`
 	Seq      int64  `gorm:"primaryKey;autoIncrement:false"`
@@ -103,7 +107,8 @@ func (s *Audit) BeginChain(ctx context.Context, chain audit.Chain) (audit.Chain,
 	return chain, err
 }
 
-// Append implements audit.Store.
+// Append implements audit.Store. The row of the chain is the only one that is changed, and it is this process's own: no
+// replica waits for another one's.
 func (s *Audit) Append(ctx context.Context, chain string, entries []audit.Entry, from, to audit.Head) error {
 	rows := make([]auditEntry, len(entries))
 	for i := range entries {
@@ -180,7 +185,8 @@ func (s *Audit) Entries(ctx context.Context, chain string, after int64, limit in
 	})
 }
 
-// Find implements audit.Reader.
+// Find implements audit.Reader. A person's own entries are read along an index of users, and all others by time: what
+// is rare among many is found by saying since when.
 func (s *Audit) Find(ctx context.Context, filter audit.Filter) ([]audit.Entry, error) {
 	return s.find(ctx, func(tx *gorm.DB) *gorm.DB {
 		for column, value := range map[string]string{

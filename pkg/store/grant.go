@@ -49,6 +49,10 @@ func grantError(err error) error {
 	return fmt.Errorf("%w: %w", grant.ErrUnavailable, err)
 }
 
+// A login is a row of sessions whose client is not empty: what ends sessions ends logins too (a user who is disabled,
+// a person who ends all of theirs), and the feed tells every replica by the same word. No cookie of a browser finds one,
+// since a login's digest is over a text that no cookie can hold.
+
 // optional is a text that may be null.
 func optional(digest *grant.Digest) *string {
 	if digest == nil {

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"net/url"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -130,7 +129,7 @@ func allow(t *testing.T, browser *http.Client, address string) (back string) {
 		t.Fatalf("got %d %s, want a page that asks", response.StatusCode, page)
 	}
 	fields.Set("decision", map[bool]string{true: "deny", false: "allow"}[deny])
-	decided, err := still.PostForm(target.String(), url.Values(fields))
+	decided, err := still.PostForm(target.String(), fields)
 	if err != nil {
 		t.Fatal(err)
 	}

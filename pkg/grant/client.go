@@ -37,7 +37,8 @@ type Client struct {
 	SkipConsent bool `config:"skip_consent"`
 }
 
-// CommandLine is the client that needs no registration: wts itself, on a person's own machine.
+// CommandLine is the client that needs no registration: wts itself, on a person's own machine. An operator who writes
+// one of this name has that in its place: without device, say, or without refresh.
 const CommandLine = "wts-cli"
 
 // commandLine asks for nothing but tokens of wts itself.
@@ -47,7 +48,7 @@ var commandLine = Client{
 }
 
 // reserved are the words that stand in client_id for who proved themselves otherwise.
-var reserved = []string{"api_token", "bearer", "pod", "service_account", "session", "trusted_publisher", "client", CommandLine}
+var reserved = []string{"api_token", "bearer", "pod", "service_account", "session", "trusted_publisher", "client", "login"}
 
 // Validate reports every fault at once, each with the name of its field.
 func (c Config) Validate(audience func(id string) bool) error {

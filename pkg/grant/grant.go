@@ -56,8 +56,8 @@ type State string
 const (
 	Pending State = "pending" // of a device: the person has not decided
 	Allowed State = "allowed"
-	Denied  State = "denied"
-	Spent   State = "spent" // a token was given for it, or refused
+	Denied  State = "denied" // by its person, or taken back with all else that they end
+	Spent   State = "spent"  // a token was given for it, or refused
 )
 
 // An authorization has one way through its states. A code is made Allowed, and the first who presents it makes it
@@ -117,7 +117,9 @@ type Store interface {
 
 // Logins keeps programs' logins. The errors are ErrUnknown where there is no such one, and ErrUnavailable.
 type Logins interface {
-	CreateLogin(ctx context.Context, login Login) error
+	// CreateLogin begins one, for the authorization that was spent for it: ErrUnknown where that was taken back since, or
+	// the user was disabled. Of those of a user and client that are more than so many it ends the oldest.
+	CreateLogin(ctx context.Context, login Login, most int) error
 	Login(ctx context.Context, digest Digest) (Login, error)
 	// RotateLogin puts a fresh secret in the place of an old one, and the end off. ErrReplayed where the secret is another.
 	RotateLogin(ctx context.Context, digest, old, fresh Digest, seen, ends time.Time) error

@@ -21,6 +21,8 @@ const (
 )
 
 const (
+	// maxLogins bounds those of a person and a client: one more ends the one that was used longest ago.
+	maxLogins = 20
 	// slides is how long a login goes on from each use; longest how long at all, from when its person logged in.
 	slides, longest = 30 * 24 * time.Hour, 90 * 24 * time.Hour
 )
@@ -106,7 +108,11 @@ func (l *logins) begin(ctx context.Context, draft *draft, allowed Authorization)
 		login.EndsAt = login.end(l.now())
 		done.RefreshToken = prefix + draft.id + draft.secret
 	}
-	return done, l.store.CreateLogin(ctx, login)
+	err = l.store.CreateLogin(ctx, login, maxLogins)
+	if errors.Is(err, ErrUnknown) { // its person ended everything since, or the code came twice
+		return Issued{UserID: allowed.UserID}, ErrGrant
+	}
+	return done, err
 }
 
 // end is until when a login goes on that is used now.
@@ -149,7 +155,7 @@ func (s *Service) Refresh(ctx context.Context, client, token string, scopes []st
 	login, err := s.logins.store.Login(ctx, id)
 	done := Issued{UserID: login.UserID, Login: id.String()[:8]}
 	switch {
-	case errors.Is(err, ErrUnknown), err == nil && (login.Client != client || !s.clients[client].Refresh || !s.now().Before(login.EndsAt)):
+	case errors.Is(err, ErrUnknown), err == nil && (login.Client != client || !s.clients[client].Refresh || !s.clients[client].may(login.Audience) || !s.now().Before(login.EndsAt)):
 		return done, ErrGrant
 	case err != nil:
 		return done, err

@@ -86,20 +86,23 @@ func (s *Service) Check(request Request) (Request, error) {
 	case len(request.Challenge) != base64.RawURLEncoding.EncodedLen(sha256.Size):
 		return request, fmt.Errorf("%w: code_challenge is missing or no SHA-256 (code_challenge_method=S256)", ErrRequest)
 	}
+	return s.complete(client, request)
+}
+
+// complete judges the audience and the scopes of a request, whoever may have them, and names each scope once: what
+// anybody may ask for is bounded by what the audience has.
+func (s *Service) complete(client Client, request Request) (Request, error) {
 	var err error
 	if request.Audience, err = client.audience(request.Audience); err != nil {
 		return request, err
 	}
-	return request, s.gives(request.Audience, request.Scopes)
-}
-
-// gives wants scopes that the audience has, whoever may have them.
-func (s *Service) gives(audience string, scopes []string) error {
-	some, err := s.audiences.Narrow(audience, nil, scopes)
-	if err == nil && len(some) < len(scopes) {
-		return issuer.ErrScope
+	slices.Sort(request.Scopes)
+	request.Scopes = slices.Compact(request.Scopes)
+	some, err := s.audiences.Narrow(request.Audience, nil, request.Scopes)
+	if err == nil && len(some) < len(request.Scopes) {
+		err = issuer.ErrScope
 	}
-	return err
+	return request, err
 }
 
 // audience is the one that is asked for, or the client's own.
@@ -112,6 +115,9 @@ func (c Client) audience(wanted string) (string, error) {
 	}
 	return wanted, nil
 }
+
+// may tells whether the client is registered for an audience.
+func (c Client) may(audience string) bool { return slices.Contains(c.Audiences, audience) }
 
 // Allow makes a code for a request that was checked, which a person allows who logged in at a time. The errors are those
 // of People and issuer.Allow, and ErrUnavailable.
@@ -149,13 +155,11 @@ func (s *Service) Exchange(ctx context.Context, client, code, redirectURI, verif
 	}
 	challenge := sha256.Sum256([]byte(verifier))
 	proven := subtle.ConstantTimeCompare([]byte(base64.RawURLEncoding.EncodeToString(challenge[:])), []byte(spent.Challenge)) == 1
+	fits := proven && spent.Client == client && spent.RedirectURI == redirectURI && spent.UserCode == nil
 	switch {
-	case spent.State == Spent:
-		if spent.Login != nil {
-			err = s.logins.store.EndLogin(ctx, *spent.Login)
-		}
-		return Issued{UserID: spent.UserID}, errors.Join(ErrGrant, err)
-	case spent.State != Allowed, spent.Client != client, spent.RedirectURI != redirectURI, !proven, !s.now().Before(spent.ExpiresAt):
+	case spent.State == Spent && fits && spent.Login != nil: // who else has it has all of it
+		return Issued{UserID: spent.UserID}, errors.Join(ErrGrant, s.logins.store.EndLogin(ctx, *spent.Login))
+	case spent.State != Allowed, !fits, !s.now().Before(spent.ExpiresAt), !s.clients[client].may(spent.Audience):
 		return Issued{UserID: spent.UserID}, ErrGrant
 	}
 	return s.begin(ctx, login, spent)
@@ -177,17 +181,14 @@ func (s *Service) BeginDevice(ctx context.Context, request Request, address, age
 	case !client.Device:
 		return Device{}, fmt.Errorf("%w: the device flow is off for it", ErrUnauthorized)
 	}
-	audience, err := client.audience(request.Audience)
-	if err == nil {
-		err = s.gives(audience, request.Scopes)
-	}
+	request, err := s.complete(client, request)
 	if err != nil {
 		return Device{}, err
 	}
 	made, now := Device{DeviceCode: rand.Text() + rand.Text(), UserCode: newUserCode()}, s.now()
 	shown := digestOf(plainUserCode(made.UserCode))
 	return made, s.store.CreateAuthorization(ctx, Authorization{
-		Digest: digestOf(made.DeviceCode), UserCode: &shown, Client: request.Client, Audience: audience, Scopes: request.Scopes, State: Pending,
+		Digest: digestOf(made.DeviceCode), UserCode: &shown, Client: request.Client, Audience: request.Audience, Scopes: request.Scopes, State: Pending,
 		Address: address, Agent: agent, CreatedAt: now, ExpiresAt: now.Add(DeviceLife),
 	})
 }
@@ -219,6 +220,12 @@ func plainUserCode(text string) string {
 		}
 		return char
 	}, strings.ToUpper(text))
+}
+
+// ShownUserCode is a code as a program shows it, however it was typed.
+func ShownUserCode(text string) string {
+	plain := plainUserCode(text)
+	return plain[:min(4, len(plain))] + "-" + plain[min(4, len(plain)):]
 }
 
 // Waiting is what the program asks for that shows a code; ErrUnknown where none does.
@@ -264,23 +271,31 @@ func (s *Service) Poll(ctx context.Context, client, deviceCode string) (Issued, 
 	case found.State == Pending:
 		return Issued{}, ErrPending
 	}
+	if of := s.clients[client]; !of.Device || !of.may(found.Audience) { // the operator took it away meanwhile
+		return Issued{UserID: found.UserID}, ErrGrant
+	}
 	login := s.draft(s.clients[client])
 	spent, err := s.store.Spend(ctx, digest, login.digest())
 	switch {
 	case err != nil:
 		return Issued{}, err
-	case spent.State != Allowed: // another question came first
+	case spent.State != Allowed: // another question came first, or its person ended everything
 		return Issued{}, ErrGrant
 	}
 	login.address, login.agent = spent.Address, spent.Agent
 	return s.begin(ctx, login, spent)
 }
 
-// Revoke ends the login that a refresh token is of (RFC 7009); false where the text is none.
-func (s *Service) Revoke(ctx context.Context, token string) (bool, error) {
+// Revoke ends the login that a refresh token is of, whichever of the login's it is (RFC 7009), and returns it. The errors
+// are ErrUnknown where there is no such login, also for a text that is no refresh token, and ErrUnavailable.
+func (s *Service) Revoke(ctx context.Context, token string) (Login, error) {
 	id, _, ok := parse(token)
 	if !ok {
-		return false, nil
+		return Login{}, ErrUnknown
 	}
-	return true, s.logins.store.EndLogin(ctx, id)
+	login, err := s.logins.store.Login(ctx, id)
+	if err != nil {
+		return Login{}, err
+	}
+	return login, s.logins.store.EndLogin(ctx, id)
 }

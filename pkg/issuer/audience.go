@@ -66,18 +66,20 @@ type APITokens struct {
 // OwnAudience is the audience of tokens that are for wts itself: API tokens, and those of programs that a person let in.
 const OwnAudience = "wts"
 
-// The scopes of it. ScopeToken is for tokens that wts mints, provider:<id> for a provider's; the other two are for a
-// program that manages its person's tokens and sessions, or sees them.
+// The scopes of it. ScopeToken is for tokens that wts mints, provider:<id> for a provider's; the others are for a program
+// that sees its person's tokens, resources and sessions, that changes and ends them, or that makes tokens which go on
+// when its own login has ended.
 const (
-	ScopeToken   = "token"
-	ScopeAPI     = "api"
-	ScopeAPIRead = "api:read"
+	ScopeToken     = "token"
+	ScopeAPIRead   = "api:read"
+	ScopeAPI       = "api"
+	ScopeAPICreate = "api:create"
 )
 
 // Own is the audience as it is where an operator does not write one: all that a person's own program may want, each by
 // a scope that it has to ask for. It takes no API tokens: those are the operator's to allow.
 func Own(providers []string) Audience {
-	own := Audience{Scopes: []string{ScopeToken, ScopeAPI, ScopeAPIRead}}
+	own := Audience{Scopes: []string{ScopeToken, ScopeAPI, ScopeAPICreate, ScopeAPIRead}}
 	for _, id := range providers {
 		if scope := "provider:" + id; isScope(scope) { // other ids cannot be asked for here
 			own.Scopes = append(own.Scopes, scope)

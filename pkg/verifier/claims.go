@@ -23,6 +23,7 @@ type Claims struct {
 	Username string // preferred_username
 	Scopes   []string
 	Groups   []string
+	Session  string // sid: the login of a program that a person let in; empty for a token of none
 	Resource string // the thing inside the audience that the token is for; empty for none
 	// Zero where the token does not state them; ExpiresAt always is stated.
 	IssuedAt, NotBefore, ExpiresAt time.Time
@@ -92,6 +93,7 @@ type wireClaims struct {
 	Scope     scopes          `json:"scope"`
 	Groups    stringOrSet     `json:"groups"`
 	Resource  stringOrSet     `json:"resource"`
+	Session   json.RawMessage `json:"sid"`
 	IssuedAt  *seconds        `json:"iat"`
 	NotBefore *seconds        `json:"nbf"`
 	ExpiresAt *seconds        `json:"exp"`
@@ -149,6 +151,7 @@ func readClaims(payload []byte, username string) (*Claims, error) {
 		raw:       payload,
 		otherKind: wire.otherKind(members),
 	}
+	_ = json.Unmarshal(wire.Session, &claims.Session) // what is no text is another issuer's matter
 	return claims, claims.readStatus(wire.Status)
 }
 

@@ -46,6 +46,7 @@ const (
 	RenameUser  Action = "user rename"  // an operator let a user be called otherwise
 	EnableUser  Action = "user enable"  // an operator took that back
 	Lost        Action = "lost"         // so many entries are in the log alone
+	Moved       Action = "moved"        // the chain before was not where its process left it; the token is its id
 	AddKey      Action = "add key"      // a signing key was made and published; the event's token is its id
 )
 

@@ -9,6 +9,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 	"sync"
@@ -98,8 +99,8 @@ const (
 	maxWaiting = 100_000
 	// maxAppend is how many entries one transaction stores.
 	maxAppend = 2000
-	// maxRepeats bounds the kinds of event that are counted in a minute.
-	maxRepeats = 50_000
+	// maxRepeats bounds the kinds of event that are counted in a minute, and so the entries of them.
+	maxRepeats = 10_000
 	// flushEvery is how long an entry waits for others.
 	flushEvery = 500 * time.Millisecond
 	// countEvery is for how long events that are alike are counted to one entry.
@@ -152,23 +153,49 @@ func (t *Trail) Add(event Event, request, peer string) {
 	entry := Entry{Event: event, At: t.now(), Times: 1, Request: request, Peer: peer}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if event.repeats() {
-		key := repeated{event, peer}
-		if seen, known := t.repeats[key]; known {
-			seen.times++
-			seen.last.At, seen.last.Request = entry.At, request
-			return
-		}
-		if len(t.repeats) < maxRepeats {
-			t.repeats[key] = &count{last: entry}
-		}
+	if event.repeats() && t.counted(&entry) {
+		return
 	}
 	t.wait(entry)
 }
 
-// wait puts an entry in the queue; t.mu is held.
+// counted counts an event that is like another one of the minute. What is refused to someone who proved nothing is alike
+// whatever they wrote, and from whichever address of their network: only the first is kept as it was. Where there are
+// too many that are not alike, the others are. t.mu is held.
+func (t *Trail) counted(entry *Entry) bool {
+	key := repeated{entry.Event, entry.Peer}
+	if entry.Reason != "" && entry.Proof == "" {
+		key = repeated{Event{Action: entry.Action}, networkOf(entry.Peer)}
+	}
+	if _, known := t.repeats[key]; !known && len(t.repeats) >= maxRepeats {
+		key = repeated{event: Event{Action: entry.Action, Reason: "further ones, which differ"}}
+	}
+	seen, known := t.repeats[key]
+	if !known {
+		t.repeats[key] = &count{last: *entry}
+		return false
+	}
+	seen.times++
+	seen.last = *entry
+	return true
+}
+
+// networkOf is the network of an address: an IPv4 address itself, or an IPv6 one's /64.
+func networkOf(text string) string {
+	address, err := netip.ParseAddr(strings.Trim(text, "[]"))
+	if err != nil || address.Unmap().Is4() {
+		return text
+	}
+	network, err := address.Prefix(64)
+	if err != nil {
+		return text
+	}
+	return network.String()
+}
+
+// wait puts an entry in the queue; t.mu is held. Half of it is for what was done.
 func (t *Trail) wait(entry Entry) {
-	if len(t.waiting) >= maxWaiting {
+	if size := len(t.waiting); size >= maxWaiting || size >= maxWaiting/2 && entry.Reason != "" {
 		t.lost += entry.Times
 		return
 	}
@@ -183,6 +210,14 @@ func (e *Event) repeats() bool { return e.Reason != "" || slices.Contains(looks,
 
 // Run stores what waits, until the context ends, and then once more. Trouble is told of when it begins.
 func (t *Trail) Run(ctx context.Context, trouble func(err error)) {
+	defer func() {
+		t.mu.Lock()
+		t.count()
+		t.mu.Unlock()
+		if err := t.Flush(context.WithoutCancel(ctx)); err != nil {
+			trouble(err)
+		}
+	}()
 	failed := false
 	for ctx.Err() == nil {
 		select {
@@ -219,15 +254,8 @@ func (t *Trail) Flush(ctx context.Context) error {
 func (t *Trail) take() []Entry {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if now := t.now(); now.Sub(t.counting) >= countEvery {
-		for _, seen := range t.repeats {
-			if seen.times > 0 {
-				seen.last.Times = seen.times
-				t.wait(seen.last)
-			}
-		}
-		clear(t.repeats)
-		t.counting = now
+	if t.now().Sub(t.counting) >= countEvery {
+		t.count()
 	}
 	if t.lost > 0 && len(t.waiting) < maxWaiting {
 		t.waiting = append(t.waiting, Entry{Event: Event{Action: Lost, Reason: "more than could wait while the database was away; the log has them"}, At: t.now(), Times: t.lost})
@@ -237,6 +265,18 @@ func (t *Trail) take() []Entry {
 	batch := append([]Entry(nil), t.waiting[:size]...)
 	t.waiting = append(t.waiting[:0], t.waiting[size:]...)
 	return batch
+}
+
+// count makes an entry of each kind of event that was counted, and begins anew; t.mu is held.
+func (t *Trail) count() {
+	for _, seen := range t.repeats {
+		if seen.times > 0 {
+			seen.last.Times = seen.times
+			t.wait(seen.last)
+		}
+	}
+	clear(t.repeats)
+	t.counting = t.now()
 }
 
 // append chains entries and stores them; in a chain of their own where the one before is not where it was left.
@@ -255,6 +295,7 @@ func (t *Trail) append(ctx context.Context, entries []Entry) error {
 		to := chained(entries, t.chain.ID, from)
 		switch err := t.store.Append(ctx, t.chain.ID, entries, from, to); {
 		case errors.Is(err, ErrMoved) && !began:
+			t.Add(Event{Action: Moved, Reason: ErrMoved.Error(), Token: t.chain.ID, Actor: fmt.Sprintf("chain %d, entry %d", t.chain.Number, t.chain.Head.Seq)}, "", "")
 			t.chain = nil
 		case err != nil:
 			return err
@@ -300,6 +341,8 @@ type Filter struct {
 type Reader interface {
 	// Chains are all, by their number.
 	Chains(ctx context.Context) ([]Chain, error)
+	// Highest is how many chains there ever were; false where that was altered, or the keyring lacks its key.
+	Highest(ctx context.Context) (number int64, sealed bool, err error)
 	// Entries are those of a chain after one of its numbers, in order.
 	Entries(ctx context.Context, chain string, after int64, limit int) ([]Entry, error)
 	// Find are the newest that fit, the newest first.
@@ -319,6 +362,13 @@ func Verify(ctx context.Context, reader Reader) (found Verified, err error) {
 		return found, err
 	}
 	fault := func(format string, args ...any) { found.Faults = append(found.Faults, fmt.Sprintf(format, args...)) }
+	highest, sealed, err := reader.Highest(ctx)
+	if err != nil {
+		return found, err
+	}
+	if !sealed {
+		fault("how many chains there are does not open: it was altered, or the keyring lacks its key")
+	}
 	for i := range chains {
 		chain := &chains[i]
 		if found.Chains++; chain.Number != found.Chains {
@@ -338,15 +388,15 @@ func Verify(ctx context.Context, reader Reader) (found Verified, err error) {
 			fault("chain %d: %s", chain.Number, why)
 		}
 	}
+	if sealed && found.Chains < highest {
+		fault("chain %d is missing: all of its entries were removed", highest)
+	}
 	return found, nil
 }
 
 // verify goes through a chain, and says the first thing that is wrong with it.
 func verify(ctx context.Context, reader Reader, chain *Chain) (read int64, why string, err error) {
-	head := chain.Cut
-	if head.Seq == 0 {
-		head.Digest = chain.beginning()
-	}
+	head := chain.Beginning()
 	for head.Seq < chain.Head.Seq {
 		entries, err := reader.Entries(ctx, chain.ID, head.Seq, maxAppend)
 		if err != nil {
@@ -357,19 +407,36 @@ func verify(ctx context.Context, reader Reader, chain *Chain) (read int64, why s
 		}
 		for i := range entries {
 			entry := &entries[i]
-			switch {
-			case entry.Seq > chain.Head.Seq: // stored since the head was read
+			if entry.Seq > chain.Head.Seq { // stored since the head was read
 				return read, endFault(head, chain), nil
-			case entry.Seq != head.Seq+1:
-				return read, fmt.Sprintf("entry %d was removed", head.Seq+1), nil
-			case entry.after(head.Digest) != entry.Digest:
-				return read, fmt.Sprintf("entry %d was altered, or put in the place of another one (%s %s)", entry.Seq, entry.At.UTC().Format(time.RFC3339), cmp.Or(string(entry.Action), "?")), nil
+			}
+			if why := entry.Follows(head); why != "" {
+				return read, why, nil
 			}
 			head = Head{entry.Seq, entry.Digest}
 			read++
 		}
 	}
 	return read, endFault(head, chain), nil
+}
+
+// Beginning is the head of a chain before its first entry that is kept.
+func (c *Chain) Beginning() Head {
+	if c.Cut.Seq > 0 {
+		return c.Cut
+	}
+	return Head{Digest: c.beginning()}
+}
+
+// Follows says why an entry is not the one that was stored after a head; nothing where it is.
+func (e *Entry) Follows(head Head) string {
+	switch {
+	case e.Seq != head.Seq+1:
+		return fmt.Sprintf("entry %d was removed", head.Seq+1)
+	case e.after(head.Digest) != e.Digest:
+		return fmt.Sprintf("entry %d was altered, or put in the place of another one (%s %s)", e.Seq, e.At.UTC().Format(time.RFC3339), cmp.Or(string(e.Action), "?"))
+	}
+	return ""
 }
 
 // endFault says that a chain does not end where its process left it.

@@ -19,6 +19,7 @@ import (
 type table struct {
 	mu      sync.Mutex
 	chains  []audit.Chain
+	highest int64
 	entries map[string][]audit.Entry
 	err     error // of each call
 	lose    bool  // the answer of an Append that was stored
@@ -29,8 +30,9 @@ func newTable() *table { return &table{entries: map[string][]audit.Entry{}} }
 func (t *table) BeginChain(_ context.Context, chain audit.Chain) (audit.Chain, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	chain.Number, chain.Sealed = int64(len(t.chains)+1), true
+	chain.Number, chain.Sealed = t.highest+1, true
 	if t.err == nil {
+		t.highest++
 		t.chains = append(t.chains, chain)
 	}
 	return chain, t.err
@@ -71,6 +73,8 @@ func (t *table) Entries(_ context.Context, chain string, after int64, limit int)
 	}
 	return found, t.err
 }
+
+func (t *table) Highest(context.Context) (int64, bool, error) { return t.highest, true, t.err }
 
 func (*table) Find(context.Context, audit.Filter) ([]audit.Entry, error) { return nil, nil }
 
@@ -145,6 +149,8 @@ func TestVerify(t *testing.T) {
 		}, "does not end where its process left it"},
 		"all entries of a process": {func(kept *table) { delete(kept.entries, kept.chains[1].ID) }, "cut off after entry 0"},
 		"a chain":                  {func(kept *table) { kept.chains = append(kept.chains[:1:1], kept.chains[2]) }, "chain 2 is missing"},
+		"the newest chain":         {func(kept *table) { kept.chains = kept.chains[:2] }, "chain 3 is missing"},
+		"all chains":               {func(kept *table) { kept.chains = nil }, "chain 3 is missing"},
 		"another process":          {func(kept *table) { kept.chains[1].Process = "another" }, "entry 1 was altered"},
 		"another beginning":        {func(kept *table) { kept.chains[1].BeganAt = time.Now().Add(time.Hour) }, "entry 1 was altered"},
 		"a seal":                   {func(kept *table) { kept.chains[1].Sealed = false }, "does not open"},
@@ -206,8 +212,11 @@ func TestTheDatabaseIsAway(t *testing.T) {
 	if err := trail.Flush(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if found := kept.verify(t); len(found.Faults) > 0 || found.Chains != 2 || found.Entries != 5 {
-		t.Errorf("got %+v, want a second chain, and no fault", found)
+	if err := trail.Flush(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if found := kept.verify(t); len(found.Faults) > 0 || found.Chains != 2 || found.Entries != 6 {
+		t.Errorf("got %+v, want a second chain with an entry that says so, and no fault", found)
 	}
 }
 
@@ -256,6 +265,66 @@ func TestEventsThatRepeat(t *testing.T) {
 		}
 		if found := kept.verify(t); len(found.Faults) > 0 {
 			t.Errorf("got %+v", found)
+		}
+	})
+}
+
+// What callers write who prove nothing makes no entry each, and what one who is known asks in vain makes so many a
+// minute.
+func TestAFloodOfRefusals(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		kept := newTable()
+		trail := audit.NewTrail(kept, "one", time.Now)
+		for i := range 1000 {
+			trail.Add(audit.Event{Action: audit.Exchange, Reason: fmt.Sprintf("no %d", i), Audience: fmt.Sprint("audience ", i), Resource: fmt.Sprint(i)}, "r", fmt.Sprintf("2001:db8::%x", i))
+		}
+		trail.Add(audit.Event{Action: audit.Exchange, Reason: "no"}, "r", "2001:db8:0:1::1")
+		trail.Add(audit.Event{Action: audit.Exchange, Reason: "no"}, "r", "10.0.0.1")
+		trail.Add(audit.Event{Action: audit.Exchange, Reason: "no"}, "r", "10.0.0.2")
+		stored := func() (entries int, events int64) {
+			if err := trail.Flush(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			for _, one := range kept.entries[kept.chains[0].ID] {
+				entries++
+				events += one.Times
+			}
+			return entries, events
+		}
+		if entries, events := stored(); entries != 4 || events != 4 {
+			t.Errorf("got %d entries of %d events, want one of each network", entries, events)
+		}
+		for i := range 30_000 {
+			trail.Add(audit.Event{Action: audit.Mint, Proof: "pod", UserID: "u", Reason: fmt.Sprintf("no %d", i)}, "r", "10.0.0.7")
+		}
+		entries, _ := stored()
+		time.Sleep(time.Minute)
+		if all, events := stored(); entries > 10_005 || all > entries+3 || events != 31_003 {
+			t.Errorf("got %d entries at once and %d of %d events after a minute, want 10,000, and those that differ counted", entries, all, events)
+		}
+	})
+}
+
+// A process that stops says how often what it counted came.
+func TestCountsAreStoredAtTheEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		kept := newTable()
+		trail := audit.NewTrail(kept, "one", time.Now)
+		ctx, stop := context.WithCancel(t.Context())
+		ended := make(chan struct{})
+		go func() { trail.Run(ctx, func(err error) { t.Error(err) }); close(ended) }()
+		for range 50 {
+			trail.Add(audit.Event{Action: audit.Handout, UserID: "u", Token: "sha"}, "r", "10.0.0.7")
+		}
+		time.Sleep(time.Second)
+		stop()
+		<-ended
+		sum := int64(0)
+		for _, one := range kept.entries[kept.chains[0].ID] {
+			sum += one.Times
+		}
+		if sum != 50 {
+			t.Errorf("%d of 50 handouts are stored", sum)
 		}
 	})
 }

@@ -6,9 +6,11 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"strconv"
 	"time"
 
 	"gorm.io/gorm"
+	"gorm.io/gorm/clause"
 
 	"github.com/workspace-token-service/wts/pkg/audit"
 	"github.com/workspace-token-service/wts/pkg/keyring"
@@ -94,10 +96,14 @@ func (s *Audit) BeginChain(ctx context.Context, chain audit.Chain) (audit.Chain,
 			ID: chain.ID, Process: chain.Process, BeganAt: chain.BeganAt.UnixMilli(), Head: s.sealHead(chain.ID, "head", 0, make([]byte, sha256.Size)),
 		}
 		err = s.write(ctx, func(tx *gorm.DB) error {
-			if err := tx.Raw("SELECT coalesce(max(number), 0) + 1 FROM audit_chains").Scan(&row.Number).Error; err != nil {
+			// Also behind those that were removed: else the number of one would hide that it is gone.
+			if err := tx.Raw("SELECT coalesce(max(number), 0) + 1 FROM (SELECT number FROM audit_chains UNION ALL SELECT number FROM audit_register) numbers").Scan(&row.Number).Error; err != nil {
 				return err
 			}
-			return tx.Create(&row).Error
+			if err := tx.Create(&row).Error; err != nil {
+				return err
+			}
+			return s.register(tx, row.Number)
 		})
 		if err == nil {
 			chain.Number = row.Number
@@ -226,14 +232,15 @@ func (s *Audit) find(ctx context.Context, of func(tx *gorm.DB) *gorm.DB) ([]audi
 }
 
 // Cut deletes the entries from before a time, and leaves in the place of those of each chain the sealed digest of the
-// last one: what is kept can be verified on. Any replica may call it at any time.
+// last one: what is kept can be verified on. A chain that is not as it was written is left as it is, for a verification
+// to say so: else a time that was altered would have the entry deleted. Any replica may call it at any time.
 func (s *Audit) Cut(ctx context.Context, before time.Time) error {
 	ctx = besideRequests(ctx)
 	chains, err := s.Chains(ctx)
 	var faults []error
 	for i := range chains {
 		chain := &chains[i]
-		if !chain.Sealed || chain.Cut.Seq >= chain.Head.Seq { // what was altered is kept as it is
+		if !chain.Sealed || chain.Cut.Seq >= chain.Head.Seq {
 			continue
 		}
 		if err := s.cut(ctx, chain, before); err != nil {
@@ -245,36 +252,83 @@ func (s *Audit) Cut(ctx context.Context, before time.Time) error {
 
 // cut deletes the old entries of a chain: first it is said up to where, then they go.
 func (s *Audit) cut(ctx context.Context, chain *audit.Chain, before time.Time) error {
-	upTo := chain.Cut.Seq
-	err := s.write(ctx, func(tx *gorm.DB) error {
-		var kept *int64
-		if err := tx.Raw("SELECT min(seq) FROM audit_entries WHERE chain = ? AND seq > ? AND at >= ?", chain.ID, chain.Cut.Seq, before.UnixMilli()).Scan(&kept).Error; err != nil {
-			return err
-		}
-		last := chain.Head.Seq
-		if kept != nil {
-			last = *kept - 1
-		}
-		if last <= chain.Cut.Seq {
-			return nil
-		}
-		var row auditEntry
-		if err := tx.Take(&row, "chain = ? AND seq = ?", chain.ID, last).Error; err != nil {
-			return err
-		}
+	last, err := s.oldest(ctx, chain, before)
+	if err != nil || last.Seq <= chain.Cut.Seq {
+		return err
+	}
+	said := false
+	err = s.write(ctx, func(tx *gorm.DB) error {
 		result := tx.Model(&auditChain{}).Where("id = ? AND cut_seq = ?", chain.ID, chain.Cut.Seq).
-			Updates(map[string]any{"cut_seq": last, "cut": s.sealHead(chain.ID, "cut", last, row.Digest)})
-		if result.Error == nil && result.RowsAffected == 1 {
-			upTo = last
-		}
+			Updates(map[string]any{"cut_seq": last.Seq, "cut": s.sealHead(chain.ID, "cut", last.Seq, last.Digest[:])})
+		said = result.Error == nil && result.RowsAffected == 1
 		return result.Error
 	})
-	for deleted := int64(tidyBatch); err == nil && deleted >= tidyBatch; {
+	for deleted := int64(tidyBatch); said && err == nil && deleted >= tidyBatch; {
 		err = s.write(ctx, func(tx *gorm.DB) error {
-			result := tx.Exec(fmt.Sprintf("DELETE FROM audit_entries WHERE chain = ? AND seq IN (SELECT seq FROM audit_entries WHERE chain = ? AND seq <= ? ORDER BY seq LIMIT %d)", tidyBatch), chain.ID, chain.ID, upTo)
+			result := tx.Exec(fmt.Sprintf("DELETE FROM audit_entries WHERE chain = ? AND seq IN (SELECT seq FROM audit_entries WHERE chain = ? AND seq <= ? ORDER BY seq LIMIT %d)", tidyBatch), chain.ID, chain.ID, last.Seq)
 			deleted = result.RowsAffected
 			return result.Error
 		})
 	}
 	return err
+}
+
+// oldest is where the entries of a chain end that are from before a time, each of which follows the one before it.
+func (s *Audit) oldest(ctx context.Context, chain *audit.Chain, before time.Time) (audit.Head, error) {
+	head := chain.Beginning()
+	for head.Seq < chain.Head.Seq {
+		entries, err := s.Entries(ctx, chain.ID, head.Seq, tidyBatch)
+		if err != nil {
+			return audit.Head{}, err
+		}
+		if len(entries) == 0 {
+			return audit.Head{}, nil
+		}
+		for i := range entries {
+			entry := &entries[i]
+			switch {
+			case entry.Follows(head) != "":
+				return audit.Head{}, nil
+			case !entry.At.Before(before), entry.Seq > chain.Head.Seq:
+				return head, nil
+			}
+			head = audit.Head{Seq: entry.Seq, Digest: entry.Digest}
+		}
+	}
+	return head, nil
+}
+
+// auditRegister is the one row of audit_register.
+type auditRegister struct {
+	ID     int64 `gorm:"primaryKey;autoIncrement:false"`
+	Number int64
+	Sealed []byte
+}
+
+// TableName implements gorm's Tabler.
+func (auditRegister) TableName() string { return "audit_register" }
+
+// registerPlace is where the number of chains is sealed.
+func registerPlace(number int64) keyring.Place {
+	return keyring.Place{Table: "audit_register", Owner: "register", Column: "sealed", Counter: number}
+}
+
+// Highest implements audit.Reader. Without a row there is no chain yet.
+func (s *Audit) Highest(ctx context.Context) (number int64, sealed bool, err error) {
+	var rows []auditRegister
+	err = s.run(ctx, func(tx *gorm.DB) error {
+		rows = nil
+		return tx.Limit(1).Find(&rows).Error
+	})
+	if err != nil || len(rows) == 0 {
+		return 0, err == nil, err
+	}
+	opened, err := s.keys.Open(rows[0].Sealed, registerPlace(rows[0].Number))
+	return rows[0].Number, err == nil && string(opened) == strconv.FormatInt(rows[0].Number, 10), nil
+}
+
+// register notes a chain that begins.
+func (s *Audit) register(tx *gorm.DB, number int64) error {
+	row := auditRegister{ID: 1, Number: number, Sealed: s.keys.Seal(strconv.AppendInt(nil, number, 10), registerPlace(number))}
+	return tx.Clauses(clause.OnConflict{Columns: []clause.Column{{Name: "id"}}, DoUpdates: clause.AssignmentColumns([]string{"number", "sealed"})}).Create(&row).Error
 }

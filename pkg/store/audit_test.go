@@ -61,6 +61,9 @@ func TestTheAuditIsAltered(t *testing.T) {
 			},
 			"as if old":    {"UPDATE audit_chains SET cut_seq = 9, cut = head WHERE number = 2", "does not open"},
 			"all of it":    {"DELETE FROM audit_chains WHERE number = 2", "chain 2 is missing"},
+			"the newest":   {"DELETE FROM audit_chains WHERE number = 3", "chain 3 is missing"},
+			"all chains":   {"DELETE FROM audit_chains", "chain 3 is missing"},
+			"their number": {"UPDATE audit_register SET number = 2", "how many chains there are does not open"},
 			"who began it": {"UPDATE audit_chains SET process = 'x' WHERE number = 2", "entry 1 was altered"},
 		} {
 			t.Run(name, func(t *testing.T) {
@@ -82,7 +85,7 @@ func TestTheAuditIsAltered(t *testing.T) {
 			t.Fatalf("the tests left it altered: %+v", found)
 		}
 		other := open(t, url, newKeys(t))
-		if found := verified(t, other); len(found.Faults) != 3 {
+		if found := verified(t, other); len(found.Faults) != 4 {
 			t.Errorf("with another keyring: %q, want that nothing opens", found.Faults)
 		}
 	})
@@ -91,11 +94,11 @@ func TestTheAuditIsAltered(t *testing.T) {
 // keep keeps the tables of the audit, and returns what puts them back.
 func keep(t *testing.T, db *sql.DB) func() {
 	t.Helper()
-	for _, table := range []string{"audit_entries", "audit_chains"} {
+	for _, table := range []string{"audit_entries", "audit_chains", "audit_register"} {
 		exec(t, db, "CREATE TABLE kept_"+table+" AS SELECT * FROM "+table)
 	}
 	return func() {
-		for _, table := range []string{"audit_entries", "audit_chains"} {
+		for _, table := range []string{"audit_entries", "audit_chains", "audit_register"} {
 			exec(t, db, "DELETE FROM "+table)
 			exec(t, db, "INSERT INTO "+table+" SELECT * FROM kept_"+table)
 			exec(t, db, "DROP TABLE kept_"+table)
@@ -122,6 +125,16 @@ func TestTheAuditIsCut(t *testing.T) {
 		cut(time.Now().Add(-365*24*time.Hour), 13)
 		cut(time.Now().Add(-4*time.Hour-30*time.Minute), 7) // four hours of one, all of two
 		cut(time.Now().Add(-4*time.Hour-30*time.Minute), 7)
+		func() { // a time that was altered deletes nothing
+			defer keep(t, db)()
+			exec(t, db, "UPDATE audit_entries SET at = 0 WHERE seq IN (8, 9)")
+			if err := s.Audit.Cut(t.Context(), time.Now().Add(-4*time.Hour-30*time.Minute)); err != nil {
+				t.Fatal(err)
+			}
+			if found := verified(t, s); len(found.Faults) != 1 || !strings.Contains(found.Faults[0], "was altered") {
+				t.Errorf("times were altered, and tidying came by: %q", found.Faults)
+			}
+		}()
 		func() {
 			defer keep(t, db)()
 			exec(t, db, "UPDATE audit_entries SET username = 'bob' WHERE seq = 8")

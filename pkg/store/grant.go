@@ -150,7 +150,7 @@ func (s *Grants) Spend(ctx context.Context, digest grant.Digest, login *grant.Di
 		if _, err := s.fenced(tx); err != nil {
 			return err
 		}
-		if err := s.locked(tx).Take(&row, "digest = ?", digest.String()).Error; err != nil || row.State == string(grant.Spent) {
+		if err := s.locked(tx).Take(&row, "digest = ?", digest.String()).Error; err != nil || row.State != string(grant.Allowed) {
 			return err
 		}
 		return tx.Model(&authorization{}).Where("digest = ?", row.Digest).Updates(map[string]any{"state": string(grant.Spent), "login": optional(login)}).Error
@@ -161,9 +161,24 @@ func (s *Grants) Spend(ctx context.Context, digest grant.Digest, login *grant.Di
 	return row.authorization(), nil
 }
 
-// CreateLogin implements grant.Logins.
-func (s *Grants) CreateLogin(ctx context.Context, begun grant.Login) error {
+// CreateLogin implements grant.Logins. What it begins for is locked, so that it is taken back before, or the login is
+// there to be ended.
+func (s *Grants) CreateLogin(ctx context.Context, begun grant.Login, most int) error {
 	return grantError(s.write(ctx, func(tx *gorm.DB) error {
+		now, err := s.fenced(tx)
+		if err != nil {
+			return err
+		}
+		if err := s.locked(tx).Take(&authorization{}, "login = ? AND state = ?", begun.Digest.String(), string(grant.Spent)).Error; err != nil {
+			return err
+		}
+		if err := tx.Take(&user{}, "id = ? AND disabled_at IS NULL", begun.UserID).Error; err != nil {
+			return err
+		}
+		oldest := tx.Model(&session{}).Select("digest").Where("user_id = ? AND client = ?", begun.UserID, begun.Client).Order("seen_at DESC, digest").Offset(most - 1).Limit(maxListed)
+		if _, err := s.sessions.endSessions(tx, tx.Session(&gorm.Session{}).Where("digest IN (?)", oldest), now); err != nil {
+			return err
+		}
 		return tx.Create(&session{
 			Digest: begun.Digest[:], UserID: begun.UserID, CreatedAt: begun.CreatedAt.UnixMilli(), SeenAt: begun.SeenAt.UnixMilli(), EndsAt: begun.EndsAt.UnixMilli(),
 			Address: begun.Address, Agent: begun.Agent, Client: begun.Client, Audience: begun.Audience, Scopes: strings.Join(begun.Scopes, " "), Secret: begun.Secret.String(),

@@ -25,6 +25,7 @@ var sealedColumns = []sealed{
 	{"signing_keys", "private", "id", "''", "0"},
 	{"audit_chains", "head", "id", "''", "seq"},
 	{"audit_chains", "cut", "id", "''", "cut_seq"},
+	{"audit_register", "sealed", "'register'", "''", "number"},
 }
 
 // sealedValue is one secret of such a column.

@@ -3,11 +3,14 @@ package store
 import (
 	"context"
 	"encoding/hex"
+	"slices"
 	"time"
 
 	"gorm.io/gorm"
+	"gorm.io/gorm/clause"
 
 	"github.com/workspace-token-service/wts/pkg/authn"
+	"github.com/workspace-token-service/wts/pkg/grant"
 )
 
 type session struct {
@@ -78,6 +81,9 @@ func (s *Sessions) EndSessions(ctx context.Context, userID string, digest *authn
 		case digest != nil:
 			matching = matching.Where("digest = ?", digest[:])
 		default:
+			if err := s.takeBack(tx, userID); err != nil {
+				return err
+			}
 			matching = matching.Where("user_id = ?", userID)
 		}
 		ended, err = s.endSessions(tx, matching, now)
@@ -109,24 +115,33 @@ func (r *session) session() authn.BrowserSession {
 
 // endSessionsOf ends every session of a user, in the transaction that is the reason.
 func (s *Sessions) endSessionsOf(tx *gorm.DB, userID string, now int64) error {
+	if err := s.takeBack(tx, userID); err != nil {
+		return err
+	}
 	_, err := s.endSessions(tx, tx.Session(&gorm.Session{}).Where("user_id = ?", userID), now)
 	return err
+}
+
+// takeBack ends what a user has allowed programs that have not fetched their tokens yet, or are about to begin.
+func (s *Sessions) takeBack(tx *gorm.DB, userID string) error {
+	return tx.Model(&authorization{}).Where("user_id = ?", userID).Update("state", string(grant.Denied)).Error
 }
 
 // endSessions deletes the sessions that match and tells every replica of each, in the same transaction.
 func (s *Sessions) endSessions(tx, matching *gorm.DB, now int64) (digests []authn.SessionDigest, err error) {
 	var ended []session
-	if err := matching.Find(&ended).Error; err != nil {
+	if err := matching.Clauses(clause.Returning{Columns: []clause.Column{{Name: "digest"}}}).Delete(&ended).Error; err != nil {
 		return nil, err
 	}
+	var names []string
 	for _, one := range ended {
-		if err := tx.Delete(&one).Error; err != nil {
-			return nil, err
-		}
-		if err := s.tell(tx, now, sessionChanged, hex.EncodeToString(one.Digest)); err != nil {
-			return nil, err
-		}
+		names = append(names, hex.EncodeToString(one.Digest))
 		digests = append(digests, authn.SessionDigest(one.Digest))
+	}
+	for some := range slices.Chunk(names, 500) {
+		if err := s.tell(tx, now, sessionChanged, some...); err != nil {
+			return nil, err
+		}
 	}
 	return digests, nil
 }

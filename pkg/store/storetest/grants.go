@@ -99,7 +99,17 @@ func loginsKept(t *testing.T, s Store) {
 	}
 	browser := authn.BrowserSession{Digest: authn.SessionDigest(grantDigest("browser")), UserID: alice, CreatedAt: now(), SeenAt: now(), EndsAt: now().Add(time.Hour)}
 	want(t, "a browser's session", s.CreateSession(t.Context(), browser), nil)
-	want(t, "stored", keeper.CreateLogin(t.Context(), login), nil)
+	want(t, "for no authorization", keeper.CreateLogin(t.Context(), login, 9), grant.ErrUnknown)
+	begin := func(name string, most int) error {
+		t.Helper()
+		one, code := login, grantDigest("code of "+name)
+		one.Digest = grantDigest(name)
+		want(t, "allowed", keeper.CreateAuthorization(t.Context(), grant.Authorization{Digest: code, Client: "cli", Audience: "wts", State: grant.Allowed, UserID: alice, CreatedAt: now(), ExpiresAt: now().Add(time.Minute)}), nil)
+		_, err := keeper.Spend(t.Context(), code, &one.Digest)
+		want(t, "spent", err, nil)
+		return keeper.CreateLogin(t.Context(), one, most)
+	}
+	want(t, "stored", begin("login", 9), nil)
 	read := func() grant.Login {
 		t.Helper()
 		found, err := keeper.Login(t.Context(), login.Digest)
@@ -140,9 +150,31 @@ func loginsKept(t *testing.T, s Store) {
 	}
 	want(t, "rotating another one", keeper.RotateLogin(t.Context(), grantDigest("other"), login.Secret, login.Secret, seen, ends), grant.ErrUnknown)
 
-	want(t, "ended", keeper.EndLogin(t.Context(), login.Digest), nil)
-	want(t, "ended again", keeper.EndLogin(t.Context(), login.Digest), nil)
-	_, err = keeper.Login(t.Context(), login.Digest)
+	// One too many ends the one that was used longest ago.
+	for _, name := range []string{"second", "third"} {
+		want(t, name, begin(name, 2), nil)
+	}
+	all, err = s.SessionsOf(t.Context(), alice)
+	want(t, "listed", err, nil)
+	equal(t, "sessions, with two logins at most", 3, len(all))
+	read()
+
+	// All at once: also what was allowed, and not fetched.
+	code := grantDigest("not fetched")
+	want(t, "allowed", keeper.CreateAuthorization(t.Context(), grant.Authorization{Digest: code, Client: "cli", Audience: "wts", State: grant.Allowed, UserID: alice, CreatedAt: now(), ExpiresAt: now().Add(time.Minute)}), nil)
+	ended, err := s.EndSessions(t.Context(), alice, nil)
+	want(t, "all ended", err, nil)
+	equal(t, "how many", 3, len(ended))
+	taken, err := keeper.Authorization(t.Context(), code)
+	want(t, "what was not fetched", err, nil)
+	equal(t, "its state", grant.Denied, taken.State)
+	want(t, "a browser's session again", s.CreateSession(t.Context(), browser), nil)
+	want(t, "a login again", begin("again", 9), nil)
+
+	again := grantDigest("again")
+	want(t, "ended", keeper.EndLogin(t.Context(), again), nil)
+	want(t, "ended again", keeper.EndLogin(t.Context(), again), nil)
+	_, err = keeper.Login(t.Context(), again)
 	want(t, "after its end", err, grant.ErrUnknown)
 	_, err = s.Session(t.Context(), browser.Digest)
 	want(t, "the browser's session", err, nil)

@@ -22,6 +22,8 @@ CREATE TABLE authorizations (
 
 CREATE INDEX authorizations_by_end ON authorizations (expires_at);
 
+CREATE INDEX authorizations_by_user ON authorizations (user_id);
+
 ALTER TABLE sessions
     ADD COLUMN client   text NOT NULL DEFAULT '', -- the program; empty for a browser
     ADD COLUMN audience text NOT NULL DEFAULT '',

@@ -12,6 +12,13 @@ CREATE TABLE audit_chains (
     cut      bytea                      -- its digest, sealed
 );
 
+-- How many chains there are, so that none can be removed unseen.
+CREATE TABLE audit_register (
+    id     bigint PRIMARY KEY CHECK (id = 1),
+    number bigint NOT NULL,
+    sealed bytea NOT NULL -- the number
+);
+
 CREATE TABLE audit_entries (
     chain    text NOT NULL,
     seq      bigint NOT NULL,

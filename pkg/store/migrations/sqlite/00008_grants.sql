@@ -21,6 +21,8 @@ CREATE TABLE authorizations (
 
 CREATE INDEX authorizations_by_end ON authorizations (expires_at);
 
+CREATE INDEX authorizations_by_user ON authorizations (user_id);
+
 ALTER TABLE sessions ADD COLUMN client text NOT NULL DEFAULT '';
 
 ALTER TABLE sessions ADD COLUMN audience text NOT NULL DEFAULT '';

@@ -12,6 +12,13 @@ CREATE TABLE audit_chains (
     cut      blob                      -- its digest, sealed
 );
 
+-- How many chains there are, so that none can be removed unseen.
+CREATE TABLE audit_register (
+    id     integer PRIMARY KEY CHECK (id = 1),
+    number integer NOT NULL,
+    sealed blob NOT NULL -- the number
+);
+
 CREATE TABLE audit_entries (
     chain    text NOT NULL,
     seq      integer NOT NULL,

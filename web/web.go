@@ -76,13 +76,32 @@ func (h Home) Render(w io.Writer, base string) error { return render(w, "home.ht
 type Consent struct {
 	Client, Username string
 	// Site is where the browser is sent back to, and Target the same as the policy of a page says it; Address and Agent are those of a program that shows a code instead.
-	Site, Target, Address, Agent string
-	Audience                     string
-	Scopes                       []string
-	Lasting                      bool // it goes on without the person
-	Action                       string
-	Fields                       []Field // what the form sends again
+	Site, Target               string
+	Code, Address, Agent, Here string // of a program that shows a code instead; Here is the person's own address
+	Own                        bool   // it asks for tokens of wts itself, whose scopes have words
+	Audience                   string
+	Scopes                     []string
+	Lasting                    bool // it goes on without the person
+	Action                     string
+	Fields                     []Field // what the form sends again
 }
+
+// Words say what a scope of wts itself lets a program do; empty for others.
+func (c Consent) Words(scope string) string {
+	if provider, ok := strings.CutPrefix(scope, "provider:"); ok && c.Own {
+		return "get your access tokens of " + provider
+	}
+	if !c.Own {
+		return ""
+	}
+	return map[string]string{
+		"token": "get tokens that wts makes for you", "api:read": "see your API tokens, resources and sessions", "api": "change and end your API tokens, resources and sessions",
+		"api:create": "make API tokens in your name, which go on when the program itself was ended",
+	}[scope]
+}
+
+// Elsewhere tells a program that asks from another address than the person's.
+func (c Consent) Elsewhere() bool { return c.Address != c.Here }
 
 // Field is a field of a form that is not shown.
 type Field struct{ Name, Value string }

@@ -20,7 +20,9 @@ import (
 	"github.com/workspace-token-service/wts/pkg/grant"
 	"github.com/workspace-token-service/wts/pkg/issuer"
 	"github.com/workspace-token-service/wts/pkg/provider/providertest"
+	"github.com/workspace-token-service/wts/pkg/secret"
 	"github.com/workspace-token-service/wts/pkg/unverified"
+	"github.com/workspace-token-service/wts/test/pgtest"
 )
 
 const portalCallback = "https://portal.example.org/callback"
@@ -571,7 +573,7 @@ func TestTheCommandLine(t *testing.T) {
 		code := r.code(t, alice, wish)
 		return decoded[granted](t, r.redeem(t, "wts-cli", code, "redirect_uri", "http://127.0.0.1:49152/callback"), http.StatusOK)
 	}
-	login := logIn("token api provider:second")
+	login := logIn("token api api:create provider:second")
 	as := func(token, method, path, body string) answer {
 		return r.sendJSON(t, nil, method, path, body, bearerOf(token)...)
 	}
@@ -605,6 +607,20 @@ func TestTheCommandLine(t *testing.T) {
 	if got := as(reading.AccessToken, http.MethodGet, "/token?audience=storage", ""); got.member("code") != "token_scope" {
 		t.Errorf("/token without its scope: %d %s, want 403", got.status, got.body)
 	}
+
+	// What a program makes may do no more than the program, and it makes nothing without a scope of its own for that.
+	changing := logIn("api token")
+	for name, row := range map[string]struct{ token, method, path, body string }{
+		"a token, without its scope":         {changing.AccessToken, http.MethodPost, "/api/v1/tokens", personalToken},
+		"a rotation, without its scope":      {changing.AccessToken, http.MethodPost, "/api/v1/tokens/" + made.ID + "/rotate", ""},
+		"a token that may do more":           {login.AccessToken, http.MethodPost, "/api/v1/tokens", `{"audience": "wts", "name": "n", "scopes": ["token", "provider:first"]}`},
+		"a rotation of one that may do more": {logIn("api:create").AccessToken, http.MethodPost, "/api/v1/tokens/" + made.ID + "/rotate", ""},
+	} {
+		if got := as(row.token, row.method, row.path, row.body); got.status != http.StatusForbidden || got.member("code") != "token_scope" {
+			t.Errorf("%s: %d %s, want 403", name, got.status, got.body)
+		}
+	}
+	decoded[any](t, as(changing.AccessToken, http.MethodPatch, "/api/v1/tokens/"+made.ID, `{"description": "x"}`), http.StatusOK)
 
 	// No worker makes itself a token for wts, which would be good at the API.
 	for name, got := range map[string]answer{
@@ -658,4 +674,129 @@ func TestCrossOrigin(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A person who takes everything back takes back what a program has not fetched yet too.
+func TestEndingAllTakesBackWhatWasAllowed(t *testing.T) {
+	for name, end := range map[string]func(t *testing.T, r *replica, browser *http.Client){
+		"all sessions": func(t *testing.T, r *replica, browser *http.Client) {
+			decoded[any](t, r.sendJSON(t, browser, http.MethodDelete, "/api/v1/sessions", ""), http.StatusOK)
+		},
+		"disabled, and enabled": func(t *testing.T, r *replica, _ *http.Client) {
+			for _, disabled := range []bool{true, false} {
+				if err := r.store.Users.SetDisabled(t.Context(), "alice", disabled); err != nil {
+					t.Fatal(err)
+				}
+			}
+			r.authn.Forget()
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := startReplica(t, withClients)
+			alice := r.signedIn(t, "alice")
+			code := r.code(t, alice, wishOf("lasting", portalCallback))
+			shown := decoded[deviceBegun](t, r.form(t, "/oauth2/device_authorization", "client_id", "lasting", "scope", "read"), http.StatusOK)
+			r.decide(t, alice, r.call(t, alice, http.MethodGet, "/device?user_code="+shown.UserCode, page...), "allow")
+			end(t, r, alice)
+			if got := r.redeem(t, "lasting", code); got.oauthError().Error != "invalid_grant" {
+				t.Errorf("the code: %d %s, want invalid_grant", got.status, got.body)
+			}
+			if got := r.poll(t, "lasting", shown.DeviceCode); got.oauthError().Error != "access_denied" {
+				t.Errorf("the device: %d %s, want access_denied", got.status, got.body)
+			}
+		})
+	}
+}
+
+// The page of a device shows the code, and says where a program asks from that is not where the person is.
+func TestTheDevicePageShowsTheCode(t *testing.T) {
+	r := startReplica(t, withClients)
+	alice := r.signedIn(t, "alice")
+	shown := decoded[deviceBegun](t, r.form(t, "/oauth2/device_authorization", "client_id", "wts-cli", "scope", strings.Repeat("token ", 500)+"api:create"), http.StatusOK)
+	asked := r.call(t, alice, http.MethodGet, "/device?user_code="+strings.ToLower(shown.UserCode), page...)
+	for _, text := range []string{`<p class="code">` + shown.UserCode + "</p>", "get tokens that wts makes for you", "make API tokens in your name", "up to 90 days"} {
+		if !strings.Contains(asked.body, text) {
+			t.Errorf("the page does not say %q:\n%s", text, asked.body)
+		}
+	}
+	if strings.Count(asked.body, "<li>") != 2 || strings.Contains(asked.body, "not where you are now") {
+		t.Errorf("want each scope once, and no warning of the same address:\n%s", asked.body)
+	}
+	elsewhere := &http.Client{Jar: alice.Jar, Transport: workerAt("127.0.0.9").Transport}
+	if asked := r.call(t, elsewhere, http.MethodGet, "/device?user_code="+shown.UserCode, page...); !strings.Contains(asked.body, "not where you are now") {
+		t.Errorf("from another address:\n%s\nwant that it says so", asked.body)
+	}
+}
+
+// The question is answered by the person to whom it was put.
+func TestAQuestionIsAnsweredByWhoWasAsked(t *testing.T) {
+	r := startReplica(t, withClients)
+	alice, bob := r.signedIn(t, "alice"), r.signedIn(t, "bob")
+	asked := r.call(t, alice, http.MethodGet, "/oauth2/auth?"+wishOf("portal", portalCallback).Encode(), page...)
+	if got := r.decide(t, bob, asked, "allow"); got.status != http.StatusSeeOther || !strings.HasPrefix(got.header.Get("Location"), "/oauth2/auth?") {
+		t.Errorf("got %d to %q, want that bob is asked himself", got.status, got.header.Get("Location"))
+	}
+	shown := decoded[deviceBegun](t, r.form(t, "/oauth2/device_authorization", "client_id", "lasting", "scope", "read"), http.StatusOK)
+	asked = r.call(t, alice, http.MethodGet, "/device?user_code="+shown.UserCode, page...)
+	if got := r.decide(t, bob, asked, "allow"); got.status != http.StatusSeeOther || !strings.HasPrefix(got.header.Get("Location"), "/device?") {
+		t.Errorf("got %d to %q, want that bob is asked himself", got.status, got.header.Get("Location"))
+	}
+	if got := r.poll(t, "lasting", shown.DeviceCode); got.oauthError().Error != "authorization_pending" {
+		t.Errorf("the device: %s, want that it waits", got.body)
+	}
+	// Where a login comes between, who wants to be asked is.
+	stranger := providertest.Browser()
+	if back := r.logIn(t, stranger, "/oauth2/auth?"+wishOf("inhouse", "https://inhouse.example.org/", "prompt", "consent").Encode(), "bob"); !strings.Contains(back.Body, "In house") {
+		t.Errorf("prompt=consent, after a login: %s, want the question", back.Body)
+	}
+}
+
+// What an operator takes from a client, its logins have no more; and introspection knows of a login that was ended.
+func TestAClientThatMayLess(t *testing.T) {
+	database := pgtest.Database(t)
+	r := startReplica(t, withClients, func(c *config.Config) { c.Database.URL = secret.Text(database) })
+	alice := r.signedIn(t, "alice")
+	login := decoded[granted](t, r.redeem(t, "lasting", r.code(t, alice, wishOf("lasting", portalCallback))), http.StatusOK)
+	shown := decoded[deviceBegun](t, r.form(t, "/oauth2/device_authorization", "client_id", "lasting", "scope", "read"), http.StatusOK)
+	r.decide(t, alice, r.call(t, alice, http.MethodGet, "/device?user_code="+shown.UserCode, page...), "allow")
+	code := r.code(t, alice, wishOf("lasting", portalCallback))
+	less := startReplica(t, withClients, func(c *config.Config) {
+		c.Database.URL, c.Keys = secret.Text(database), r.config.Keys
+		client := c.Grants.Clients["lasting"]
+		client.Audiences = []string{"storage"}
+		c.Grants.Clients["lasting"] = client
+	})
+	for name, got := range map[string]answer{
+		"a refresh": less.refreshWith(t, "lasting", login.RefreshToken), "a code": less.redeem(t, "lasting", code), "a device": less.poll(t, "lasting", shown.DeviceCode),
+	} {
+		if got.oauthError().Error != "invalid_grant" {
+			t.Errorf("%s: %d %s, want invalid_grant", name, got.status, got.body)
+		}
+	}
+	active := func() bool {
+		return decoded[struct{ Active bool }](t, r.form(t, "/oauth2/introspect", "token", login.AccessToken, "client_id", "files", "client_secret", siteSecret), http.StatusOK).Active
+	}
+	if !active() {
+		t.Error("a token of a login that goes on is not active")
+	}
+	decoded[granted](t, r.refreshWith(t, "lasting", login.RefreshToken), http.StatusOK)
+	decoded[any](t, r.sendJSON(t, alice, http.MethodDelete, "/api/v1/sessions", ""), http.StatusOK)
+	if active() {
+		t.Error("a token of a login that was ended is active")
+	}
+	if got := r.form(t, "/oauth2/revoke", "token", "wtsl_"+strings.Repeat("A", 52)); got.status != http.StatusOK {
+		t.Errorf("revoking what is no login: %d %s, want 200 (RFC 7009 2.2)", got.status, got.body)
+	}
+}
+
+// A person asks for so many codes a second, and no more.
+func TestCodesAreLimited(t *testing.T) {
+	r := startReplica(t, withClients)
+	alice := r.signedIn(t, "alice")
+	for range 40 {
+		if r.call(t, alice, http.MethodGet, "/oauth2/auth?"+wishOf("inhouse", "https://inhouse.example.org/").Encode(), page...).status == http.StatusTooManyRequests {
+			return
+		}
+	}
+	t.Error("forty codes at once: want 429")
 }

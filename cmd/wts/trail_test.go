@@ -101,6 +101,9 @@ func TestTheAuditInTheDatabase(t *testing.T) {
 		t.Errorf("the second page has %d events, want others", len(second.Events))
 	}
 
+	// Each token that is revoked with others is in the audit too.
+	decoded[any](t, r.sendJSON(t, alice, http.MethodDelete, "/api/v1/tokens", ""), http.StatusOK)
+	eventually(t, "the tokens that were revoked together", func() bool { return strings.Contains(fmt.Sprint(seen("action=revoke+token").Events), made.ID) })
 	does := func(want string, args ...string) string {
 		t.Helper()
 		out, err := run(t, append(append([]string{"audit"}, args...), "-c", file)...)

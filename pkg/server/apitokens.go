@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"mime"
 	"net/http"
 	"slices"
@@ -136,6 +135,15 @@ func recent(x *exchange) error {
 	return nil
 }
 
+// within keeps a program from making itself a token for wts that may do more than the program may.
+func within(x *exchange, audience string, scopes []string) error {
+	lacks := func(scope string) bool { return !slices.Contains(x.caller.Scopes, scope) }
+	if x.caller.Proof == authn.Login && audience == issuer.OwnAudience && slices.ContainsFunc(scopes, lacks) {
+		return errTokenScope
+	}
+	return nil
+}
+
 // readBody reads JSON into a value: one object, with no member that is not known.
 func readBody(x *exchange, into any) error {
 	if kind, _, _ := mime.ParseMediaType(x.GetHeader("Content-Type")); kind != "application/json" {
@@ -204,6 +212,9 @@ func (a *apiTokens) create(x *exchange) error {
 		return &inputError{"audience: is not the one of the address"}
 	}
 	x.event.Audience, x.event.Resource = cut(audience), cut(resource)
+	if err := within(x, audience, sent.Scopes); err != nil {
+		return err
+	}
 	wanted := apitoken.Wanted{
 		Audience: audience, Resource: resource, Format: apitoken.Format(sent.Format), Name: sent.Name, Description: sent.Description, Scopes: sent.Scopes, Networks: sent.Networks,
 		Endless: string(sent.ExpiresIn) == "null",
@@ -341,7 +352,7 @@ func (a *apiTokens) revokeAll(x *exchange) error {
 	ended, err := a.service.RevokeAll(x.Request.Context(), who)
 	for _, id := range ended { // after a failure too
 		event := audit.Event{Action: audit.RevokeToken, UserID: who.ID, Username: who.Username, Proof: string(x.caller.Proof), Actor: x.caller.Actor, Token: id}
-		audit.Write(x.Request.Context(), x.log.With(slog.String("request", x.id)), event)
+		alsoDone(x, event)
 	}
 	if err != nil {
 		return err
@@ -376,6 +387,9 @@ func (a *apiTokens) rotate(x *exchange) error {
 		who, err = a.person(x, token.Audience)
 	}
 	if err != nil {
+		return err
+	}
+	if err := within(x, token.Audience, token.Scopes); err != nil {
 		return err
 	}
 	overlap, err := readOverlap(x)
@@ -482,7 +496,7 @@ func (a *apiTokens) leaked(x *exchange) error {
 		}
 		if token.ID != "" {
 			event := audit.Event{Action: audit.RevokeToken, Actor: "a report", UserID: token.UserID, Audience: token.Audience, Resource: token.Resource, Token: token.ID}
-			audit.Write(x.Request.Context(), x.log.With(slog.String("request", x.id)), event)
+			alsoDone(x, event)
 		}
 		label := "false_positive"
 		if found {

@@ -90,7 +90,9 @@ func (g *grants) authorize(x *exchange) error {
 	case !loggedIn && silent:
 		return g.back(x, asked, "login_required", "the person has to log in first")
 	case !loggedIn:
-		asked.fields.Del("prompt") // once
+		if asked.fields.Get("prompt") == "login" { // once
+			asked.fields.Del("prompt")
+		}
 		return g.logIn(x, "/oauth2/auth?"+asked.fields.Encode())
 	}
 	if err := g.service.May(x.Request.Context(), x.caller.User.ID, asked.Audience, asked.Scopes); err != nil {
@@ -102,6 +104,7 @@ func (g *grants) authorize(x *exchange) error {
 	if silent {
 		return g.back(x, asked, "consent_required", "the person has to be asked")
 	}
+	asked.fields.Set("for", x.caller.User.ID)
 	page := g.consent(x, asked.client, grant.Authorization{Audience: asked.Audience, Scopes: asked.Scopes}, asked.fields)
 	page.Action, page.Site, page.Target = "/oauth2/auth", siteOf(asked.RedirectURI), siteOf(asked.RedirectURI)
 	x.page(http.StatusOK, page)
@@ -121,8 +124,8 @@ func (g *grants) decide(x *exchange) error {
 	switch loggedIn, err := g.loggedIn(x, asked.client, false); {
 	case err != nil:
 		return err
-	case !loggedIn:
-		return g.logIn(x, "/oauth2/auth?"+asked.fields.Encode())
+	case !loggedIn, form.Get("for") != x.caller.User.ID: // it is to be shown to who is here now
+		return g.logInOrAsk(x, loggedIn, "/oauth2/auth?"+asked.fields.Encode())
 	case form.Get("decision") != "allow":
 		x.event.Action, x.event.Client, x.event.Reason = audit.Allow, asked.Client, grant.ErrDenied.Error()
 		return g.back(x, asked, "access_denied", "the person did not allow it")
@@ -138,8 +141,11 @@ func (g *grants) form(x *exchange) (url.Values, error) {
 	return readForm(x)
 }
 
-// allow sends the browser back with a code.
+// allow sends the browser back with a code. A person has a share of them.
 func (g *grants) allow(x *exchange, asked wish) error {
+	if err := g.limits.take(x, changes, nil); err != nil {
+		return err
+	}
 	x.event.Action, x.event.Client = audit.Allow, asked.Client
 	code, err := g.service.Allow(x.Request.Context(), asked.Request, x.caller.User.ID, x.caller.Since)
 	if err != nil {
@@ -195,7 +201,7 @@ func siteOf(redirectURI string) string {
 	switch {
 	case err != nil:
 		return ""
-	case address.Host == "":
+	case address.Host == "", strings.HasPrefix(address.Host, "["): // no policy can name an IPv6 address
 		return address.Scheme + ":"
 	}
 	return address.Scheme + "://" + address.Host
@@ -226,10 +232,19 @@ func (g *grants) logIn(x *exchange, here string) error {
 	return nil
 }
 
+// logInOrAsk sends the browser to log in where it has to, or to the question again, which another person was asked.
+func (g *grants) logInOrAsk(x *exchange, loggedIn bool, here string) error {
+	if !loggedIn {
+		return g.logIn(x, here)
+	}
+	x.Redirect(http.StatusSeeOther, x.base+here)
+	return nil
+}
+
 // consent is the page that asks.
 func (*grants) consent(x *exchange, client grant.Client, asked grant.Authorization, fields url.Values) web.Consent {
 	page := web.Consent{
-		Client: client.Name, Username: x.caller.User.Username, Audience: asked.Audience, Scopes: asked.Scopes, Lasting: client.Refresh,
+		Client: client.Name, Username: x.caller.User.Username, Audience: asked.Audience, Scopes: asked.Scopes, Lasting: client.Refresh, Own: asked.Audience == issuer.OwnAudience,
 		Address: asked.Address, Agent: asked.Agent,
 	}
 	for name, values := range fields {
@@ -298,8 +313,8 @@ func (g *grants) showDevice(x *exchange) error {
 		return err
 	}
 	client, _ := g.service.Client(waiting.Client)
-	page := g.consent(x, client, waiting, url.Values{"user_code": {code}})
-	page.Action = "/device"
+	page := g.consent(x, client, waiting, url.Values{"user_code": {code}, "for": {x.caller.User.ID}})
+	page.Action, page.Code, page.Here = "/device", grant.ShownUserCode(code), x.peer.Addr.Unmap().String()
 	x.page(http.StatusOK, page)
 	return nil
 }
@@ -313,8 +328,8 @@ func (g *grants) decideDevice(x *exchange) error {
 	switch loggedIn, err := g.loggedIn(x, grant.Client{Refresh: true}, false); {
 	case err != nil:
 		return err
-	case !loggedIn:
-		return g.logIn(x, "/device?"+url.Values{"user_code": {cut(form.Get("user_code"))}}.Encode())
+	case !loggedIn, form.Get("for") != x.caller.User.ID:
+		return g.logInOrAsk(x, loggedIn, "/device?"+url.Values{"user_code": {cut(form.Get("user_code"))}}.Encode())
 	}
 	x.event.Action = audit.Allow
 	if err := g.limits.take(x, changes, nil); err != nil {

@@ -316,3 +316,9 @@ func addEvent(x *exchange, peer string) {
 	}
 	x.trail.Add(x.event, x.id, peer)
 }
+
+// alsoDone writes an event that a request brings about beside its own.
+func alsoDone(x *exchange, event audit.Event) {
+	audit.Write(x.Request.Context(), x.log.With(slog.String("request", x.id)), event)
+	x.trail.Add(event, x.id, x.peer.Addr.Unmap().String())
+}

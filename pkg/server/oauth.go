@@ -13,6 +13,7 @@ import (
 
 	"github.com/workspace-token-service/wts/pkg/apitoken"
 	"github.com/workspace-token-service/wts/pkg/audit"
+	"github.com/workspace-token-service/wts/pkg/grant"
 	"github.com/workspace-token-service/wts/pkg/issuer"
 )
 
@@ -207,6 +208,9 @@ func (o *oauth) inspect(x *exchange, token, audience string, sender netip.Addr) 
 		return said, err
 	}
 	x.event.Token = claims.ID
+	if err := x.authn.Lives(ctx, claims); err != nil {
+		return said, err
+	}
 	if !strings.HasPrefix(claims.Subject, "resource:") {
 		if err := o.service.MayAct(ctx, claims.Subject, audience); err != nil {
 			return said, err
@@ -240,12 +244,12 @@ func (o *oauth) revoke(x *exchange) error {
 	if err := o.limits.take(x, changes, nil); err != nil {
 		return err
 	}
-	if ended, err := o.grants.service.Revoke(x.Request.Context(), token); ended || err != nil {
-		x.event.Action = audit.EndSession
-		if err != nil {
-			return err
-		}
+	switch login, err := o.grants.service.Revoke(x.Request.Context(), token); {
+	case err == nil:
+		x.event.Action, x.event.UserID, x.event.Client, x.event.Actor = audit.EndSession, login.UserID, login.Client, "login "+login.Digest.String()[:8]
 		return x.json(http.StatusOK, struct{}{})
+	case !errors.Is(err, grant.ErrUnknown):
+		return err
 	}
 	if !apitoken.Claims(token, o.issuer.URL()) {
 		if _, err := x.authn.Minted(x.Request.Context(), token, ""); err == nil {

@@ -274,20 +274,24 @@ func (s *Server) apiRoutes(parts Parts, tokens *apiTokens, jobs *publishers) {
 	resources, limits := &resources{tokens}, tokens.limits
 	person := func(action audit.Action, scopes ...string) policy {
 		return policy{
-			accepts: authn.Accepts{Session: true, Bearer: parts.Config.Portal, Login: true}, scopes: append(scopes, issuer.ScopeAPI),
+			accepts: authn.Accepts{Session: true, Bearer: parts.Config.Portal, Login: true}, scopes: scopes,
 			action: action, shape: problem, api: true, both: parts.Config.Portal,
 		}
 	}
 	itself := func(action audit.Action) policy { return policy{action: action, shape: problem, api: true} } // the token is looked at by the handler
 	change := func(method, path string, action audit.Action, handle func(*exchange) error) {
-		s.only(method, path, person(action), limits.limited(changes, tokens.changing(handle)))
+		s.only(method, path, person(action, issuer.ScopeAPI), limits.limited(changes, tokens.changing(handle)))
+	}
+	// What is made goes on when the login has ended that made it.
+	lasting := func(method, path string, action audit.Action, handle func(*exchange) error) {
+		s.only(method, path, person(action, issuer.ScopeAPICreate), limits.limited(changes, tokens.changing(handle)))
 	}
 	read := func(path string, action audit.Action, handle func(*exchange) error) {
-		s.get(path, person(action, issuer.ScopeAPIRead), limits.limited(reads, handle))
+		s.get(path, person(action, issuer.ScopeAPIRead, issuer.ScopeAPI), limits.limited(reads, handle))
 	}
 
 	read("/api/v1/tokens", audit.ListTokens, tokens.list)
-	change(http.MethodPost, "/api/v1/tokens", audit.CreateToken, tokens.create)
+	lasting(http.MethodPost, "/api/v1/tokens", audit.CreateToken, tokens.create)
 	change(http.MethodDelete, "/api/v1/tokens", audit.RevokeToken, tokens.revokeAll)
 	s.get("/api/v1/tokens/self", itself(audit.UseToken), tokens.self)
 	s.only(http.MethodPost, "/api/v1/tokens/self/rotate", itself(audit.RotateToken), tokens.rotateSelf)
@@ -302,19 +306,19 @@ func (s *Server) apiRoutes(parts Parts, tokens *apiTokens, jobs *publishers) {
 	read("/api/v1/resources", audit.ListTokens, resources.list)
 	s.only(http.MethodPut, "/api/v1/resources/:audience/:resource", itself(audit.PutResource), resources.put)
 	read("/api/v1/resources/:audience/:resource", audit.ListTokens, resources.show)
-	change(http.MethodPatch, "/api/v1/resources/:audience/:resource", audit.PutResource, resources.edit)
+	lasting(http.MethodPatch, "/api/v1/resources/:audience/:resource", audit.PutResource, resources.edit)
 
 	for _, below := range []string{"/api/v1/tokens", "/api/v1/resources/:audience/:resource/tokens"} {
 		read(below+"/:id", audit.ListTokens, tokens.show)
 		change(http.MethodPatch, below+"/:id", audit.EditToken, tokens.edit)
 		change(http.MethodDelete, below+"/:id", audit.RevokeToken, tokens.revoke)
-		change(http.MethodPost, below+"/:id/rotate", audit.RotateToken, tokens.rotate)
+		lasting(http.MethodPost, below+"/:id/rotate", audit.RotateToken, tokens.rotate)
 	}
 	read("/api/v1/resources/:audience/:resource/publishers", audit.ListTokens, jobs.list)
-	change(http.MethodPost, "/api/v1/resources/:audience/:resource/publishers", audit.AddPublisher, jobs.create)
+	lasting(http.MethodPost, "/api/v1/resources/:audience/:resource/publishers", audit.AddPublisher, jobs.create)
 	change(http.MethodDelete, "/api/v1/resources/:audience/:resource/publishers/:id", audit.RemovePublisher, jobs.remove)
 	read("/api/v1/resources/:audience/:resource/tokens", audit.ListTokens, tokens.list)
-	change(http.MethodPost, "/api/v1/resources/:audience/:resource/tokens", audit.CreateToken, tokens.create)
+	lasting(http.MethodPost, "/api/v1/resources/:audience/:resource/tokens", audit.CreateToken, tokens.create)
 }
 
 // get serves GET, HEAD and OPTIONS, as the Gen3 contract (1.0) wants of every GET route.

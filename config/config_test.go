@@ -1,9 +1,11 @@
 package config_test
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -227,5 +229,33 @@ func TestShippedConfigurations(t *testing.T) {
 	}
 	if _, err := config.Load(write(t, dir, "wts.yaml", string(shipped)), nil); err != nil {
 		t.Errorf("kubernetes: %v", err)
+	}
+}
+
+// The audience for wts itself is there without being written, unless a provider has its name.
+func TestTheAudienceForItself(t *testing.T) {
+	dir := folder(t)
+	const text = "url: https://wts.example.org\ndatabase: {url: 'sqlite:x'}\nkeyring_file: wts-keyring\nproviders:\n  %s: {issuer: 'https://login.example.org', client_id: c, client_secret: s}\n%s"
+	for name, row := range map[string]struct {
+		provider, more string
+		want           []string
+	}{
+		"as it comes":             {"main", "", []string{"token", "api", "api:create", "api:read", "provider:main"}},
+		"as it is written":        {"main", "audiences: {wts: {scopes: [token]}}", []string{"token"}},
+		"a provider has the name": {"wts", "", nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			path := filepath.Join(dir, "own.yaml")
+			if err := os.WriteFile(path, fmt.Appendf(nil, text, row.provider, row.more), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			loaded, err := config.LoadForDatabase(path, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := loaded.Issuer.Audiences["wts"].Scopes; !slices.Equal(got, row.want) {
+				t.Errorf("got %v, want %v", got, row.want)
+			}
+		})
 	}
 }

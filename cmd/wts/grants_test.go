@@ -67,7 +67,8 @@ func wishOf(client, redirectURI string, changes ...string) url.Values {
 
 var page = []string{"Accept", "text/html"}
 
-// decide sends the form of a page that asks, as the browser does, and returns the answer.
+// decide sends the form of a page that asks, as the browser does, with headers and with fields that are changed, and
+// returns the answer.
 func (r *replica) decide(t *testing.T, browser *http.Client, asked answer, decision string, headers ...string) answer {
 	t.Helper()
 	action := regexp.MustCompile(`<form method="post" action="([^"]+)"`).FindStringSubmatch(asked.body)
@@ -78,9 +79,17 @@ func (r *replica) decide(t *testing.T, browser *http.Client, asked answer, decis
 	for _, field := range regexp.MustCompile(`<input type="hidden" name="([^"]+)" value="([^"]*)"`).FindAllStringSubmatch(asked.body, -1) {
 		form.Set(field[1], html.UnescapeString(field[2]))
 	}
+	sent := []string{"Content-Type", "application/x-www-form-urlencoded", "Accept", "text/html"}
+	for i := 0; i < len(headers); i += 2 {
+		if name, ok := strings.CutPrefix(headers[i], "field "); ok {
+			form.Set(name, headers[i+1])
+			continue
+		}
+		sent = append(sent, headers[i], headers[i+1])
+	}
 	still := *browser
 	still.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
-	return r.sendJSON(t, &still, http.MethodPost, action[1], form.Encode(), append([]string{"Content-Type", "application/x-www-form-urlencoded", "Accept", "text/html"}, headers...)...)
+	return r.sendJSON(t, &still, http.MethodPost, action[1], form.Encode(), sent...)
 }
 
 // backOf is what a browser is sent back to a client with.
@@ -357,18 +366,21 @@ func TestAProgramsLogin(t *testing.T) {
 
 	t.Run("two at once", func(t *testing.T) {
 		made := begin()
-		var good atomic.Int32
+		given := make(chan string, 6)
 		var all sync.WaitGroup
-		for range 6 {
+		for range cap(given) {
 			all.Go(func() {
-				if r.refreshWith(t, "lasting", made.RefreshToken).status == http.StatusOK {
-					good.Add(1)
+				if got := r.refreshWith(t, "lasting", made.RefreshToken); got.status == http.StatusOK {
+					given <- decoded[granted](t, got, http.StatusOK).RefreshToken
 				}
 			})
 		}
 		all.Wait()
-		if good.Load() != 1 {
-			t.Errorf("%d got tokens with one refresh token, want 1", good.Load())
+		if len(given) != 1 {
+			t.Fatalf("%d got tokens with one refresh token, want 1", len(given))
+		}
+		if got := r.refreshWith(t, "lasting", <-given); got.oauthError().Error != "invalid_grant" {
+			t.Errorf("after the others came: %d %s, want that the login was ended", got.status, got.body)
 		}
 	})
 	t.Run("ended by its person", func(t *testing.T) {

@@ -263,6 +263,27 @@ func TestEventsThatRepeat(t *testing.T) {
 		if diff := cmp.Diff(at, counted()); diff != "" {
 			t.Errorf("after the minute (-want +got):\n%s", diff)
 		}
+		// The next minute counts anew, and what was counted is stored once.
+		trail.Add(handout, "r", "10.0.0.7")
+		at["handout sha 10.0.0.7 entries"], at["handout sha 10.0.0.7 events"] = 3, 101
+		if diff := cmp.Diff(at, counted()); diff != "" {
+			t.Errorf("in the next minute (-want +got):\n%s", diff)
+		}
+		time.Sleep(time.Second)
+		trail.Add(handout, "late", "10.0.0.7")
+		again := time.Now()
+		if diff := cmp.Diff(at, counted()); diff != "" {
+			t.Errorf("a second later (-want +got):\n%s", diff)
+		}
+		time.Sleep(time.Minute)
+		at["handout sha 10.0.0.7 entries"], at["handout sha 10.0.0.7 events"] = 4, 102
+		if diff := cmp.Diff(at, counted()); diff != "" {
+			t.Errorf("after that minute (-want +got):\n%s", diff)
+		}
+		all := kept.entries[kept.chains[0].ID]
+		if last := all[len(all)-1]; !last.At.Equal(again.Truncate(time.Millisecond)) || last.Request != "late" {
+			t.Errorf("what was counted is of %v (%s), want that of the last one, %v", last.At, last.Request, again)
+		}
 		if found := kept.verify(t); len(found.Faults) > 0 {
 			t.Errorf("got %+v", found)
 		}
@@ -327,6 +348,70 @@ func TestCountsAreStoredAtTheEnd(t *testing.T) {
 			t.Errorf("%d of 50 handouts are stored", sum)
 		}
 	})
+}
+
+// A verification beside a process that writes finds nothing wrong with what came since it began.
+func TestVerifyBesideAWriter(t *testing.T) {
+	kept := newTable()
+	trail := fill(t, kept, "one", 3)
+	before := append([]audit.Chain(nil), kept.chains...)
+	trail.Add(audit.Event{Action: audit.Mint, Token: "since"}, "", "")
+	if err := trail.Flush(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	kept.chains = before
+	if found := kept.verify(t); len(found.Faults) > 0 || found.Entries != 3 {
+		t.Errorf("got %+v, want the three entries of then, and no fault", found)
+	}
+}
+
+// A process says once that the database is away, brings its last entry in when it stops, and begins no chain after the
+// other where none is taken.
+func TestRun(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		kept := newTable()
+		trail := audit.NewTrail(kept, "one", time.Now)
+		ctx, stop := context.WithCancel(t.Context())
+		ended, said := make(chan struct{}), 0
+		go func() { trail.Run(ctx, func(error) { said++ }); close(ended) }()
+		mint := func(token string) { trail.Add(audit.Event{Action: audit.Mint, Token: token}, "", "") }
+		mint("first")
+		time.Sleep(time.Second)
+		kept.mu.Lock()
+		kept.err = errors.New("away")
+		kept.mu.Unlock()
+		mint("waits")
+		time.Sleep(time.Minute)
+		kept.mu.Lock()
+		kept.err = nil
+		kept.mu.Unlock()
+		time.Sleep(time.Second)
+		mint("last")
+		stop()
+		<-ended
+		if stored := len(kept.entries[kept.chains[0].ID]); said != 1 || stored != 3 {
+			t.Errorf("trouble was told %d times, and %d entries are stored; want once, and 3", said, stored)
+		}
+	})
+	if err := audit.NewTrail(nowhere{}, "one", time.Now).Flush(t.Context()); err != nil {
+		t.Errorf("nothing to store: %v", err)
+	}
+	trail := audit.NewTrail(nowhere{}, "one", time.Now)
+	trail.Add(audit.Event{Action: audit.Mint}, "", "")
+	if err := trail.Flush(t.Context()); !errors.Is(err, audit.ErrMoved) {
+		t.Errorf("got %v, want that the chain cannot be written", err)
+	}
+}
+
+// nowhere takes no entry.
+type nowhere struct{}
+
+func (nowhere) BeginChain(_ context.Context, chain audit.Chain) (audit.Chain, error) {
+	return chain, nil
+}
+
+func (nowhere) Append(context.Context, string, []audit.Entry, audit.Head, audit.Head) error {
+	return audit.ErrMoved
 }
 
 // What does not fit in memory while the database is away is counted, and what no database takes is replaced.

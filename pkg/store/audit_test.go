@@ -2,6 +2,7 @@ package store_test
 
 import (
 	"database/sql"
+	"errors"
 	"fmt"
 	"strings"
 	"sync"
@@ -11,6 +12,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/workspace-token-service/wts/pkg/audit"
+	grants "github.com/workspace-token-service/wts/pkg/grant"
 	"github.com/workspace-token-service/wts/pkg/store"
 )
 
@@ -181,6 +183,16 @@ func TestTheAuditIsQueried(t *testing.T) {
 				filter.Before = &page[len(page)-1]
 			}
 		}
+		newest, err := s.Audit.Find(t.Context(), audit.Filter{UserID: "u-one", Limit: 1})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := find(audit.Filter{UserID: "u-one", Until: newest[0].At}); len(got) != 4 {
+			t.Errorf("before the newest: %v, want the four others: a time is the beginning of what follows", got)
+		}
+		if got := find(audit.Filter{UserID: "u-one", Since: newest[0].At}); len(got) != 1 {
+			t.Errorf("from the newest on: %v, want it alone", got)
+		}
 		if got := find(audit.Filter{}); len(got) != 9 {
 			t.Errorf("got %v, want all nine", got)
 		}
@@ -188,13 +200,14 @@ func TestTheAuditIsQueried(t *testing.T) {
 			filter audit.Filter
 			want   []string
 		}{
-			"by user":         {audit.Filter{UserID: "u-one"}, []string{"one-4", "one-3", "one-2", "one-1", "one-0"}},
-			"by time":         {audit.Filter{UserID: "u-two", Since: time.Now().Add(-150 * time.Minute), Until: time.Now().Add(-30 * time.Minute)}, []string{"two-3", "two-2"}},
-			"by token":        {audit.Filter{Token: "two-1"}, []string{"two-1"}},
-			"by another name": {audit.Filter{Username: "bob"}, nil},
-			"by action":       {audit.Filter{Action: audit.Login}, nil},
-			"refused":         {audit.Filter{Refused: true}, nil},
-			"by actor":        {audit.Filter{Actor: "pod 10.0.0.7", UserID: "u-two", Action: audit.Mint, Username: "alice"}, []string{"two-3", "two-2", "two-1", "two-0"}},
+			"by user":          {audit.Filter{UserID: "u-one"}, []string{"one-4", "one-3", "one-2", "one-1", "one-0"}},
+			"by time":          {audit.Filter{UserID: "u-two", Since: time.Now().Add(-150 * time.Minute), Until: time.Now().Add(-30 * time.Minute)}, []string{"two-3", "two-2"}},
+			"by token":         {audit.Filter{Token: "two-1"}, []string{"two-1"}},
+			"by another name":  {audit.Filter{Username: "bob"}, nil},
+			"by action":        {audit.Filter{Action: audit.Login}, nil},
+			"refused":          {audit.Filter{Refused: true}, nil},
+			"by another actor": {audit.Filter{Actor: "pod 10.0.0.8"}, nil},
+			"by actor":         {audit.Filter{Actor: "pod 10.0.0.7", UserID: "u-two", Action: audit.Mint, Username: "alice"}, []string{"two-3", "two-2", "two-1", "two-0"}},
 		} {
 			t.Run(name, func(t *testing.T) {
 				if diff := cmp.Diff(row.want, find(row.filter)); diff != "" {
@@ -224,6 +237,94 @@ func TestManyTrailsAtOnce(t *testing.T) {
 		all.Wait()
 		if found := verified(t, s); len(found.Faults) > 0 || found.Chains != 6 || found.Entries != 120 {
 			t.Errorf("got %+v, want 120 entries in 6 chains", found)
+		}
+	})
+}
+
+// A chain is added to where it ends, and nowhere else; what was added already is no error, and other entries of the same
+// number are.
+func TestAChainIsAddedToAtItsEnd(t *testing.T) {
+	onEach(t, func(t *testing.T, url string) {
+		s := open(t, url, newKeys(t))
+		trailOf(t, s, "one", 3)
+		chains, err := s.Audit.Chains(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		chain, head := chains[0], chains[0].Head
+		entry := audit.Entry{Event: audit.Event{Action: audit.Mint}, Chain: chain.ID, Seq: 4, At: time.Now(), Times: 1, Digest: audit.Digest{1}}
+		to := audit.Head{Seq: 4, Digest: entry.Digest}
+		for _, row := range []struct {
+			name     string
+			from, to audit.Head
+			want     error
+		}{
+			{"not from its end", audit.Head{Seq: 2}, audit.Head{Seq: 3, Digest: audit.Digest{9}}, audit.ErrMoved},
+			{"from its end", head, to, nil},
+			{"once more", head, to, nil},
+			{"other entries", head, audit.Head{Seq: 4, Digest: audit.Digest{2}}, audit.ErrMoved},
+		} {
+			if err := s.Audit.Append(t.Context(), chain.ID, []audit.Entry{entry}, row.from, row.to); !errors.Is(err, row.want) {
+				t.Errorf("%s: got %v, want %v", row.name, err, row.want)
+			}
+		}
+		if err := s.Audit.Append(t.Context(), "another", []audit.Entry{entry}, audit.Head{}, to); !errors.Is(err, audit.ErrMoved) {
+			t.Errorf("a chain that is not there: %v, want that it moved", err)
+		}
+	})
+}
+
+// What was altered is kept as it is, however old.
+func TestAnAlteredChainIsNotCut(t *testing.T) {
+	onEach(t, func(t *testing.T, url string) {
+		s := open(t, url, newKeys(t))
+		trailOf(t, s, "one", 5)
+		exec(t, raw(t, url), "UPDATE audit_chains SET seq = 4")
+		if err := s.Audit.Cut(t.Context(), time.Now().Add(time.Hour)); err != nil {
+			t.Fatal(err)
+		}
+		var rows int
+		if err := raw(t, url).QueryRowContext(t.Context(), "SELECT count(*) FROM audit_entries").Scan(&rows); err != nil || rows != 5 {
+			t.Errorf("%d entries are left, %v; want all 5", rows, err)
+		}
+		if found := verified(t, s); len(found.Faults) != 1 {
+			t.Errorf("got %q, want that it says so", found.Faults)
+		}
+	})
+}
+
+// Replicas hear that a login was used, since its end is another one; and that a code was used is known for ten minutes.
+func TestWhatIsKnownOfLogins(t *testing.T) {
+	onEach(t, func(t *testing.T, url string) {
+		s := open(t, url, newKeys(t))
+		db := raw(t, url)
+		alice := connect(t, s, "alice")
+		code, login := grants.Digest{1}, grants.Digest{2}
+		for _, err := range []error{
+			s.Grants.CreateAuthorization(t.Context(), grants.Authorization{Digest: code, Client: "c", State: grants.Allowed, UserID: alice, CreatedAt: time.Now(), ExpiresAt: time.Now().Add(-time.Minute)}),
+			func() error { _, err := s.Grants.Spend(t.Context(), code, &login); return err }(),
+			s.Grants.CreateLogin(t.Context(), grants.Login{Digest: login, UserID: alice, Client: "c", Secret: grants.Digest{3}, EndsAt: time.Now().Add(time.Hour)}, 9),
+			s.Tidy(t.Context()),
+		} {
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		if spent, err := s.Grants.Spend(t.Context(), code, nil); err != nil || spent.State != grants.Spent || spent.Login == nil {
+			t.Errorf("a code a minute after its end: %+v, %v; want that it was used, and for which login", spent, err)
+		}
+		told := func() (lines int) {
+			if err := db.QueryRowContext(t.Context(), "SELECT count(*) FROM changes WHERE kind = 'session'").Scan(&lines); err != nil {
+				t.Fatal(err)
+			}
+			return lines
+		}
+		before := told()
+		if err := s.Grants.RotateLogin(t.Context(), login, grants.Digest{3}, grants.Digest{4}, time.Now(), time.Now().Add(2*time.Hour)); err != nil {
+			t.Fatal(err)
+		}
+		if told() != before+1 {
+			t.Error("no replica hears of the use of a login")
 		}
 	})
 }

@@ -216,16 +216,16 @@ func (s *Grants) RotateLogin(ctx context.Context, digest, old, fresh grant.Diges
 		if err != nil {
 			return err
 		}
-		var row session
-		if err := s.locked(tx).Take(&row, "digest = ? AND client <> ''", digest[:]).Error; err != nil {
-			return err
-		}
-		if row.Secret != old.String() {
+		result := tx.Model(&session{}).Where("digest = ? AND client <> '' AND secret = ?", digest[:], old.String()).
+			Updates(map[string]any{"secret": fresh.String(), "seen_at": seen.UnixMilli(), "ends_at": ends.UnixMilli()})
+		switch {
+		case result.Error != nil:
+			return result.Error
+		case result.RowsAffected == 0: // another one came first, or it was ended
+			if err := tx.Take(&session{}, "digest = ? AND client <> ''", digest[:]).Error; err != nil {
+				return err
+			}
 			return grant.ErrReplayed
-		}
-		if err := tx.Model(&session{}).Where("digest = ?", digest[:]).
-			Updates(map[string]any{"secret": fresh.String(), "seen_at": seen.UnixMilli(), "ends_at": ends.UnixMilli()}).Error; err != nil {
-			return err
 		}
 		return s.tell(tx, now, sessionChanged, hex.EncodeToString(digest[:]))
 	}))

@@ -27,6 +27,7 @@ func withMoreClients(c *config.Config) {
 	c.Audiences["files"] = files
 	for name, client := range map[string]grant.Client{
 		"short":  {Name: "Short", Audiences: []string{"wts"}},
+		"gadget": {Name: "Gadget", Audiences: []string{"files"}, Device: true},
 		"silent": {Name: "Silent", Audiences: []string{"files"}, Refresh: true, SkipConsent: true},
 	} {
 		client.RedirectURIs = []string{portalCallback}
@@ -209,9 +210,9 @@ func TestAPersonGivesNoMoreThanTheyMay(t *testing.T) {
 func TestADeviceThatWasAllowed(t *testing.T) {
 	r := startReplica(t, withMoreClients)
 	alice := r.signedIn(t, "alice")
-	allowed := func() deviceBegun {
+	allowed := func(client string) deviceBegun {
 		t.Helper()
-		shown := decoded[deviceBegun](t, r.form(t, "/oauth2/device_authorization", "client_id", "lasting", "scope", "read"), http.StatusOK)
+		shown := decoded[deviceBegun](t, r.form(t, "/oauth2/device_authorization", "client_id", client, "scope", "read"), http.StatusOK)
 		asked := r.call(t, alice, http.MethodGet, "/device?user_code="+shown.UserCode, page...)
 		bare := &http.Client{Jar: alice.Jar}
 		for _, header := range [][]string{{"Sec-Fetch-Site", "cross-site"}, {"Origin", "https://evil.example.org"}} {
@@ -222,21 +223,23 @@ func TestADeviceThatWasAllowed(t *testing.T) {
 		r.decide(t, alice, asked, "allow")
 		return shown
 	}
-	shown := allowed()
-	var good atomic.Int32
-	var all sync.WaitGroup
-	for range 8 {
-		all.Go(func() {
-			if r.poll(t, "lasting", shown.DeviceCode).status == http.StatusOK {
-				good.Add(1)
-			}
-		})
+	for _, client := range []string{"lasting", "gadget"} { // with and without a login that goes on
+		shown := allowed(client)
+		var good atomic.Int32
+		var all sync.WaitGroup
+		for range 8 {
+			all.Go(func() {
+				if r.poll(t, client, shown.DeviceCode).status == http.StatusOK {
+					good.Add(1)
+				}
+			})
+		}
+		all.Wait()
+		if good.Load() != 1 {
+			t.Errorf("%s: %d got tokens for one device code, want 1", client, good.Load())
+		}
 	}
-	all.Wait()
-	if good.Load() != 1 {
-		t.Errorf("%d got tokens for one device code, want 1", good.Load())
-	}
-	shown = allowed()
+	shown := allowed("lasting")
 	r.later(t, "authorizations", "expires_at", -11*time.Minute)
 	if got := r.poll(t, "lasting", shown.DeviceCode); got.oauthError().Error != "expired_token" {
 		t.Errorf("eleven minutes later: %d %s, want expired_token", got.status, got.body)

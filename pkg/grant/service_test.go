@@ -13,10 +13,10 @@ import (
 
 // failing keeps one authorization and one login, and fails where it is told to.
 type failing struct {
-	authorization grant.Authorization
-	login         grant.Login
-	ends, rotates error
-	ended         int
+	authorization          grant.Authorization
+	login                  grant.Login
+	ends, rotates, creates error
+	ended                  int
 }
 
 func (*failing) CreateAuthorization(context.Context, grant.Authorization) error { return nil }
@@ -37,7 +37,7 @@ func (f *failing) Spend(context.Context, grant.Digest, *grant.Digest) (grant.Aut
 	return f.authorization, nil
 }
 
-func (*failing) CreateLogin(context.Context, grant.Login, int) error { return nil }
+func (f *failing) CreateLogin(context.Context, grant.Login, int) error { return f.creates }
 
 func (f *failing) Login(context.Context, grant.Digest) (grant.Login, error) { return f.login, nil }
 
@@ -102,8 +102,13 @@ func TestOutagesAreTold(t *testing.T) {
 	if _, err := serviceOf(f).Exchange(t.Context(), "c", "code", "https://c", "v"); !errors.Is(err, grant.ErrGrant) || !errors.Is(err, grant.ErrUnavailable) || f.ended != 1 {
 		t.Errorf("a code that comes again, whose login cannot be ended: %v, want both", err)
 	}
+	f = &failing{creates: away, authorization: grant.Authorization{State: grant.Allowed, Client: "c", Audience: "a", RedirectURI: "https://c", Challenge: grant.ChallengeOf("v"), ExpiresAt: time.Now().Add(time.Minute)}}
+	if got, err := serviceOf(f).Exchange(t.Context(), "c", "code", "https://c", "v"); !errors.Is(err, grant.ErrUnavailable) {
+		t.Errorf("a login that is not stored: %+v, %v; want an outage", got, err)
+	}
+	f.creates, f.ends, f.authorization.State, f.authorization.Login = nil, away, grant.Spent, &began
 	// Who has the code alone ends nothing.
-	if _, err := serviceOf(f).Exchange(t.Context(), "c", "code", "https://c", "w"); !errors.Is(err, grant.ErrGrant) || f.ended != 1 {
+	if _, err := serviceOf(f).Exchange(t.Context(), "c", "code", "https://c", "w"); !errors.Is(err, grant.ErrGrant) || f.ended != 0 {
 		t.Errorf("a code that comes again without its verifier: %v, %d ended; want that nothing is", err, f.ended)
 	}
 	f = &failing{login: grant.Login{UserID: "u", Client: "c"}, ends: away}

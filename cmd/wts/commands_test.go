@@ -68,12 +68,12 @@ func TestInitCheckMigrateAndKeys(t *testing.T) {
 	if out, err := run(t, "keys", "list", "-c", file); err != nil || !strings.Contains(out, "ES256") || !strings.Contains(out, "seals in form 2, and opens") {
 		t.Errorf("keys list: %v\n%s", err, out)
 	}
-	// Two keys, and where the audits of the two commands end.
-	if out, err := run(t, "keys", "reencrypt", "-c", file); err != nil || out != "0 secrets were sealed again, 4 were already sealed so.\n" {
+	// Two keys, where the audits of the two commands end, and how many there are.
+	if out, err := run(t, "keys", "reencrypt", "-c", file); err != nil || out != "0 secrets were sealed again, 5 were already sealed so.\n" {
 		t.Errorf("keys reencrypt: %v\n%s", err, out)
 	}
 	t.Setenv("WTS_SEAL_FORMAT", "1")
-	if out, err := run(t, "keys", "reencrypt", "-c", file); err != nil || out != "4 secrets were sealed again, 0 were already sealed so.\n" {
+	if out, err := run(t, "keys", "reencrypt", "-c", file); err != nil || out != "5 secrets were sealed again, 0 were already sealed so.\n" {
 		t.Errorf("keys reencrypt, back: %v\n%s", err, out)
 	}
 	wrong := filepath.Join(dir, "wrong-keyring")
@@ -81,7 +81,7 @@ func TestInitCheckMigrateAndKeys(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Setenv("WTS_KEYRING_FILE", wrong)
-	if out, err := run(t, "keys", "reencrypt", "-c", file); err == nil || !strings.Contains(err.Error(), "4 secrets do not open with this keyring") {
+	if out, err := run(t, "keys", "reencrypt", "-c", file); err == nil || !strings.Contains(err.Error(), "5 secrets do not open with this keyring") {
 		t.Errorf("keys reencrypt, with other keys: %v\n%s", err, out)
 	}
 	t.Setenv("WTS_KEYRING_FILE", "wts-keyring")

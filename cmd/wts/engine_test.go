@@ -55,8 +55,8 @@ func TestASlowProviderHoldsNothing(t *testing.T) {
 	}
 	eventually(t, "all of them wait for the provider", func() bool { return r.second.Ledger().TokenPosts >= people })
 	busy, worst := 0, time.Duration(0)
-	for range 20 {
-		rows := query(t, database, "SELECT state FROM pg_stat_activity WHERE application_name = 'wts' AND datname = current_database() AND state <> 'idle'")
+	for range 20 { // between two statements of a transaction there is a moment; who waits for a provider is longer there
+		rows := query(t, database, "SELECT CASE WHEN clock_timestamp() - state_change < interval '500 ms' THEN 'active' ELSE state END FROM pg_stat_activity WHERE application_name = 'wts' AND datname = current_database() AND state <> 'idle'")
 		for _, row := range rows {
 			if strings.HasPrefix(fmt.Sprint(row[0]), "idle in transaction") {
 				t.Errorf("a transaction waits: %v", row)
@@ -71,7 +71,7 @@ func TestASlowProviderHoldsNothing(t *testing.T) {
 		worst = max(worst, time.Since(began))
 		time.Sleep(20 * time.Millisecond)
 	}
-	if busy > 3 { // heartbeat, sweeper, feed
+	if busy > 4 { // heartbeat, sweeper, feed, audit
 		t.Errorf("%d connections are at work while the provider takes its time", busy)
 	}
 	if worst > slow/3 {

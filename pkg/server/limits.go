@@ -111,7 +111,7 @@ func (l *limits) take(x *exchange, name string, otherwise func() error) error {
 		share, _ = l.shares.SetIfAbsent(key, rate.NewLimiter(rate.Limit(of.perSecond), of.burst))
 	}
 	if share.Allow() {
-		if x.api {
+		if x.api && !x.quiet { // what is called all the time is told when its share is used up
 			l.tell(x, of, share)
 		}
 		return nil

@@ -62,10 +62,13 @@ func (o *oauth) token(x *exchange) error {
 
 // readForm reads the parameters of an OAuth endpoint: in the body alone, each at most once (RFC 6749 3.2).
 func readForm(x *exchange) (url.Values, error) {
-	if kind, _, _ := mime.ParseMediaType(x.GetHeader("Content-Type")); kind != "application/x-www-form-urlencoded" {
-		return nil, &inputError{"the body has to be a form, with Content-Type: application/x-www-form-urlencoded"}
+	const isForm = "application/x-www-form-urlencoded"
+	if sent := x.GetHeader("Content-Type"); sent != isForm {
+		if kind, _, _ := mime.ParseMediaType(sent); kind != isForm {
+			return nil, &inputError{"the body has to be a form, with Content-Type: " + isForm}
+		}
 	}
-	body, err := io.ReadAll(x.Request.Body)
+	body, err := readAll(x.Request)
 	if err != nil {
 		var large *http.MaxBytesError
 		if errors.As(err, &large) {
@@ -83,6 +86,16 @@ func readForm(x *exchange) (url.Values, error) {
 		}
 	}
 	return form, nil
+}
+
+// readAll reads a body, at once where it says how long it is.
+func readAll(r *http.Request) ([]byte, error) {
+	if r.ContentLength <= 0 || r.ContentLength > maxBody {
+		return io.ReadAll(r.Body)
+	}
+	body := make([]byte, r.ContentLength)
+	_, err := io.ReadFull(r.Body, body)
+	return body, err
 }
 
 // client is the audience whose resource service makes a request, by its own credentials: HTTP Basic, or in the form

@@ -277,7 +277,7 @@ func (x *exchange) logLine(status int, took time.Duration) {
 		peer = x.Request.RemoteAddr[:at]
 	}
 	if x.event.Action != "" {
-		addEvent(x, peer)
+		addEvent(x, status, peer)
 	}
 	level := slog.LevelInfo
 	switch {
@@ -305,7 +305,7 @@ func (x *exchange) logLine(status int, took time.Duration) {
 
 // addEvent completes the event of a request and gives it to the audit. What a handler knows of the caller stays where
 // the middleware does not know it.
-func addEvent(x *exchange, peer string) {
+func addEvent(x *exchange, status int, peer string) {
 	if x.err != nil && x.event.Reason == "" {
 		x.event.Reason = x.err.Error()
 	}
@@ -314,8 +314,15 @@ func addEvent(x *exchange, peer string) {
 	if x.peer.Proxied {
 		peer = x.peer.Addr.String()
 	}
-	x.trail.Add(x.event, x.id, peer)
+	kept := x.event
+	if status >= http.StatusInternalServerError && kept.Reason != "" { // it may name hosts; people read this, and operators the log
+		kept.Reason = outage
+	}
+	x.trail.Add(kept, x.id, peer)
 }
+
+// outage is what the database's audit says of a request that failed, and was not refused.
+const outage = "an outage; the log has it under the request's id"
 
 // alsoDone writes an event that a request brings about beside its own.
 func alsoDone(x *exchange, event audit.Event) {

@@ -87,29 +87,22 @@ func (s *Audit) sealHead(chain, column string, seq int64, digest []byte) []byte 
 	return s.keys.Seal(append(binary.BigEndian.AppendUint64(nil, uint64(seq)), digest...), headPlace(chain, column, seq)) //nolint:gosec // it counts from 0
 }
 
-// BeginChain implements audit.Store. Of two that begin at once one tries again.
+// BeginChain implements audit.Store. Of two that begin at once one finds its number taken, and write runs it again.
 func (s *Audit) BeginChain(ctx context.Context, chain audit.Chain) (audit.Chain, error) {
-	ctx = besideRequests(ctx)
-	var err error
-	for range 5 {
-		row := auditChain{
-			ID: chain.ID, Process: chain.Process, BeganAt: chain.BeganAt.UnixMilli(), Head: s.sealHead(chain.ID, "head", 0, make([]byte, sha256.Size)),
-		}
-		err = s.write(ctx, func(tx *gorm.DB) error {
-			// Also behind those that were removed: else the number of one would hide that it is gone.
-			if err := tx.Raw("SELECT coalesce(max(number), 0) + 1 FROM (SELECT number FROM audit_chains UNION ALL SELECT number FROM audit_register) numbers").Scan(&row.Number).Error; err != nil {
-				return err
-			}
-			if err := tx.Create(&row).Error; err != nil {
-				return err
-			}
-			return s.register(tx, row.Number)
-		})
-		if err == nil {
-			chain.Number = row.Number
-			return chain, nil
-		}
+	row := auditChain{
+		ID: chain.ID, Process: chain.Process, BeganAt: chain.BeganAt.UnixMilli(), Head: s.sealHead(chain.ID, "head", 0, make([]byte, sha256.Size)),
 	}
+	err := s.write(besideRequests(ctx), func(tx *gorm.DB) error {
+		// Also behind those that were removed: else the number of one would hide that it is gone.
+		if err := tx.Raw("SELECT coalesce(max(number), 0) + 1 FROM (SELECT number FROM audit_chains UNION ALL SELECT number FROM audit_register) numbers").Scan(&row.Number).Error; err != nil {
+			return err
+		}
+		if err := tx.Create(&row).Error; err != nil {
+			return err
+		}
+		return s.register(tx, row.Number)
+	})
+	chain.Number = row.Number
 	return chain, err
 }
 

@@ -275,6 +275,13 @@ func TestGen3SessionsAfterThePortalsLogout(t *testing.T) {
 	if got := ask(http.MethodGet, "/api/v1/tokens"); got.status != 200 {
 		t.Errorf("alice's API tokens, while she is logged in at the portal: %d %s", got.status, got.body)
 	}
+	// A program is let in by who is logged in at the portal too: a session that was left behind is not enough.
+	letIn := func() answer {
+		return c.through(t, c.portal, left, http.MethodGet, "/wts/device", "Accept", "text/html", "Sec-Fetch-Site", "same-origin")
+	}
+	if got := letIn(); got.status != http.StatusOK || !strings.Contains(got.body, "user_code") {
+		t.Errorf("letting a program in, while she is logged in at the portal: %d %s", got.status, got.body)
+	}
 	expired := c.fence.AccessToken("bob", func(claims map[string]any) { claims["exp"] = time.Now().Add(-time.Hour).Unix() })
 	for name, bearer := range map[string]string{"logged out": "", "bob's bearer, expired": expired} {
 		t.Run(name, func(t *testing.T) {
@@ -288,6 +295,9 @@ func TestGen3SessionsAfterThePortalsLogout(t *testing.T) {
 						t.Errorf("%d, want %d", got.status, want)
 					}
 				})
+			}
+			if got := letIn(); got.status != http.StatusForbidden || strings.Contains(got.body, "user_code") {
+				t.Errorf("letting a program in: %d %s, want 403", got.status, got.body)
 			}
 			if got := ask(http.MethodGet, "/external_oidc/?unexpired=true"); got.status != 200 || strings.Contains(got.body, "other-google") {
 				t.Errorf("/external_oidc lists alice's: %s", got.body)

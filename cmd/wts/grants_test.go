@@ -163,7 +163,7 @@ func TestAPersonLetsAProgramIn(t *testing.T) {
 		}
 	}
 
-	// Whoever is not logged in logs in first, and comes back to the question.
+	// A person who is not logged in logs in first, and comes back to the question.
 	stranger := providertest.Browser()
 	if asked := r.logIn(t, stranger, "/oauth2/auth?"+wish.Encode(), "bob"); !strings.Contains(asked.Body, "The portal") || !strings.Contains(asked.Body, "bob") {
 		t.Errorf("after the login: %s", asked.Body)
@@ -236,7 +236,7 @@ func TestProgramsThatAreRefused(t *testing.T) {
 			t.Errorf("got %v, want access_denied", back)
 		}
 	})
-	t.Run("nobody is logged in, and no question", func(t *testing.T) {
+	t.Run("no one is logged in, and no question", func(t *testing.T) {
 		got := r.call(t, nil, http.MethodGet, "/oauth2/auth?"+wishOf("portal", portalCallback, "prompt", "none").Encode(), page...)
 		if back := backOf(t, got); back.Get("error") != "login_required" {
 			t.Errorf("got %v, want login_required", back)

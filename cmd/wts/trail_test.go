@@ -86,7 +86,7 @@ func TestTheAuditInTheDatabase(t *testing.T) {
 		t.Errorf("a place that is none: %d %s, want 400", got.status, got.body)
 	}
 	if got := r.call(t, nil, http.MethodGet, "/api/v1/events"); got.status != http.StatusForbidden {
-		t.Errorf("by nobody: %d, want 403", got.status)
+		t.Errorf("by no one: %d, want 403", got.status)
 	}
 
 	// Pages go on where the one before ended.

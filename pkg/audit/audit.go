@@ -33,7 +33,7 @@ const (
 	RotateToken     Action = "rotate token"
 	RevokeToken     Action = "revoke token"
 	UseToken        Action = "use token"     // an API token asked about itself
-	ReportToken     Action = "report token"  // somebody says that the value of one was found
+	ReportToken     Action = "report token"  // the value of one was found in public, and reported
 	Exchange        Action = "exchange"      // a token was sent to be exchanged for another one
 	Introspect      Action = "introspect"    // a resource service asked what a token is worth
 	Allow           Action = "allow"         // a person let a program act for them, or did not

@@ -112,7 +112,7 @@ func faultOfRedirect(text string) string {
 	return ""
 }
 
-// encrypted tells an address that nobody between can read: https, or http on this machine.
+// encrypted tells an address of which no one between can read what is sent: https, or http on this machine.
 func encrypted(address *url.URL) bool {
 	return address.Scheme == "https" || address.Scheme == "http" && (isLoopback(address) || address.Hostname() == "localhost")
 }

@@ -71,7 +71,7 @@ func TestParse(t *testing.T) {
 	}
 	for _, text := range []string{"", prefix, whole[1:], whole + "C", whole[:len(whole)-1], strings.ToUpper(whole)} {
 		if _, _, ok := parse(text); ok {
-			t.Errorf("%q is taken for one", text)
+			t.Errorf("%q is accepted as one", text)
 		}
 	}
 }

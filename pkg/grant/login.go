@@ -14,7 +14,7 @@ import (
 )
 
 // A refresh token is a word that a scanner can find, the login's id, which stays, and a secret, which is another one
-// after each use: a secret of the past shows that somebody else holds the token too (RFC 9700 4.14.2).
+// after each use: a secret of the past shows that another one holds the token too (RFC 9700 4.14.2).
 const (
 	prefix   = "wtsl_"
 	partSize = 26 // of rand.Text: 130 bits

@@ -89,8 +89,8 @@ func (s *Service) Check(request Request) (Request, error) {
 	return s.complete(client, request)
 }
 
-// complete judges the audience and the scopes of a request, whoever may have them, and names each scope once: what
-// anybody may ask for is bounded by what the audience has.
+// complete judges the audience and the scopes of a request, without a look at the person, and names each scope once:
+// what may be asked for is bounded by what the audience has.
 func (s *Service) complete(client Client, request Request) (Request, error) {
 	var err error
 	if request.Audience, err = client.audience(request.Audience); err != nil {

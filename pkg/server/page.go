@@ -34,7 +34,7 @@ func (x *exchange) page(status int, content web.Content) {
 // reference answers /docs and /openapi.yaml: what every route wants and answers.
 type reference struct{ page func() rendered }
 
-// newReference renders the page when somebody first asks for it, and keeps it. That the description can be read is
+// newReference renders the page when it is first asked for, and keeps it. That the description can be read is
 // shown by a test.
 func newReference(base string) *reference {
 	return &reference{sync.OnceValue(func() rendered {

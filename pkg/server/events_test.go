@@ -33,8 +33,10 @@ func TestWhatPeopleReadOfAFailure(t *testing.T) {
 		status int
 		err    error
 	}{
-		{http.StatusForbidden, errTokenScope}, {http.StatusServiceUnavailable, errors.New("dial tcp 10.0.0.5:5432: refused")},
-		{http.StatusInternalServerError, errors.New("a handler panicked")}, {http.StatusOK, nil},
+		{http.StatusForbidden, errTokenScope},
+		{http.StatusServiceUnavailable, errors.New("dial tcp 10.0.0.5:5432: refused")},
+		{http.StatusInternalServerError, errors.New("a handler panicked")},
+		{http.StatusOK, nil},
 	} {
 		x := &exchange{edge: &edge{trail: trail}, caller: authn.Caller{User: alice, Proof: authn.Session}, err: row.err, event: audit.Event{Action: audit.Mint}}
 		addEvent(x, row.status, "192.0.2.1")

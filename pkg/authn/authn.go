@@ -140,6 +140,18 @@ type Directory interface {
 	UserBySubject(ctx context.Context, issuer, subject, username string) (User, error)
 }
 
+// Account is a user as an operator may see them.
+type Account struct {
+	ID, Username, Issuer, Subject string
+	Groups                        []string
+	// Zero times: they are not disabled, were not set aside, have no session.
+	CreatedAt, DisabledAt, SetAsideAt, SeenAt time.Time
+	// Connections that are good or in doubt, and API tokens and sessions that have not ended.
+	Connections, Tokens, Sessions int
+	// Providers are those of the connections, by their ids.
+	Providers []string
+}
+
 // Authenticator tells who is calling. It is safe for concurrent use.
 type Authenticator struct {
 	config   Config

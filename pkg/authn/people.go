@@ -62,6 +62,15 @@ func (p *people) withID(ctx context.Context, id string) (User, error) {
 	return *user, nil
 }
 
+// NameOf is what a user is called now; empty for one who has no name any more, or whose name cannot be read.
+func (a *Authenticator) NameOf(ctx context.Context, userID string) string {
+	user, err := a.people.withID(ctx, userID)
+	if err != nil {
+		return ""
+	}
+	return user.Username
+}
+
 // ForgetUser drops what is remembered of a user. The change feed calls it.
 func (a *Authenticator) ForgetUser(id, username string) {
 	a.people.byID.Invalidate(id)

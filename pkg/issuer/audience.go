@@ -5,6 +5,7 @@ import (
 	"crypto/subtle"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -319,4 +320,23 @@ func (r registry) PersonalJWTs() map[string]time.Duration {
 // asksGroups tells that a rule of the audience, or its profile, needs the user's groups.
 func (a *Audience) asksGroups() bool {
 	return slices.ContainsFunc(a.Access, func(rule Access) bool { return len(rule.Groups) > 0 })
+}
+
+// Audiences are the ids of the audiences that are registered, in order.
+func (r registry) Audiences() []string { return slices.Sorted(maps.Keys(r)) }
+
+// ScopesFor are the scopes of an audience that a user may have now, in the audience's order, and whether they may have
+// its tokens at all.
+func (r registry) ScopesFor(audience string, who Person) (scopes []string, allowed bool) {
+	found, ok := r[audience]
+	if !ok {
+		return nil, false
+	}
+	may, allowed := found.scopesOf(who)
+	for _, scope := range found.Scopes {
+		if slices.Contains(may, scope) {
+			scopes = append(scopes, scope)
+		}
+	}
+	return scopes, allowed
 }

@@ -43,6 +43,8 @@ type Key struct {
 	CreatedAt, ActivatesAt, LeavesAt time.Time
 	// TokenLife is the longest life of the tokens it signed, as far as replicas were configured.
 	TokenLife time.Duration
+	// RotatesAt is when a successor is named, as Keys says it; zero where a key was read otherwise.
+	RotatesAt time.Time
 }
 
 // State is where in its life a key stands.

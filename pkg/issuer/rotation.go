@@ -177,7 +177,11 @@ func (i *Issuer) Keys(ctx context.Context) ([]Key, time.Time, error) {
 	if err != nil {
 		return nil, time.Time{}, fmt.Errorf("reading the signing keys: %w", err)
 	}
-	return byAge(keys), now, nil
+	keys = byAge(keys)
+	for at := range keys {
+		keys[at].RotatesAt = keys[at].ActivatesAt.Add(i.config.RotateEvery)
+	}
+	return keys, now, nil
 }
 
 // keyState is what Mint and KeySet read; it is replaced whole.

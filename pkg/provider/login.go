@@ -60,6 +60,8 @@ type Tokens struct {
 // Core 5.7); the username is what they are called today.
 type Identity struct {
 	Issuer, Subject, Username string
+	// Account is what to show a person of it; empty where the provider says nothing that can be shown.
+	Account string
 	// Groups are those that the person is in; nil where the provider does not say them.
 	Groups []string
 	// NameFlaw says why Username must not name anybody; empty where it may. At a provider that only
@@ -171,13 +173,26 @@ func (p *Provider) identify(ctx context.Context, ends *endpoints, said answer, n
 	if token.Subject == "" || textFlaw(token.Subject) != "" {
 		return Identity{}, p.distrust(doing, "its subject "+cmp.Or(textFlaw(token.Subject), "is missing"))
 	}
-	identity := Identity{Issuer: token.Issuer, Subject: token.Subject, Username: claimAt(claims, p.Config.UsernameClaim)}
+	identity := Identity{Issuer: token.Issuer, Subject: token.Subject, Username: claimAt(claims, p.Config.UsernameClaim), Account: accountOf(claims)}
 	identity.Groups = p.Config.groupsOf(claims)
 	identity.NameFlaw = p.Config.nameFlaw(claims, identity.Username)
 	if identity.NameFlaw != "" && ends.userInfo != "" {
 		identity.NameFlaw, identity.Username, identity.NameOutage = p.completeName(ctx, ends, said.access, token.Subject, claims)
 	}
+	if identity.NameFlaw == "" {
+		identity.Account = identity.Username
+	}
 	return identity, nil
+}
+
+// accountOf is what a person is called by the claims that are meant to be shown (OIDC Core 5.1).
+func accountOf(claims map[string]any) string {
+	for _, name := range []string{"preferred_username", "email", "name"} {
+		if text, _ := claims[name].(string); text != "" && textFlaw(text) == "" {
+			return text
+		}
+	}
+	return ""
 }
 
 // completeName asks UserInfo for claims that the id_token lacks, as many providers leave them out there

@@ -60,6 +60,7 @@ const (
 type Connection struct {
 	UserID, Provider string
 	Subject          string // who the user is there
+	Account          string // what they are called there; empty where the provider did not say it
 	Phase            Phase
 	Reason           string      // why it is broken, in our own words
 	Version          int64       // grows with every change, over disconnects and logins too
@@ -157,6 +158,7 @@ type Config struct {
 type Broker struct {
 	*catalog
 	*claims
+	*endings
 	config Config
 	store  Store
 	logins LoginStore
@@ -176,6 +178,7 @@ type Parts struct {
 	Replicas  Replicas
 	Outbox    Outbox
 	Failovers Failovers
+	Ended     EndedStore
 	Alone     bool // no other process uses the database
 	Keys      *keyring.Keyring
 	Observer  Observer
@@ -192,7 +195,7 @@ func New(parts Parts) *Broker {
 	b := &Broker{
 		catalog: &catalog{map[string]*provider.Provider{}, parts.Config.DefaultProvider},
 		config:  parts.Config, store: parts.Store, logins: parts.Logins,
-		claims: newClaims(parts.Claims), keys: parts.Keys, now: parts.Now, cache: known,
+		claims: newClaims(parts.Claims), endings: newEndings(parts.Ended, parts.Now), keys: parts.Keys, now: parts.Now, cache: known,
 		engine: &engine{
 			config: parts.Config, replica: rand.Text(), alone: parts.Alone, store: parts.Store, replicas: parts.Replicas, outbox: parts.Outbox,
 			keys: parts.Keys, digest: parts.Keys.Digest, cache: known, observer: observer, now: parts.Now, upstreams: map[string]*upstream{},

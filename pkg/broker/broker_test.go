@@ -107,7 +107,7 @@ func newFixture(t *testing.T, change ...func(*provider.Config)) *fixture {
 	h.main, h.second = start("main", callback), start("second", callback+"/second")
 	h.Broker = broker.New(broker.Parts{
 		Config: broker.Config{DefaultProvider: "main", Wait: 3 * time.Second, SpoolDir: t.TempDir()}, Providers: providers, Store: h.store, Logins: db.Logins,
-		Replicas: db.Replicas, Outbox: db.Outbox, Failovers: db.Failovers, Alone: true,
+		Replicas: db.Replicas, Outbox: db.Outbox, Failovers: db.Failovers, Ended: db.Endings, Alone: true,
 		Keys: keys, Observer: broker.Observer{GrantLost: func(string, string) { h.losses.Add(1) }}, Now: func() time.Time { return time.Now().Add(time.Duration(h.clock.Load())) },
 	})
 	ctx, stop := context.WithCancel(context.Background())

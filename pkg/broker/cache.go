@@ -22,6 +22,7 @@ type held struct {
 	sum   [sha256.Size]byte
 	// Of the token, and of the grant behind it; 0: it does not expire, or that is not known.
 	issued, expires, grantEnds int64
+	connected                  int64 // when the grant began
 	// renewAt is when a caller's next use lets the token be renewed beside it; 0: never.
 	renewAt  atomic.Int64
 	renewing atomic.Bool
@@ -40,6 +41,10 @@ type Token struct {
 	// SHA256 of the value, which is what the audit may know of it.
 	SHA256    [sha256.Size]byte
 	ExpiresAt time.Time // zero: it does not expire
+	// GrantEnds is when the grant behind it ends; zero where that is not known. GrantEndExpected: the provider did not
+	// state that, and is expected to end it by its habit.
+	GrantEnds        time.Time
+	GrantEndExpected bool
 	// Degraded: it lives, though not for as long as was asked, because the provider or the database is
 	// away, or others are waited for whose tokens are dead.
 	Degraded bool
@@ -51,7 +56,8 @@ func hold(row Row) *held {
 	issued, expires := local.AccessIssuedAt, local.AccessExpiresAt
 	fresh := &held{
 		value: row.AccessToken, body: render(row.AccessToken), sum: sha256.Sum256([]byte(row.AccessToken)),
-		issued: instant(issued), expires: instant(expires), grantEnds: instant(local.ends()), read: instant(row.Reading.Sent),
+		issued: instant(issued), expires: instant(expires), grantEnds: instant(local.ends()), connected: instant(local.ConnectedAt),
+		read: instant(row.Reading.Sent),
 	}
 	if plain := fresh.body[len(bodyBefore) : len(fresh.body)-len(bodyAfter)]; plain == string(row.AccessToken) {
 		fresh.value = secret.Text(plain)

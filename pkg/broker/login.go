@@ -29,6 +29,8 @@ var (
 	// ErrNoCode: the provider sent the browser back without a code. It is ErrLoginFailed, and what wraps
 	// it says what the provider said.
 	ErrNoCode = fmt.Errorf("%w: it came back without a code", ErrLoginFailed)
+	// ErrDeclined goes with ErrNoCode where the person, or who owns the account, did not allow it.
+	ErrDeclined = errors.New("declined there")
 	// ErrOtherAccount: the provider is connected, with another account.
 	ErrOtherAccount = errors.New("the provider is connected with another account")
 	// ErrOtherPerson: a login at the default provider is another user's than it has to be.
@@ -41,6 +43,15 @@ var (
 	// ErrUserDisabled: an operator shut the user out.
 	ErrUserDisabled = errors.New("the user is disabled")
 )
+
+// OtherAccount is ErrOtherAccount, with what the person is called by the account that is connected and by the one that
+// they logged in with; either may be empty.
+type OtherAccount struct{ Connected, SignedIn string }
+
+func (o *OtherAccount) Error() string { return ErrOtherAccount.Error() }
+
+// Unwrap gives ErrOtherAccount.
+func (o *OtherAccount) Unwrap() error { return ErrOtherAccount }
 
 // FlowLife is how long a person may take to log in.
 const FlowLife = 10 * time.Minute
@@ -116,6 +127,9 @@ type Connected struct {
 	Provider         string
 	Redirect         string
 	Default          bool // a login at the default provider: a session begins
+	// Account is what the person is called there, and Ends when the grant ends; empty and zero where that is not known.
+	Account string
+	Ends    time.Time
 	// Lasting: a refresh token came, or was there; else the connection ends with the access token.
 	Lasting bool
 }
@@ -195,7 +209,7 @@ func (b *Broker) Finish(ctx context.Context, back Callback) (Connected, error) {
 	}
 	// 5. The provider said yes.
 	if back.Error != "" || back.Code == "" {
-		return result, fmt.Errorf("%w: the provider answered %s", ErrNoCode, reasonOf(back))
+		return result, noCode(back)
 	}
 	// 6. The code becomes a grant, and the id_token says whose it is.
 	exchanged := time.Now()
@@ -232,7 +246,24 @@ func (b *Broker) Finish(ctx context.Context, back Callback) (Connected, error) {
 		b.engine.kept.keep(stored.Change, person, upstream.Config.SeparateGrants())
 	}
 	b.Forget(result.UserID, result.Provider)
+	result.Account, result.Ends = identity.Account, tokens.AccessExpiresAt
 	return result, nil
+}
+
+// Who declined is told so, and not that something failed: it may have been the right thing to do. Where the provider says
+// that it has trouble, trying again is what helps.
+
+// noCode is why a callback has no code: the error codes of RFC 6749 4.1.2.1, and those of OIDC Core 3.1.2.6 that say
+// that a person did not agree.
+func noCode(back Callback) error {
+	said := fmt.Errorf("%w: the provider answered %s", ErrNoCode, reasonOf(back))
+	switch back.Error {
+	case "access_denied", "consent_required", "interaction_required", "login_required":
+		return fmt.Errorf("%w (%w)", said, ErrDeclined)
+	case "server_error", "temporarily_unavailable":
+		return fmt.Errorf("%w (%w)", said, ErrUnavailable)
+	}
+	return said
 }
 
 // checkName wants of the default provider a name that a user can have, and the same one as the caller's where the

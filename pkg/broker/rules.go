@@ -329,7 +329,7 @@ func (Disconnect) on(row Row, _ time.Time) (Change, error) {
 
 // Login stores a grant over what was there for that user and provider (refresh-engine.md step 11).
 type Login struct {
-	Subject string
+	Subject, Account string
 	// Tokens are what came, in times of the database's clock; Digest is the refresh token's.
 	Tokens provider.Tokens
 	Digest []byte
@@ -343,11 +343,11 @@ type Login struct {
 func (l Login) on(row Row, at time.Time) (Change, error) {
 	good := row.present() && !row.Unreadable && (row.RefreshExpiresAt.IsZero() || at.Before(row.RefreshExpiresAt))
 	if l.Linked && good && row.Subject != "" && row.Subject != l.Subject {
-		return Change{}, ErrOtherAccount
+		return Change{}, &OtherAccount{Connected: row.Account, SignedIn: l.Account}
 	}
 	next := Row{
 		Connection: Connection{
-			UserID: row.UserID, Provider: row.Provider, Subject: l.Subject, Phase: Ready, ConnectedAt: at, Rotates: cmp.Or(row.Rotates, RotationUnknown),
+			UserID: row.UserID, Provider: row.Provider, Subject: l.Subject, Account: l.Account, Phase: Ready, ConnectedAt: at, Rotates: cmp.Or(row.Rotates, RotationUnknown),
 			RefreshToken: l.Tokens.RefreshToken, AccessToken: l.Tokens.AccessToken,
 			AccessIssuedAt: l.Tokens.IssuedAt, AccessExpiresAt: l.Tokens.AccessExpiresAt, RefreshExpiresAt: l.Tokens.RefreshExpiresAt,
 		},

@@ -26,7 +26,7 @@ func (b *Broker) Token(ctx context.Context, userID, providerID string, life time
 	known, ok := b.cache.get(key)
 	if ok && known.enough(life, now) && !known.ended(now) {
 		b.renewBeside(key, known, now)
-		return b.served(key, known.token(), now), nil
+		return b.served(key, known, now), nil
 	}
 	patience := b.config.Wait
 	if ok && known.valid(now) && !known.ended(now) {
@@ -45,7 +45,7 @@ func (b *Broker) Token(ctx context.Context, userID, providerID string, life time
 		now = b.now()
 	}
 	if err == nil {
-		return b.served(key, fresh.token(), now), nil
+		return b.served(key, fresh, now), nil
 	}
 	// The provider or the database is away: a token that is still valid is better than none. It is asked
 	// for again, since the wait may have been long and a disconnect may have come.
@@ -58,8 +58,10 @@ func (b *Broker) Token(ctx context.Context, userID, providerID string, life time
 // livingPatience is how long a caller waits for a better token than one that lives.
 const livingPatience = 3 * time.Second
 
-// served tells the metrics how much life a token had left that is handed out.
-func (b *Broker) served(key cacheKey, token Token, now time.Time) Token {
+// served makes the token that is handed out, and tells the metrics how much life it has left.
+func (b *Broker) served(key cacheKey, known *held, now time.Time) Token {
+	token := known.token()
+	token.GrantEnds, token.GrantEndExpected = b.endOf(key, known, now)
 	left := time.Duration(-1)
 	if !token.ExpiresAt.IsZero() {
 		left = token.ExpiresAt.Sub(now)
@@ -72,7 +74,7 @@ func (b *Broker) served(key cacheKey, token Token, now time.Time) Token {
 
 // degraded hands out a token that lives for less than was asked, and says so.
 func (b *Broker) degraded(key cacheKey, known *held, now time.Time) Token {
-	token := b.served(key, known.token(), now)
+	token := b.served(key, known, now)
 	token.Degraded = true
 	return token
 }

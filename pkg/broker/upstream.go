@@ -32,6 +32,7 @@ type upstream struct {
 	since               time.Time // the first of these failures
 	failed, probed      time.Time // the last failure, and the last attempt while it fails
 	answered            time.Time // the last refresh that was served
+	posts, failures     int64     // since the process began
 }
 
 // newUpstream is a provider of which nothing bad is known yet.
@@ -126,6 +127,9 @@ func (u *upstream) note(row Row, err error, now time.Time) (rest, retry time.Dur
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	var failure *provider.Error
+	if !errors.Is(err, u.tooMany) { // which sends nothing
+		u.posts++
+	}
 	if err == nil || errors.As(err, &failure) && failure.Outcome == provider.Refused {
 		if err == nil {
 			u.answered = now
@@ -138,6 +142,7 @@ func (u *upstream) note(row Row, err error, now time.Time) (rest, retry time.Dur
 		rest = time.Second + spread(time.Second, key, now)
 		return rest, rest
 	}
+	u.failures++
 	if failure == nil {
 		failure = &provider.Error{Outcome: provider.Unknown}
 	}

@@ -17,6 +17,7 @@ type connection struct {
 	UserID           string `gorm:"primaryKey"`
 	Provider         string `gorm:"primaryKey"`
 	Subject          string
+	Account          string
 	Phase            string
 	Reason           string
 	Version          int64
@@ -67,7 +68,7 @@ type connectionRows struct {
 func (s *connectionRows) open(row *connection, reading broker.Reading) broker.Row {
 	found := broker.Row{
 		Connection: broker.Connection{
-			UserID: row.UserID, Provider: row.Provider, Subject: row.Subject, Phase: broker.Phase(row.Phase), Reason: row.Reason,
+			UserID: row.UserID, Provider: row.Provider, Subject: row.Subject, Account: row.Account, Phase: broker.Phase(row.Phase), Reason: row.Reason,
 			Version: row.Version, ConnectedAt: time.UnixMilli(row.ConnectedAt), Rotates: broker.Rotation(row.Rotates),
 			AccessIssuedAt: instant(row.AccessIssuedAt), AccessExpiresAt: instant(row.AccessExpiresAt), RefreshExpiresAt: instant(row.RefreshExpiresAt),
 		},

@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"errors"
+	"slices"
 	"strings"
 	"time"
 
@@ -24,6 +25,9 @@ type Listed struct {
 	Ailing  bool
 	// Zero times are unknown.
 	ConnectedAt, UpdatedAt, AccessExpiresAt, RefreshExpiresAt, NextAttemptAt, PresentedAt, FailingSince time.Time
+	// Ends is when the grant ends. Expected: the provider did not state that, and is expected to end it by its habit.
+	Ends     time.Time
+	Expected bool
 }
 
 // ailingAfter is how long a connection fails before it is shown as ailing.
@@ -34,53 +38,111 @@ const maxListed = 10_000
 
 // List lists connections by user and provider; an empty username is everybody's. Tombstones are left out.
 func (s *Connections) List(ctx context.Context, username string) ([]Listed, error) {
-	var rows []struct {
-		Row      connection `gorm:"embedded"`
-		Username string
-		Ailing   bool
-	}
-	ailing := "(connections.failing_since <= ? AND EXISTS (SELECT 1 FROM connections o WHERE o.provider = connections.provider AND o.user_id <> connections.user_id AND o.access_issued_at > connections.failing_since)) AS ailing"
+	return s.list(ctx, username, 0)
+}
+
+// Ending lists the connections that are good and whose grants end within a time, those that end first at the top; an
+// empty username is everybody's.
+func (s *Connections) Ending(ctx context.Context, username string, within time.Duration) ([]Listed, error) {
+	return s.list(ctx, username, within)
+}
+
+// listedRow is a row of a list of connections.
+type listedRow struct {
+	Row      connection `gorm:"embedded"`
+	Username string
+	Ailing   bool
+}
+
+const ailing = `(connections.failing_since <= ? AND EXISTS (SELECT 1 FROM connections o WHERE o.provider = connections.provider
+	AND o.user_id <> connections.user_id AND o.access_issued_at > connections.failing_since)) AS ailing`
+
+// list lists connections; where within is not 0, those whose grants end within it.
+func (s *Connections) list(ctx context.Context, username string, within time.Duration) ([]Listed, error) {
+	var rows []listedRow
+	var habits broker.Habits
+	var now int64
 	err := s.run(ctx, func(tx *gorm.DB) error {
 		rows = nil
-		query := tx.Table("connections").Select("connections.*, users.username, "+ailing, time.Now().Add(-ailingAfter).UnixMilli()).Joins("JOIN users ON users.id = connections.user_id").
-			Where("phase <> ?", string(broker.Disconnected)).Order("users.username, provider").Limit(maxListed)
+		ended, err := readEnded(tx)
+		if err != nil {
+			return err
+		}
+		if now, err = s.now(tx); err != nil {
+			return err
+		}
+		habits = broker.HabitsOf(ended)
+		query := tx.Table("connections").Select("connections.*, users.username, "+ailing, time.Now().Add(-ailingAfter).UnixMilli()).
+			Joins("JOIN users ON users.id = connections.user_id").Where("phase <> ?", string(broker.Disconnected)).Limit(maxListed)
+		if within != 0 {
+			ending, arguments := endingQuery(habits, now, within)
+			query = query.Joins("JOIN (?) e ON e.user_id = connections.user_id AND e.provider = connections.provider", tx.Raw(ending, arguments)).Order("e.ends_at")
+		}
 		if username != "" {
 			query = query.Where("users.username = ? AND users.set_aside_at IS NULL", username)
 		}
-		return query.Scan(&rows).Error
+		return query.Order("users.username, connections.provider").Scan(&rows).Error
 	})
 	listed := make([]Listed, 0, len(rows))
-	for _, one := range rows {
-		row := one.Row
-		listed = append(listed, Listed{
-			Username: one.Username, UserID: row.UserID, Provider: row.Provider, Subject: row.Subject, Phase: broker.Phase(row.Phase),
-			Reason: row.Reason, Rotates: row.Rotates, Replica: row.Replica, Version: row.Version,
-			ConnectedAt: time.UnixMilli(row.ConnectedAt), UpdatedAt: time.UnixMilli(row.UpdatedAt), AccessExpiresAt: instant(row.AccessExpiresAt),
-			RefreshExpiresAt: instant(row.RefreshExpiresAt), NextAttemptAt: instant(row.NextAttemptAt), PresentedAt: instant(row.PresentedAt),
-			Failure: row.Failure, FailingSince: instant(row.FailingSince), Ailing: one.Ailing,
-		})
+	for i := range rows {
+		listed = append(listed, rows[i].listed(habits, time.UnixMilli(now)))
 	}
 	return listed, err
 }
 
-// ListedUser is a user as an operator may see them.
-type ListedUser struct {
-	ID, Username, Issuer, Subject string
-	Groups                        []string
-	// Zero times: they are not disabled, were not set aside, have no session.
-	CreatedAt, DisabledAt, SetAsideAt, SeenAt time.Time
-	// Connections that are good or in doubt, and API tokens and sessions that have not ended.
-	Connections, Tokens, Sessions int
+// listed is the row as an operator may see it. Nothing of it is unsealed.
+func (r *listedRow) listed(habits broker.Habits, now time.Time) Listed {
+	row := &r.Row
+	one := Listed{
+		Username: r.Username, UserID: row.UserID, Provider: row.Provider, Subject: row.Subject, Phase: broker.Phase(row.Phase),
+		Reason: row.Reason, Rotates: row.Rotates, Replica: row.Replica, Version: row.Version,
+		ConnectedAt: time.UnixMilli(row.ConnectedAt), UpdatedAt: time.UnixMilli(row.UpdatedAt), AccessExpiresAt: instant(row.AccessExpiresAt),
+		RefreshExpiresAt: instant(row.RefreshExpiresAt), NextAttemptAt: instant(row.NextAttemptAt), PresentedAt: instant(row.PresentedAt),
+		Failure: row.Failure, FailingSince: instant(row.FailingSince), Ailing: r.Ailing,
+	}
+	stated := one.RefreshExpiresAt
+	if row.RefreshToken == nil {
+		stated = one.AccessExpiresAt
+	}
+	one.Ends, one.Expected = habits.Ends(one.Provider, one.Phase, stated, one.ConnectedAt, now)
+	return one
+}
+
+// joined is how the ids of a user's providers become one text, one a line.
+func (s *Users) joined() string {
+	if s.dialect == "sqlite" {
+		return "group_concat(c.provider, char(10))"
+	}
+	return "string_agg(c.provider, chr(10))"
 }
 
 // ErrTaken says that a username is another user's.
 var ErrTaken = errors.New("the name is another user's")
 
 // List lists users by name; a username narrows it to those who have or had it.
-func (s *Users) List(ctx context.Context, username string) (all []ListedUser, err error) {
+func (s *Users) List(ctx context.Context, username string) ([]authn.Account, error) {
+	return s.list(ctx, maxListed, func(tx *gorm.DB) *gorm.DB {
+		if username != "" {
+			tx = tx.Where("users.username = ?", username)
+		}
+		return tx
+	})
+}
+
+// What is typed is the beginning of a name and no pattern: the characters that LIKE reads otherwise are escaped. An empty
+// beginning lists all, up to the limit.
+
+// Search lists the users whose names begin so, by name.
+func (s *Users) Search(ctx context.Context, beginning string, limit int) ([]authn.Account, error) {
+	escaped := strings.NewReplacer(`\`, `\\`, "%", `\%`, "_", `\_`).Replace(beginning)
+	return s.list(ctx, limit, func(tx *gorm.DB) *gorm.DB { return tx.Where(`users.username LIKE ? ESCAPE '\'`, escaped+"%") })
+}
+
+// list reads users, with how much they have.
+func (s *Users) list(ctx context.Context, limit int, narrow func(*gorm.DB) *gorm.DB) (all []authn.Account, err error) {
 	var rows []struct {
 		Row                           user `gorm:"embedded"`
-		Groups                        *string
+		Groups, Providers             *string
 		SeenAt                        *int64
 		Connections, Tokens, Sessions int
 	}
@@ -90,24 +152,25 @@ func (s *Users) List(ctx context.Context, username string) (all []ListedUser, er
 		if err != nil {
 			return err
 		}
-		query := tx.Table("users").Select(`users.*,
+		query := tx.Table("users").Select(`users.*, (SELECT `+s.joined()+` FROM connections c WHERE c.user_id = users.id AND c.phase NOT IN ('broken', 'disconnected')) AS providers,
 			(SELECT count(*) FROM connections c WHERE c.user_id = users.id AND c.phase NOT IN ('broken', 'disconnected')) AS connections,
 			(SELECT count(*) FROM api_tokens t WHERE t.user_id = users.id AND t.kind = 'personal' AND t.revoked_at IS NULL AND (t.expires_at IS NULL OR t.expires_at > ?)) AS tokens,
 			(SELECT count(*) FROM sessions e WHERE e.user_id = users.id AND e.ends_at > ?) AS sessions,
-			(SELECT max(seen_at) FROM sessions e WHERE e.user_id = users.id) AS seen_at`, now, now).Order("users.username, users.created_at").Limit(maxListed)
-		if username != "" {
-			query = query.Where("users.username = ?", username)
-		}
-		return query.Scan(&rows).Error
+			(SELECT max(seen_at) FROM sessions e WHERE e.user_id = users.id) AS seen_at`, now, now).Order("users.username, users.created_at").Limit(limit)
+		return narrow(query).Scan(&rows).Error
 	})
 	for _, row := range rows {
-		one := ListedUser{
+		one := authn.Account{
 			ID: row.Row.ID, Username: row.Row.Username, Issuer: row.Row.Issuer, Subject: row.Row.Subject, CreatedAt: time.UnixMilli(row.Row.CreatedAt),
 			DisabledAt: instant(row.Row.DisabledAt), SetAsideAt: instant(row.Row.SetAsideAt), SeenAt: instant(row.SeenAt),
 			Connections: row.Connections, Tokens: row.Tokens, Sessions: row.Sessions,
 		}
 		if row.Groups != nil && *row.Groups != "" {
 			one.Groups = strings.Split(*row.Groups, "\n")
+		}
+		if row.Providers != nil {
+			one.Providers = strings.Split(*row.Providers, "\n")
+			slices.Sort(one.Providers)
 		}
 		all = append(all, one)
 	}

@@ -45,6 +45,9 @@ func (s *Store) Tidy(ctx context.Context) error {
 	if err := s.write(ctx, s.shred); err != nil {
 		faults = append(faults, fmt.Errorf("tidying connections: %w", err))
 	}
+	if err := s.write(ctx, s.cutEnded); err != nil {
+		faults = append(faults, fmt.Errorf("tidying grants_ended: %w", err))
+	}
 	if err := s.write(ctx, s.legacy.tidy); err != nil {
 		faults = append(faults, fmt.Errorf("tidying what another service left: %w", err))
 	}

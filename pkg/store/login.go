@@ -70,7 +70,11 @@ func (s *Logins) Connect(ctx context.Context, grant broker.Grant) (stored broker
 	if errors.Is(err, broker.ErrUserDisabled) {
 		return stored, broker.ErrUserDisabled
 	}
-	for _, known := range []error{broker.ErrOtherAccount, broker.ErrSignInFirst, broker.ErrRevoking} {
+	var other *broker.OtherAccount
+	if errors.As(err, &other) {
+		return broker.Stored{}, other
+	}
+	for _, known := range []error{broker.ErrSignInFirst, broker.ErrRevoking} {
 		if errors.Is(err, known) {
 			return broker.Stored{}, known
 		}
@@ -167,7 +171,7 @@ func (s *Logins) putConnection(tx *gorm.DB, who *user, grant broker.Grant) (brok
 	for _, at := range []*time.Time{&tokens.IssuedAt, &tokens.AccessExpiresAt, &tokens.RefreshExpiresAt} {
 		*at = row.Reading.ToDatabase(*at)
 	}
-	login := broker.Login{Subject: grant.Identity.Subject, Tokens: tokens, Linked: grant.UserID != "", Separate: grant.Separate}
+	login := broker.Login{Subject: grant.Identity.Subject, Account: grant.Identity.Account, Tokens: tokens, Linked: grant.UserID != "", Separate: grant.Separate}
 	if tokens.RefreshToken != "" {
 		login.Digest = s.keys.Digest(string(tokens.RefreshToken))
 	}

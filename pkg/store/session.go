@@ -122,6 +122,18 @@ func (s *Sessions) endSessionsOf(tx *gorm.DB, userID string, now int64) error {
 	return err
 }
 
+// A session of a browser proves who a user is, and what a user may do is asked at each request: of one who is disabled
+// nothing is accepted, so that the session is of no use but to tell the person why they are refused.
+
+// endLoginsOf ends what a user has let programs do, and no session of a browser.
+func (s *Sessions) endLoginsOf(tx *gorm.DB, userID string, now int64) error {
+	if err := s.takeBack(tx, userID); err != nil {
+		return err
+	}
+	_, err := s.endSessions(tx, tx.Session(&gorm.Session{}).Where("user_id = ? AND client <> ''", userID), now)
+	return err
+}
+
 // takeBack ends what a user has allowed programs that have not fetched their tokens yet, or are about to begin.
 func (s *Sessions) takeBack(tx *gorm.DB, userID string) error {
 	return tx.Model(&authorization{}).Where("user_id = ?", userID).Update("state", string(grant.Denied)).Error

@@ -98,6 +98,7 @@ type Store struct {
 	Publishers  *Publishers
 	Grants      *Grants
 	Audit       *Audit
+	Endings     *Endings
 	Gen3        *Gen3 // nil where there is no such table
 }
 
@@ -216,7 +217,7 @@ func newStore(c *core) *Store {
 	return &Store{
 		core: c, Connections: connections, Logins: &Logins{rows, users}, Users: users, Sessions: sessions, SigningKeys: &SigningKeys{c},
 		Outbox: outbox, Replicas: &Replicas{c}, Failovers: &Failovers{connections, users, tokens}, Feed: &Feed{c},
-		APITokens: tokens, Resources: &Resources{c}, Publishers: &Publishers{c}, Grants: &Grants{c, sessions}, Audit: &Audit{c},
+		APITokens: tokens, Resources: &Resources{c}, Publishers: &Publishers{c}, Grants: &Grants{c, sessions}, Audit: &Audit{c}, Endings: &Endings{c},
 	}
 }
 

@@ -91,6 +91,11 @@ func (s *Connections) swap(ctx context.Context, row broker.Row, change broker.Ch
 				if swapped, err = s.update(tx, row, change.Row, at); err != nil || !swapped {
 					return err
 				}
+				if ended, ok := broker.ObserveEnd(row, change.Row, at); ok {
+					if err := tx.Exec(endedInsert+" VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING", endedValues(ended)...).Error; err != nil {
+						return err
+					}
+				}
 			}
 			return s.effects(tx, change, at)
 		})
@@ -101,7 +106,7 @@ func (s *Connections) swap(ctx context.Context, row broker.Row, change broker.Ch
 	return swapped, err
 }
 
-// swapAlone is a swap in one statement, the line of the change feed in it.
+// swapAlone is a swap in one statement, the line of the change feed in it, and what it shows of the provider's habits.
 func (s *Connections) swapAlone(ctx context.Context, row broker.Row, change broker.Change, at time.Time) (bool, error) {
 	set, values := s.assignments(row, change.Row, at)
 	same, incarnation := s.sameDatabase(row)
@@ -110,6 +115,10 @@ func (s *Connections) swapAlone(ctx context.Context, row broker.Row, change brok
 	if change.Tell {
 		statement += ", told AS (INSERT INTO changes (at, kind, object) SELECT ?, ?, ? FROM swapped)"
 		values = append(values, at.UnixMilli(), connectionChanged, objectOf(row.UserID, row.Provider))
+	}
+	if ended, ok := broker.ObserveEnd(row, change.Row, at); ok {
+		statement += ", ended AS (" + endedInsert + " SELECT ?, ?, ?, ? FROM swapped ON CONFLICT DO NOTHING)"
+		values = append(values, endedValues(ended)...)
 	}
 	var count int64
 	err := s.run(ctx, func(tx *gorm.DB) error {
@@ -144,6 +153,10 @@ func (s *connectionRows) assignments(was, next broker.Row, at time.Time) (set st
 	for _, column := range s.columns(was, next) {
 		text.WriteString(column.name + " = ?, ")
 		values = append(values, column.value)
+	}
+	if moved := next.RefreshExpiresAt.Sub(was.RefreshExpiresAt); !next.RefreshExpiresAt.IsZero() && moved.Abs() > sameEnd {
+		text.WriteString("end_stated_at = ?, ")
+		values = append(values, at.UnixMilli())
 	}
 	text.WriteString("updated_at = ?")
 	return text.String(), append(values, at.UnixMilli())
@@ -191,6 +204,7 @@ func (s *connectionRows) columns(was, next broker.Row) (changed []column) {
 	buried := next.Phase == broker.Disconnected
 	number("version", was.Version, next.Version)
 	text("subject", was.Subject, next.Subject)
+	text("account", was.Account, next.Account)
 	text("phase", string(was.Phase), string(next.Phase))
 	text("reason", was.Reason, next.Reason)
 	token("refresh_token", was.RefreshToken, next.RefreshToken, buried || !bytes.Equal(was.Digest, next.Digest))

@@ -92,15 +92,19 @@ func (s *Users) SetDisabled(ctx context.Context, username string, disabled bool)
 	return err
 }
 
-// disable disables or enables a user whose row is locked.
+// disable disables or enables a user whose row is locked. The sessions of browsers go on for as long as the user is
+// disabled, since nothing is done for them and the person is told why; whoever is enabled signs in anew.
 func (s *Users) disable(tx *gorm.DB, row *user, now int64, disabled bool) error {
-	kind := userEnabled
+	if disabled == (row.DisabledAt != nil) {
+		return nil
+	}
+	kind, ends := userEnabled, s.sessions.endSessionsOf
 	row.DisabledAt = nil
 	if disabled {
-		kind, row.DisabledAt = userDisabled, &now
-		if err := s.sessions.endSessionsOf(tx, row.ID, now); err != nil {
-			return err
-		}
+		kind, row.DisabledAt, ends = userDisabled, &now, s.sessions.endLoginsOf
+	}
+	if err := ends(tx, row.ID, now); err != nil {
+		return err
 	}
 	if err := tx.Save(row).Error; err != nil {
 		return err

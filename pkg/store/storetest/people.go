@@ -170,20 +170,28 @@ func disabled(t *testing.T, s Store) {
 	if err := s.CreateSession(t.Context(), session); err != nil {
 		t.Fatal(err)
 	}
+	program := authn.BrowserSession{Digest: [32]byte{10}, UserID: alice, CreatedAt: now(), SeenAt: now(), EndsAt: now().Add(time.Hour), Client: "wts-cli"}
+	if err := s.CreateSession(t.Context(), program); err != nil {
+		t.Fatal(err)
+	}
 	if err := s.SetDisabled(t.Context(), "alice", true); err != nil {
 		t.Fatal(err)
 	}
+	_, gone := s.Session(t.Context(), program.Digest)
+	want(t, "a program's login", gone, authn.ErrUnknown)
 	if found, err := s.UserByName(t.Context(), "alice"); err != nil || !found.Disabled {
 		t.Errorf("disabled: %v, %v", found, err)
 	}
 	_, err := s.Session(t.Context(), session.Digest)
-	want(t, "the session", err, authn.ErrUnknown)
+	want(t, "the session, by which the person is told why", err, nil)
 	_, err = s.Connect(t.Context(), grantOf("alice", tokensOf("rt-2", "at-2")))
 	want(t, "a login", err, broker.ErrUserDisabled)
 	equal(t, "the grant is kept", secret.Text("rt-1"), read(t, s, alice, "main").RefreshToken)
 	if err := s.SetDisabled(t.Context(), "alice", false); err != nil {
 		t.Fatal(err)
 	}
+	_, err = s.Session(t.Context(), session.Digest)
+	want(t, "the session, of who is enabled again", err, authn.ErrUnknown)
 	connect(t, s, grantOf("alice", tokensOf("rt-3", "at-3")))
 	want(t, "nobody", s.SetDisabled(t.Context(), "nobody", true), authn.ErrUnknown)
 }

@@ -18,7 +18,7 @@ import (
 )
 
 // Who has a token is told before it ends, 30, 7 and 1 days ahead: in the answers to the token itself, and by a webhook
-// to whatever tells people.
+// to whatever tells people. The webhook tells of people's connections too, 7 and 1 days before their grants end.
 
 // NoticeDays are how many days before its end a token is told about.
 var NoticeDays = []int{30, 7, 1}
@@ -61,9 +61,29 @@ type Notices interface {
 	Noticed(ctx context.Context, notice Notice) error
 }
 
-// notifier tells people that their tokens end.
+// ConnectionNotice is one connection whose grant is about to end.
+type ConnectionNotice struct {
+	UserID, Username, Provider string
+	ConnectedAt, EndsAt        time.Time
+	// Expected: the provider did not state the end, and is expected to end the grant then, as it did others.
+	Expected bool
+	Days     int // 7 or 1
+}
+
+// ConnectionNotices keeps what was told of connections.
+type ConnectionNotices interface {
+	// TakeNotice gives a notice that is due, to no other replica for as long as the lease; false where none is.
+	TakeNotice(ctx context.Context, lease time.Duration) (ConnectionNotice, bool, error)
+	// Noticed ends it.
+	Noticed(ctx context.Context, notice ConnectionNotice) error
+}
+
+// notifier tells people that their tokens and connections end.
 type notifier struct {
-	notices   Notices
+	notices Notices
+	// connections is nil where no such notices are sent.
+	connections ConnectionNotices
+
 	webhook   WebhookConfig
 	resources Resources
 	now       func() time.Time
@@ -87,31 +107,66 @@ type noticeBody struct {
 	Maintainers []string `json:"maintainers,omitempty"`
 }
 
+// connectionBody is what is sent of a connection.
+type connectionBody struct {
+	Type     string    `json:"type"` // "connection.ending"
+	Days     int       `json:"days"`
+	Provider string    `json:"provider"`
+	UserID   string    `json:"user_id"`
+	Username string    `json:"username"`
+	EndsAt   time.Time `json:"ends_at"`
+	Expected bool      `json:"expected"`
+}
+
 // notifyTime bounds a round of notices: what is left is sent in the next.
 const notifyTime = 30 * time.Second
 
-// Notify sends the notices that are due, and stops at the first that is not taken: it is due again in ten minutes.
+// source is where notices of one kind come from.
+type source[N any] interface {
+	TakeNotice(ctx context.Context, lease time.Duration) (N, bool, error)
+	Noticed(ctx context.Context, notice N) error
+}
+
+// Notify sends the notices that are due, and stops at the first of each kind that is not taken: it is due again in ten
+// minutes.
 func (s *notifier) Notify(ctx context.Context) error {
 	if s.webhook.URL == "" {
 		return nil
 	}
+	err := notify(ctx, s, s.notices, s.tokenBody)
+	if s.connections != nil {
+		err = errors.Join(err, notify(ctx, s, s.connections, bodyOfConnection))
+	}
+	return err
+}
+
+// notify sends the notices of one kind.
+func notify[N any](ctx context.Context, s *notifier, from source[N], body func(ctx context.Context, notice N) any) error {
 	for began := time.Now(); time.Since(began) < notifyTime; {
-		notice, due, err := s.notices.TakeNotice(ctx, noticeLease)
+		notice, due, err := from.TakeNotice(ctx, noticeLease)
 		if err != nil || !due {
 			return err
 		}
-		if err := s.send(ctx, notice); err != nil {
+		if err := s.send(ctx, body(ctx, notice)); err != nil {
 			return fmt.Errorf("sending a notice: %w", err)
 		}
-		if err := s.notices.Noticed(ctx, notice); err != nil {
+		if err := from.Noticed(ctx, notice); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// send posts one notice. Its errors name no address, since one may hold a secret.
-func (s *notifier) send(ctx context.Context, notice Notice) error {
+// bodyOfConnection is what is sent of a connection.
+func bodyOfConnection(_ context.Context, notice ConnectionNotice) any {
+	return connectionBody{
+		Type: "connection.ending", Days: notice.Days, Provider: notice.Provider, UserID: notice.UserID, Username: notice.Username,
+		EndsAt: notice.EndsAt.UTC().Truncate(time.Second), Expected: notice.Expected,
+	}
+}
+
+// tokenBody is what is sent of a token, with who has to do with it.
+func (s *notifier) tokenBody(ctx context.Context, notice Notice) any {
 	token := notice.Token
 	body := noticeBody{
 		Type: "token.expiring", Days: notice.Days, ID: token.ID, Kind: token.Kind, Audience: token.Audience, Resource: token.Resource,
@@ -124,6 +179,11 @@ func (s *notifier) send(ctx context.Context, notice Notice) error {
 			body.Maintainers = append(body.Maintainers, one.Username)
 		}
 	}
+	return body
+}
+
+// send posts one notice. Its errors name no address, since one may hold a secret.
+func (s *notifier) send(ctx context.Context, body any) error {
 	text, err := json.Marshal(body)
 	if err != nil {
 		return fmt.Errorf("rendering it: %w", err)

@@ -65,6 +65,7 @@ type Parts struct {
 	People      People
 	Signer      Signer
 	Notices     Notices
+	Connections ConnectionNotices // of people's connections; nil where none are sent
 	Webhook     WebhookConfig
 	Admins      []string // usernames
 	AdminGroups []string // whose members are admins too
@@ -85,7 +86,7 @@ func New(parts Parts) *Service {
 			statuses: parts.Statuses, signer: parts.Signer, audiences: parts.Audiences, provider: parts.DefaultProvider, rideThrough: parts.RideThrough, now: parts.Now,
 		},
 		owners:   &owners{resources: parts.Resources, admins: parts.Admins, adminGroups: parts.AdminGroups},
-		notifier: &notifier{notices: parts.Notices, webhook: parts.Webhook, resources: parts.Resources, now: parts.Now},
+		notifier: &notifier{notices: parts.Notices, connections: parts.Connections, webhook: parts.Webhook, resources: parts.Resources, now: parts.Now},
 		now:      parts.Now,
 	}
 }

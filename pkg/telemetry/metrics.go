@@ -28,6 +28,7 @@ type Metrics struct {
 	spool     prometheus.Counter
 	restored  *prometheus.CounterVec
 	failovers prometheus.Counter
+	ending    *prometheus.GaugeVec
 }
 
 // NewMetrics makes the metrics, with those of the Go runtime and the process.
@@ -80,7 +81,10 @@ func NewMetrics() *Metrics {
 	m.failovers = prometheus.NewCounter(prometheus.CounterOpts{
 		Name: "wts_failovers_total", Help: "Failovers of the database that this replica saw settled.",
 	})
-	m.registry.MustRegister(m.restored, m.failovers, m.doubts, m.resolved, m.revoked, m.served, m.spool, m.callers, m.requests, m.latency, m.refreshes, m.lost, m.kubeCalls, m.changed,
+	m.ending = prometheus.NewGaugeVec(prometheus.GaugeOpts{
+		Name: "wts_grants_ending", Help: "Grants that end within a day (1d) or a week (7d), stated or expected, and whose users have to log in again then. Every replica counts those of all.",
+	}, []string{"provider", "within"})
+	m.registry.MustRegister(m.ending, m.restored, m.failovers, m.doubts, m.resolved, m.revoked, m.served, m.spool, m.callers, m.requests, m.latency, m.refreshes, m.lost, m.kubeCalls, m.changed,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }
@@ -143,6 +147,12 @@ func (m *Metrics) Restored(provider, how string) { m.restored.WithLabelValues(pr
 
 // FailedOver is of broker.Observer.
 func (m *Metrics) FailedOver() { m.failovers.Inc() }
+
+// GrantsEnding says how many grants of a provider end within a day, and within a week.
+func (m *Metrics) GrantsEnding(provider string, day, week int64) {
+	m.ending.WithLabelValues(provider, "1d").Set(float64(day))
+	m.ending.WithLabelValues(provider, "7d").Set(float64(week))
+}
 
 // Caller counts a caller by the proof that they were known by.
 func (m *Metrics) Caller(proof string) { m.callers.WithLabelValues(proof).Inc() }

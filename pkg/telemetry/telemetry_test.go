@@ -78,6 +78,7 @@ func TestWhatIsCountedIsServed(t *testing.T) {
 	}
 	metrics.Refreshed("main", "refreshed", time.Second)
 	metrics.GrantLost("main", "revoked")
+	metrics.GrantsEnding("main", 3, 5)
 	metrics.Gauge("wts_answer", "An answer.", func() float64 { return 42 })
 	recorder := httptest.NewRecorder()
 	metrics.Handler().ServeHTTP(recorder, httptest.NewRequest("GET", "/metrics", nil))
@@ -85,7 +86,8 @@ func TestWhatIsCountedIsServed(t *testing.T) {
 	for _, want := range []string{
 		`wts_requests_total{route="/token",status="200"} 2`, `wts_requests_total{route="/token",status="503"} 1`,
 		`wts_refresh_seconds_count{outcome="refreshed",provider="main"} 1`, `wts_grants_lost_total{cause="revoked",provider="main"} 1`,
-		`wts_request_seconds_count{route="/token"} 5`, "wts_answer 42", "go_goroutines",
+		`wts_request_seconds_count{route="/token"} 5`, "wts_answer 42", `wts_grants_ending{provider="main",within="1d"} 3`, `wts_grants_ending{provider="main",within="7d"} 5`,
+		"go_goroutines",
 	} {
 		t.Run(want, func(t *testing.T) {
 			if !strings.Contains(string(body), want) {

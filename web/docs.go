@@ -3,7 +3,6 @@ package web
 import (
 	"fmt"
 	"html/template"
-	"io"
 	"slices"
 	"strings"
 
@@ -50,8 +49,7 @@ type DocsSchema struct {
 	Fields            []DocsField
 }
 
-// Render implements Content.
-func (d Docs) Render(w io.Writer, base string) error { return render(w, "docs.html", base, d) }
+func (Docs) page() page { return page{file: "docs.html", title: "API", wide: true} }
 
 // described is the part of an OpenAPI document that the page shows.
 type described struct {

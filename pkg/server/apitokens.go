@@ -127,9 +127,14 @@ func (a *apiTokens) changing(handle func(*exchange) error) func(*exchange) error
 	}
 }
 
+// isRecent tells a login of the last hour.
+func isRecent(x *exchange) bool {
+	return x.caller.Since.IsZero() || time.Since(x.caller.Since) <= stepUp
+}
+
 // recent wants a login of the last hour.
 func recent(x *exchange) error {
-	if !x.caller.Since.IsZero() && time.Since(x.caller.Since) > stepUp {
+	if !isRecent(x) {
 		return errStepUp
 	}
 	return nil
@@ -349,15 +354,22 @@ func (a *apiTokens) revokeAll(x *exchange) error {
 	if err != nil {
 		return err
 	}
-	ended, err := a.service.RevokeAll(x.Request.Context(), who)
-	for _, id := range ended { // after a failure too
-		event := audit.Event{Action: audit.RevokeToken, UserID: who.ID, Username: who.Username, Proof: string(x.caller.Proof), Actor: x.caller.Actor, Token: id}
-		alsoDone(x, event)
-	}
+	ended, err := a.revokedAll(x, who)
 	if err != nil {
 		return err
 	}
-	return x.json(http.StatusOK, map[string]int{"revoked": len(ended)})
+	return x.json(http.StatusOK, map[string]int{"revoked": ended})
+}
+
+// revokedAll revokes all of a person's own tokens, and audits each; the number is that of those that were, after a
+// failure too.
+func (a *apiTokens) revokedAll(x *exchange, who issuer.Person) (int, error) {
+	ended, err := a.service.RevokeAll(x.Request.Context(), who)
+	for _, id := range ended {
+		event := audit.Event{Action: audit.RevokeToken, UserID: who.ID, Username: who.Username, Proof: string(x.caller.Proof), Actor: x.caller.Actor, Token: id}
+		alsoDone(x, event)
+	}
+	return len(ended), err
 }
 
 // readOverlap reads how long both values work.

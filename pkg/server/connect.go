@@ -34,10 +34,10 @@ func (l *logins) confirmed(x *exchange) bool {
 func (l *logins) askToConnect(x *exchange, id, redirect string) error {
 	name := l.broker.NameOf(id)
 	x.page(http.StatusOK, web.Message{
-		Title: "Connect " + name + "?", RequestID: x.id,
-		Text: "A link from another site asks to connect " + name + ". Your workspaces would then get tokens of the account that is logged in there. Connect only if you wanted to.",
+		Title: "Connect " + name + "?", RequestID: x.id, At: x.began,
+		Text: "A link from another site asks to connect " + name + ". Your workspaces would then get tokens of the account that is signed in there. Connect only if you wanted to.",
 		Steps: []web.Step{
-			{Label: "Connect " + name, Address: l.connectAddress(x, id, redirect, true)},
+			{Label: "Connect", Address: connectAddress(x, id, redirect, true)},
 			{Label: "Cancel", Address: x.base + "/"},
 		},
 	})
@@ -45,7 +45,7 @@ func (l *logins) askToConnect(x *exchange, id, redirect string) error {
 }
 
 // connectAddress is a path that begins to connect a provider. It is confirmed for this browser alone.
-func (l *logins) connectAddress(x *exchange, id, redirect string, confirmed bool) string {
+func connectAddress(x *exchange, id, redirect string, confirmed bool) string {
 	query := url.Values{"idp": {id}}
 	if redirect != "" {
 		query.Set("redirect", redirect)

@@ -108,10 +108,10 @@ func (g *grants) decideDevice(x *exchange) error {
 		return err
 	case !allow:
 		x.event.Reason = grant.ErrDenied.Error()
-		x.page(http.StatusOK, web.Message{Title: "Not allowed", Text: "The program gets nothing. You can close this window.", RequestID: x.id})
+		x.page(http.StatusOK, web.Message{Title: "Not allowed", Text: "The program gets nothing. You can close this window."})
 		return nil
 	}
-	x.page(http.StatusOK, web.Message{Title: "Allowed", Text: "The program goes on by itself. You can close this window; your sessions show the program, and end it.", RequestID: x.id})
+	x.page(http.StatusOK, web.Message{Title: "Allowed", Text: "The program goes on by itself. You can close this window; Sessions shows the program, and ends it.", Steps: []web.Step{{Label: "Sessions", Address: x.base + "/sessions"}}})
 	return nil
 }
 

@@ -18,7 +18,6 @@ import (
 	"github.com/workspace-token-service/wts/pkg/issuer"
 	"github.com/workspace-token-service/wts/pkg/provider"
 	"github.com/workspace-token-service/wts/pkg/publisher"
-	"github.com/workspace-token-service/wts/web"
 )
 
 // answer is an error as its caller sees it. The text never holds what an upstream said.
@@ -110,6 +109,7 @@ var table = []struct {
 	{publisher.ErrFull, answer{http.StatusConflict, "full", publisher.ErrFull.Error(), 0}},
 	{errNoSuchSession, answer{http.StatusNotFound, "unknown", errNoSuchSession.Error(), 0}},
 	{errTokenScope, answer{http.StatusForbidden, "token_scope", denied + errTokenScope.Error(), 0}},
+	{errNotAdmin, answer{http.StatusForbidden, "not_admin", denied + errNotAdmin.Error(), 0}},
 	{errStepUp, answer{http.StatusForbidden, "step_up", denied + errStepUp.Error(), 0}},
 	{errNoPerson, answer{http.StatusForbidden, "no_person", denied + errNoPerson.Error(), 0}},
 	{issuer.ErrAudience, answer{http.StatusBadRequest, "audience", "the audience is not registered", 0}},
@@ -257,20 +257,22 @@ func (x *exchange) fail(err error) {
 	if said.retry > 0 {
 		x.Header("Retry-After", strconv.Itoa(int(max(said.retry, time.Second).Round(time.Second)/time.Second)))
 	}
+	if !x.wantsPage() {
+		_ = x.shape(x, said, member)
+		return
+	}
 	var login *loginError
-	if errors.As(err, &login) && x.wantsPage() {
-		x.loginFailed(login)
+	known := failed{request: x.id}
+	switch {
+	case errors.As(err, &login) && login.callback:
+		loginFailed(x, login)
 		return
+	case login != nil:
+		known.Provider, known.Redirect = login.provider, login.redirect
 	}
-	if x.wantsPage() {
-		message := web.Message{Title: http.StatusText(said.status), Text: said.message, RequestID: x.id}
-		if said.status != http.StatusNotFound {
-			message.Steps = []web.Step{{Label: "Log in", Address: x.base + "/oauth2/authorization_url"}}
-		}
-		x.page(said.status, message)
-		return
-	}
-	_ = x.shape(x, said, member)
+	shown := failureOf(err)
+	shown.status = said.status
+	failurePage(x, shown, known)
 }
 
 // loginReason says why a login failed: our own words, and an error code of the closed set.

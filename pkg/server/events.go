@@ -14,7 +14,7 @@ import (
 // did for them, and what was refused. Which resource's tokens others made is the resource's, and not shown here.
 
 // events answers /api/v1/events: what the audit has of the person who asks.
-type events struct{ reader audit.Reader }
+type events struct{ history audit.History }
 
 // eventView is an entry of the audit as its person sees it.
 type eventView struct {
@@ -50,7 +50,7 @@ func (e *events) list(x *exchange) error {
 		}
 		filter.Before = last
 	}
-	found, err := e.reader.Find(x.Request.Context(), filter)
+	found, err := e.history.Find(x.Request.Context(), filter)
 	if err != nil {
 		return fmt.Errorf("%w: %w", errUnreadable, err)
 	}
@@ -64,7 +64,7 @@ func (e *events) list(x *exchange) error {
 	}
 	if len(found) == pageSize {
 		last := &found[len(found)-1]
-		answer.Next = fmt.Sprintf("%d.%s.%d", last.At.UnixMilli(), last.Chain, last.Seq)
+		answer.Next = placeOf(last)
 	}
 	return x.json(http.StatusOK, answer)
 }

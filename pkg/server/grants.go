@@ -210,7 +210,7 @@ func siteOf(redirectURI string) string {
 func (g *grants) loggedIn(x *exchange, client grant.Client, anew bool) (bool, error) {
 	switch {
 	case x.caller.Proof == "" && x.portal: // a login here would not log them in at the portal
-		return false, authn.ErrNoProof
+		return false, errPortal
 	case x.caller.Proof == "":
 		return false, nil
 	case anew:

@@ -18,8 +18,11 @@ import (
 
 	"github.com/gin-gonic/gin"
 
+	"github.com/workspace-token-service/wts/pkg/apitoken"
 	"github.com/workspace-token-service/wts/pkg/audit"
 	"github.com/workspace-token-service/wts/pkg/authn"
+	"github.com/workspace-token-service/wts/pkg/broker"
+	"github.com/workspace-token-service/wts/web"
 )
 
 // policy is what a route asks of its callers.
@@ -31,6 +34,10 @@ type policy struct {
 	refine func(x *exchange, accepts authn.Accepts) authn.Accepts
 	// anonymous lets in whoever proves nothing; strict refuses a bearer that is no good even so.
 	anonymous, strict bool
+	// disabled lets in a user who is disabled, as one who proves nothing: to leave.
+	disabled bool
+	// callback: an error of it is told on a page of another address.
+	callback bool
 	// both wants a session and a bearer of the same user: behind Gen3's portal a session alone may be one that a user
 	// who has logged out there left behind (rule C7).
 	both bool
@@ -40,14 +47,20 @@ type policy struct {
 	quiet bool
 	// shape is that of the route's errors: gen3 where it is nil.
 	shape shape
-	// api: no answer is a page.
-	api bool
+	// api: no answer is a page; forPeople: every one is.
+	api, forPeople bool
 }
 
 // edge is what all routes share: it knows the callers, and writes the log.
 type edge struct {
 	authn    *authn.Authenticator
 	sessions *authn.Sessions
+	// What pages show in any case.
+	broker    *broker.Broker
+	apiTokens *apitoken.Service
+	site      *web.Site
+	seals     Seals
+
 	observer Observer
 	log      *slog.Logger
 	trail    *audit.Trail
@@ -82,6 +95,10 @@ type exchange struct {
 	quiet   bool
 	shape   shape
 	api     bool
+	// forPeople: every answer is a page. noticed is what this one says of the action before it, once that was read.
+	forPeople bool
+	noticed   *notice
+	from      string // the page on which the form stood that is being answered
 	// share is whose share of the rate limits the request takes, where a handler knows it better than the caller says.
 	share string
 	// byAddress: the route knows workers by their address.
@@ -101,11 +118,14 @@ func (e *edge) handler(route string, policy policy, handle func(*exchange) error
 	}
 	return func(c *gin.Context) {
 		x := e.begin(c)
-		x.route, x.quiet, x.shape, x.api, x.event.Action = route, policy.quiet, policy.shape, policy.api, policy.action
+		x.route, x.quiet, x.shape, x.api, x.forPeople, x.event.Action = route, policy.quiet, policy.shape, policy.api, policy.forPeople, policy.action
 		x.byAddress = policy.accepts.Pod
 		defer x.end(count)
 		if x.err = x.admit(policy); x.err == nil {
 			x.err = handle(x)
+		}
+		if x.err != nil && policy.callback {
+			x.err = ofCallback(x.err)
 		}
 		if x.err != nil {
 			x.fail(x.err)
@@ -176,6 +196,10 @@ func (x *exchange) admit(policy policy) error {
 		caller, err = authn.Caller{}, authn.ErrNoProof
 	}
 	x.caller = caller
+	if policy.disabled && errors.Is(err, authn.ErrDisabled) {
+		x.caller = authn.Caller{}
+		return nil
+	}
 	if err == nil {
 		x.observer.Proven(caller.Proof)
 		err = proven(x, policy)
@@ -255,11 +279,17 @@ func (x *exchange) end(count func(int, time.Duration)) {
 	attrs := x.attrs[:0]
 	clear(x.attrs[:cap(x.attrs)])
 	of := x.edge
-	out := x.out[:0]
 	clear(x.out) // it was a token
+	out := x.out[:0]
+	if cap(out) > maxKept {
+		out = nil
+	}
 	*x = exchange{attrs: attrs, out: out}
 	of.exchanges.Put(x)
 }
+
+// maxKept bounds the answer whose memory is used again, in bytes.
+const maxKept = 64 << 10
 
 var errPanic = errors.New("a handler panicked")
 

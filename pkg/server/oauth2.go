@@ -49,15 +49,16 @@ func (l *logins) authorizationURL(x *exchange) error {
 	}
 	if errors.Is(err, broker.ErrSignInFirst) && x.wantsPage() {
 		// Sign in, and come back here.
-		here := l.connectAddress(x, id, redirect, confirmed)
+		here := connectAddress(x, id, redirect, confirmed)
 		x.Redirect(http.StatusFound, x.base+"/oauth2/authorization_url?"+url.Values{"redirect": {here}}.Encode())
 		return nil
 	}
 	if err != nil {
-		return err
+		return &loginError{error: err, provider: id, redirect: redirect}
 	}
 	x.dropOldFlows()
-	x.setFlow(flowCookie(begun.State), begun.Sealed)
+	x.setLong(flowCookie(begun.State), begun.Sealed)
+	keepWayBack(x, begun.State, id, redirect)
 	x.Redirect(http.StatusFound, begun.URL)
 	return nil
 }
@@ -70,7 +71,7 @@ func (l *logins) authorize(x *exchange) error {
 	back.Code, _ = x.param("code")
 	back.Issuer, _ = x.param("iss")
 	back.Error, _ = x.param("error")
-	back.Sealed = x.takeFlow(flowCookie(back.State))
+	back.Sealed = x.takeLong(flowCookie(back.State))
 	if x.portal && x.caller.Proof == authn.Bearer {
 		back.Username = x.caller.User.Username
 	}
@@ -84,7 +85,11 @@ func (l *logins) authorize(x *exchange) error {
 		x.caller.User.ID, x.caller.User.Username = done.UserID, done.Username
 	}
 	if err != nil {
-		return &loginError{err, done.Provider}
+		failed := &loginError{error: err, provider: done.Provider, redirect: done.Redirect, callback: true}
+		if failed.provider == "" {
+			failed.provider, failed.redirect = wayBack(x, back.State)
+		}
+		return failed
 	}
 	if done.Default {
 		if err := l.signIn(x, done.UserID); err != nil {
@@ -96,13 +101,25 @@ func (l *logins) authorize(x *exchange) error {
 	}
 	switch {
 	case done.Redirect != "":
+		l.sayConnected(x, done)
 		x.Redirect(http.StatusFound, escapedPath(done.Redirect))
 	case x.wantsPage():
+		l.sayConnected(x, done)
 		x.Redirect(http.StatusFound, x.base+"/")
 	default:
 		return x.json(http.StatusOK, map[string]string{"success": "connected with " + l.broker.NameOf(done.Provider)})
 	}
 	return nil
+}
+
+// ofCallback is an error of a callback, also of one that was refused before it was looked at: its page has another
+// address, without the code.
+func ofCallback(err error) error {
+	var known *loginError
+	if errors.As(err, &known) {
+		return err
+	}
+	return &loginError{error: err, callback: true}
 }
 
 // finish ends a login within the limits of logins.
@@ -128,16 +145,21 @@ func (l *logins) connectedForNow(x *exchange, done broker.Connected) error {
 	name := l.broker.NameOf(done.Provider)
 	x.log.Warn("a login brought no refresh token, so that the connection ends with its access token; add offline_access to the provider's scopes, or set prompt: consent (Google: login_params.access_type: offline)",
 		slog.String("provider", done.Provider), slog.String("request", x.id))
-	text := name + " gave no refresh token: the connection ends with its first access token, and workspaces are refused after that. Logging in again will not help; tell an operator to ask for offline access."
 	if !x.wantsPage() {
+		text := name + " gave no refresh token: the connection ends with its first access token, and workspaces are refused after that. Logging in again will not help; tell an operator to ask for offline access."
 		return x.json(http.StatusOK, map[string]string{"success": "connected with " + name, "warning": text})
 	}
-	message := web.Message{Title: "Connected, for a short time", Text: text, RequestID: x.id}
-	if done.Redirect != "" {
-		message.Steps = []web.Step{{Label: "Continue", Address: done.Redirect}}
-	}
-	x.page(http.StatusOK, message)
+	loginFailed(x, &loginError{error: errShort, provider: done.Provider, redirect: done.Redirect, ends: done.Ends})
 	return nil
+}
+
+// sayConnected says on the next page of ours what a login did.
+func (l *logins) sayConnected(x *exchange, done broker.Connected) {
+	said := l.broker.NameOf(done.Provider) + " is connected"
+	if done.Account != "" {
+		said += " as " + done.Account
+	}
+	leave(x, notice{Notice: web.Notice{Text: said + ". Your workspaces can use it now."}})
 }
 
 // connected tells whether the caller's grant lives: GET /oauth2/connected?idp=. A 403 is what lets
@@ -199,8 +221,8 @@ func (l *logins) disconnect(x *exchange) error {
 		if err := l.logout(x); err != nil || !x.wantsPage() {
 			return err
 		}
-		x.Redirect(http.StatusSeeOther, x.base+"/")
-		return nil
+		x.caller = authn.Caller{}
+		return goTo(x, "/", "You are signed out here. Your workspaces go on.")
 	}
 	x.event.Action = audit.Disconnect
 	id, err := l.broker.Provider(name)
@@ -214,27 +236,39 @@ func (l *logins) disconnect(x *exchange) error {
 	if err := l.broker.Disconnect(x.Request.Context(), x.caller.User.ID, id); err != nil && !errors.Is(err, broker.ErrNotConnected) {
 		return err
 	}
-	if !l.broker.Revokes(id) {
-		return l.disconnectedHere(x, id)
+	told := l.broker.Revokes(id)
+	if !told {
+		x.log.Info("a connection was ended here, and not at its provider, which has no revocation endpoint", slog.String("provider", id), slog.String("request", x.id))
 	}
-	if x.wantsPage() {
-		x.Redirect(http.StatusSeeOther, x.base+"/")
-		return nil
+	switch {
+	case x.wantsPage():
+		return l.disconnected(x, id, told)
+	case !told:
+		x.Header("Wts-Notice", "the provider has no revocation endpoint")
 	}
 	x.Status(http.StatusNoContent)
 	return nil
 }
 
-// disconnectedHere says of a disconnect that the provider cannot be told of it.
-func (l *logins) disconnectedHere(x *exchange, providerID string) error {
-	name := l.broker.NameOf(providerID)
-	x.log.Info("a connection was ended here, and not at its provider, which has no revocation endpoint", slog.String("provider", providerID), slog.String("request", x.id))
-	text := "Workspaces get no more tokens of " + name + ". The provider cannot be told to forget the grant; if you want it to end there too, remove this service's access in your account at " + name + "."
-	if x.wantsPage() {
-		x.page(http.StatusOK, web.Message{Title: "Disconnected", Text: text, RequestID: x.id})
+// disconnected tells a person what was ended, and where the grant goes on; or goes on to connect another account.
+func (l *logins) disconnected(x *exchange, id string, told bool) error {
+	name := l.broker.NameOf(id)
+	if then := x.Request.PostFormValue("then"); then == "connect" {
+		// A page between: else the policy that the form's page has would hold for the provider's addresses too.
+		redirect := x.Request.PostFormValue("redirect")
+		if !localPath(redirect) {
+			redirect = ""
+		}
+		address := connectAddress(x, id, redirect, true)
+		x.page(http.StatusOK, web.Message{
+			Title: "On to " + name, Text: "The former account is disconnected. You go on to " + name + " by yourself; if not, use the button.", At: x.began,
+			Steps: []web.Step{{Label: "Connect " + name, Address: address}}, Refresh: address,
+		})
 		return nil
 	}
-	x.Header("Wts-Notice", "the provider has no revocation endpoint")
-	x.Status(http.StatusNoContent)
-	return nil
+	said := name + " is disconnected. Your workspaces get no more tokens of it."
+	if !told {
+		said += " It cannot be told to forget the grant: if you want it to end there too, remove this service's access in your account at " + name + "."
+	}
+	return goTo(x, "/", said)
 }

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/url"
 	"strings"
+	"unicode/utf8"
 )
 
 // param returns the first value of a query parameter. It reads the query as it stands, without the
@@ -28,13 +29,15 @@ func paramOf(query, name string) (value string, present bool) {
 
 // unescaped is a part of a query as it was meant; one that is badly escaped stays as it is.
 func unescaped(text string) string {
-	if !strings.ContainsAny(text, "%+") {
+	if strings.ContainsAny(text, "%+") {
+		if clear, err := url.QueryUnescape(text); err == nil {
+			text = clear
+		}
+	}
+	if strings.IndexByte(text, 0) < 0 && utf8.ValidString(text) {
 		return text
 	}
-	if clear, err := url.QueryUnescape(text); err == nil {
-		return clear
-	}
-	return text
+	return strings.ReplaceAll(strings.ToValidUTF8(text, "\uFFFD"), "\x00", "\uFFFD") // no database takes these for text
 }
 
 // localPath accepts a path of this very origin to send a browser to, and nothing that a browser

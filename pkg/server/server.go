@@ -12,6 +12,7 @@ import (
 	"net/url"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/gin-gonic/gin"
 
@@ -23,6 +24,7 @@ import (
 	"github.com/workspace-token-service/wts/pkg/grant"
 	"github.com/workspace-token-service/wts/pkg/issuer"
 	"github.com/workspace-token-service/wts/pkg/publisher"
+	"github.com/workspace-token-service/wts/web"
 )
 
 // Config is the server, as the operator writes it.
@@ -41,6 +43,8 @@ type Config struct {
 	DefaultAudience string `config:"default_audience"`
 	// RateLimits are how many requests of a kind one caller may make in a second, where the defaults do not do.
 	RateLimits map[string]float64 `config:"rate_limits"`
+	// Page is how the pages present their organisation.
+	Page web.Config `config:"page"`
 	// Portal says that the service stands behind Gen3's portal, which has sessions of its own and does not
 	// end ours: ours count for logins and pages alone, so that the portal's logout ends access (Gen3
 	// contract 1.4).
@@ -73,7 +77,7 @@ func (c Config) Validate() error {
 	if (c.TLS.CertFile == "") != (c.TLS.KeyFile == "") {
 		pair = errors.New("tls: cert_file and key_file go together")
 	}
-	return errors.Join(pair, c.validateURL(), checkLimits(c.RateLimits))
+	return errors.Join(pair, c.validateURL(), checkLimits(c.RateLimits), c.Page.Validate())
 }
 
 // validateURL wants the address that browsers and verifiers reach: cookies, redirects and the issuer follow from it.
@@ -112,7 +116,9 @@ type Parts struct {
 	Commons *aggregate.Aggregator
 	// Trail takes what the audit keeps in the database, and Events reads it for people.
 	Trail    *audit.Trail
-	Events   audit.Reader
+	Events   audit.History
+	Accounts Accounts
+	Seals    Seals
 	Database Database
 	Observer Observer
 	Log      *slog.Logger
@@ -127,17 +133,22 @@ type Server struct {
 // Drain has /readyz say from now on that the service is about to end; everything else goes on.
 func (s *Server) Drain() { s.edge.draining.Store(true) }
 
-// New makes a server of its parts.
-func New(parts Parts) *Server {
+// New makes a server of its parts. Its error is that of the pages' logo, which cannot be read.
+func New(parts Parts) (*Server, error) {
 	gin.SetMode(gin.ReleaseMode)
 	parts.Config = parts.Config.WithDefaults()
 	s := &Server{engine: gin.New(), edge: &edge{
 		authn: parts.Authn, sessions: parts.Sessions, observer: parts.Observer, log: parts.Log, trail: parts.Trail, portal: parts.Config.Portal, public: parts.Config.URL,
+		broker: parts.Broker, apiTokens: parts.APITokens, seals: parts.Seals,
 	}}
 	crossSite := http.NewCrossOriginProtection()
 	if public, err := url.Parse(parts.Config.URL); err == nil {
 		s.edge.base, s.edge.secure = strings.TrimRight(public.Path, "/"), public.Scheme == "https"
 		_ = crossSite.AddTrustedOrigin(public.Scheme + "://" + public.Host) // an origin, since the URL is valid
+	}
+	var err error
+	if s.edge.site, err = web.New(parts.Config.Page, s.edge.base); err != nil {
+		return nil, err
 	}
 	s.edge.defaultProvider, _ = parts.Broker.Provider("") // there always is one
 	s.edge.exchanges.New = func() any { return &exchange{} }
@@ -148,7 +159,7 @@ func New(parts Parts) *Server {
 	s.engine.RedirectTrailingSlash = false
 	s.engine.HandleMethodNotAllowed = true
 	s.routes(parts, crossSite)
-	return s
+	return s, nil
 }
 
 // Routes are the method and the path of every route, for who compares them with the contract (api/openapi.yaml).
@@ -181,7 +192,7 @@ func ambiguous(address *url.URL) bool {
 			}
 		}
 	}
-	if strings.IndexByte(address.Path, '\\') >= 0 {
+	if strings.IndexByte(address.Path, '\\') >= 0 || strings.IndexByte(address.Path, 0) >= 0 || !utf8.ValidString(address.Path) {
 		return true
 	}
 	raw := strings.ToLower(address.RawPath) // empty where the path was sent as we would write it
@@ -190,7 +201,6 @@ func ambiguous(address *url.URL) bool {
 
 // routes is the table of contents: each line says who answers, and which proofs the route accepts.
 func (s *Server) routes(parts Parts, crossSite *http.CrossOriginProtection) {
-	home := &home{parts.Broker}
 	limits := newLimits(parts.Config.RateLimits)
 	tokens := &tokens{parts.Broker, parts.Issuer, limits, parts.Config.DefaultAudience}
 	external := &external{parts.Broker, parts.Config.URL}
@@ -202,14 +212,13 @@ func (s *Server) routes(parts Parts, crossSite *http.CrossOriginProtection) {
 	anyone, probe := policy{}, policy{quiet: true}
 	visitor := policy{accepts: authn.Accepts{Session: true}, anonymous: true}
 	person := policy{accepts: authn.Accepts{Session: true, Bearer: true}, anonymous: true}
-	leaving := policy{accepts: person.accepts, anonymous: true, action: audit.Disconnect}
+	leaving := policy{accepts: person.accepts, anonymous: true, disabled: true, action: audit.Disconnect}
 	client := policy{accepts: authn.Accepts{Session: !parts.Config.Portal, Bearer: true}, anonymous: true}
 	asker := policy{accepts: client.accepts, anonymous: true, strict: true, action: audit.Handout}
 	worker := policy{
 		accepts: authn.Accepts{ServiceAccount: true, APIToken: true, Login: true, Session: !parts.Config.Portal, Bearer: true, Pod: true}, refine: tokens.proofs, action: audit.Handout,
 	}
 
-	s.get("/", visitor, home.show)
 	s.get("/token", worker, tokens.token)
 	s.get("/token/", worker, tokens.token)
 
@@ -219,16 +228,19 @@ func (s *Server) routes(parts Parts, crossSite *http.CrossOriginProtection) {
 
 	s.get("/oauth2/connected", client, logins.connected)
 	s.get("/oauth2/authorization_url", person, logins.authorizationURL)
-	s.only(http.MethodGet, "/oauth2/authorize", person, logins.authorize) // no HEAD: a code is good once
-	s.only(http.MethodGet, "/oauth2/authorize/:idp", person, logins.authorize)
-	s.get("/failed", anyone, logins.failed)
+	callback := policy{accepts: person.accepts, anonymous: true, callback: true}
+	s.only(http.MethodGet, "/oauth2/authorize", callback, logins.authorize) // no HEAD: a code is good once
+	s.only(http.MethodGet, "/oauth2/authorize/:idp", callback, logins.authorize)
+	s.get("/failed", visitor, logins.failed)
 	s.get("/oauth2/logout", anyone, logins.logout)
 	s.only(http.MethodPost, "/oauth2/logout", leaving, logins.disconnect)
 
 	api := &apiTokens{parts.APITokens, parts.Issuer, parts.Broker, limits, crossSite}
 	jobs := &publishers{api, parts.Publishers}
+	grants := &grants{parts.Grants, limits, crossSite, parts.Config.URL}
+	s.pages(parts, api)
 	s.apiRoutes(parts, api, jobs)
-	s.oauthRoutes(parts, &oauth{tokens, parts.APITokens, parts.Issuer, limits, jobs, &grants{parts.Grants, limits, crossSite, parts.Config.URL}})
+	s.oauthRoutes(parts, &oauth{tokens, parts.APITokens, parts.Issuer, limits, jobs, grants})
 
 	s.get("/status/:list", anyone, (&statusLists{parts.APITokens}).show)
 	s.get("/.well-known/jwks.json", anyone, keys.keySet)
@@ -239,13 +251,56 @@ func (s *Server) routes(parts Parts, crossSite *http.CrossOriginProtection) {
 	s.get("/_version", anyone, health.showVersion)
 	s.get("/healthz", probe, health.healthz)
 	s.get("/readyz", probe, health.readyz)
-	s.get("/static/wts.css", probe, stylesheet)
-	reference := newReference(s.edge.base)
-	s.get("/docs", probe, reference.show)
+	s.get("/static/:file", probe, asset)
+	reference := newReference()
+	s.get("/docs", policy{accepts: visitor.accepts, anonymous: true, quiet: true, forPeople: true}, reference.show)
 	s.get("/openapi.yaml", probe, reference.file)
 
 	s.engine.NoRoute(s.edge.handler("none", anyone, func(*exchange) error { return errNotFound }))
 	s.engine.NoMethod(s.edge.handler("none", anyone, func(*exchange) error { return errMethod }))
+}
+
+// pages are those of a person: a form posts below the page that it stands on.
+func (s *Server) pages(parts Parts, api *apiTokens) {
+	people := &people{api}
+	tokens := &tokenPages{people}
+	activity := &activityPages{people, parts.Events, parts.Grants}
+	sessions := &sessionPages{parts.Sessions, parts.Grants}
+	admin := &adminPages{activity, parts.Accounts}
+
+	visitor := policy{accepts: authn.Accepts{Session: true}, anonymous: true}
+	person := policy{accepts: authn.Accepts{Session: true, Bearer: parts.Config.Portal}, anonymous: true, both: parts.Config.Portal, forPeople: true}
+	show := func(path string, handle func(*exchange) error) { s.get(path, person, people.signedIn(handle)) }
+	post := func(path, page string, action audit.Action, handle func(*exchange) error) {
+		acting := person
+		acting.action = action
+		s.only(http.MethodPost, path, acting, people.acting(page, handle))
+	}
+	s.get("/", visitor, (&connections{parts.Broker, parts.Events}).show)
+	show("/tokens", tokens.list)
+	show("/tokens/new", tokens.form)
+	post("/tokens", "/tokens", audit.CreateToken, tokens.create)
+	post("/tokens/:id/rotate", "/tokens", audit.RotateToken, tokens.rotate)
+	post("/tokens/:id/revoke", "/tokens", audit.RevokeToken, tokens.revoke)
+	post("/tokens/revoke", "/tokens", "", tokens.revokeAll)
+
+	const resource = "/resources/:audience/:resource"
+	show("/resources", tokens.resources)
+	show(resource, tokens.resource)
+	show(resource+"/new", tokens.form)
+	post(resource+"/tokens", "/resources", audit.CreateToken, tokens.create)
+	post(resource+"/tokens/:id/rotate", "/resources", audit.RotateToken, tokens.rotate)
+	post(resource+"/tokens/:id/revoke", "/resources", audit.RevokeToken, tokens.revoke)
+
+	show("/activity", activity.list)
+	show("/activity/not-me", activity.notMe)
+	show("/sessions", sessions.list)
+	post("/sessions/:id/end", "/sessions", audit.EndSession, sessions.end)
+	post("/sessions/end", "/sessions", audit.EndSession, sessions.endAll)
+
+	show("/admin", admin.only(admin.show))
+	post("/admin/disable", "/admin", audit.DisableUser, admin.only(admin.setDisabled(true)))
+	post("/admin/enable", "/admin", audit.EnableUser, admin.only(admin.setDisabled(false)))
 }
 
 // oauthRoutes are those of programs, and the pages on which a person lets one in.

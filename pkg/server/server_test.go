@@ -64,7 +64,11 @@ func (silent) Ping(context.Context) error            { return nil }
 func newServer(tb testing.TB, log *slog.Logger) (*Server, *row) {
 	tb.Helper()
 	parts, one := newParts(log)
-	return New(parts), one
+	s, err := New(parts)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return s, one
 }
 
 // plenty are more requests than a test makes.

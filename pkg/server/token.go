@@ -111,8 +111,21 @@ func (t *tokens) handout(x *exchange, life time.Duration) (broker.Token, error) 
 	if token.Degraded {
 		x.Header("Wts-Degraded", "the token lives, and no better one can be had at the moment")
 	}
+	tellGrantEnd(x, token)
 	x.record()
 	return token, nil
+}
+
+// tellGrantEnd says of a provider's token whose grant ends within seven days when it does: after that a person has to
+// log in again.
+func tellGrantEnd(x *exchange, token broker.Token) {
+	if token.GrantEnds.IsZero() || time.Until(token.GrantEnds) >= 7*24*time.Hour {
+		return
+	}
+	x.Header("Wts-Grant-Ends", token.GrantEnds.UTC().Format(time.RFC3339))
+	if token.GrantEndExpected {
+		x.Header("Wts-Grant-Ends-Expected", "true")
+	}
 }
 
 // tellEnd says of an API token that ends within thirty days when it does, to the program that has it.

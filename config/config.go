@@ -273,7 +273,7 @@ func (c Config) complete(dir string) (Config, error) {
 	c.Broker.RideThroughMax = c.RideThroughMax
 	c.Database.URL = relative(dir, c.Database.URL)
 	c.Broker = withSpool(c.Broker, dir, string(c.Database.URL))
-	for _, name := range []*string{&c.Server.TLS.CertFile, &c.Server.TLS.KeyFile} {
+	for _, name := range []*string{&c.Server.TLS.CertFile, &c.Server.TLS.KeyFile, &c.Server.Page.LogoFile} {
 		if *name != "" && !filepath.IsAbs(*name) {
 			*name = filepath.Join(dir, *name)
 		}

@@ -1,16 +1,12 @@
 package main
 
 import (
-	"crypto/hmac"
-	"crypto/sha256"
 	"database/sql"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"net/http"
-	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -878,27 +874,7 @@ func TestADisconnectedUsersToken(t *testing.T) {
 // again where it was not taken.
 func TestATokenIsToldThatItEnds(t *testing.T) {
 	const key = "canary-webhook-secret"
-	var told []map[string]any
-	var refuse atomic.Bool
-	hook := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		body, _ := io.ReadAll(r.Body)
-		at, signature, _ := strings.Cut(r.Header.Get("Wts-Signature"), ",")
-		mac := hmac.New(sha256.New, []byte(key))
-		mac.Write(append([]byte(strings.TrimPrefix(at, "t=")+"."), body...))
-		if signature != "v1="+hex.EncodeToString(mac.Sum(nil)) {
-			t.Errorf("the signature of %s is %s", body, r.Header.Get("Wts-Signature"))
-		}
-		if refuse.Load() {
-			w.WriteHeader(http.StatusBadGateway)
-			return
-		}
-		var notice map[string]any
-		if err := json.Unmarshal(body, &notice); err != nil {
-			t.Error(err)
-		}
-		told = append(told, notice)
-	}))
-	t.Cleanup(hook.Close)
+	hook := startHook(t, key)
 	r := startReplica(t, withTokens, func(c *config.Config) {
 		c.Notices = apitoken.WebhookConfig{URL: hook.URL, Secret: key}
 	})
@@ -914,13 +890,13 @@ func TestATokenIsToldThatItEnds(t *testing.T) {
 	}
 	notified := func(what string, want ...string) {
 		t.Helper()
-		told = nil
+		hook.told = nil
 		err := r.apiTokens.Notify(t.Context())
-		if refuse.Load() != (err != nil) {
+		if hook.refuse.Load() != (err != nil) {
 			t.Errorf("%s: got %v", what, err)
 		}
 		got := []string{}
-		for _, notice := range told {
+		for _, notice := range hook.told {
 			got = append(got, fmt.Sprintf("%v in %v", notice["name"], notice["days"]))
 		}
 		if diff := cmp.Diff(append([]string{}, want...), got); diff != "" {
@@ -932,11 +908,11 @@ func TestATokenIsToldThatItEnds(t *testing.T) {
 		t.Errorf("40 days before: got %v", got.header)
 	}
 	passes(11)
-	refuse.Store(true)
+	hook.refuse.Store(true)
 	if err := r.apiTokens.Notify(t.Context()); err == nil {
 		t.Error("the webhook is in trouble, and nothing says so")
 	}
-	refuse.Store(false)
+	hook.refuse.Store(false)
 	notified("it is not asked again for a while")
 	execSQLite(t, r, "UPDATE api_tokens SET notice_at = 0")
 	notified("ten minutes later", "laptop in 30")
@@ -948,8 +924,8 @@ func TestATokenIsToldThatItEnds(t *testing.T) {
 	}
 	passes(23)
 	notified("six days before its end, and 26 before the other's", "laptop in 7", "ci in 30")
-	if len(told) == 2 && fmt.Sprint(told[1]["maintainers"]) != "[alice bob]" || len(told) == 2 && told[0]["user_id"] == nil {
-		t.Errorf("got %v; want the owner, and the maintainers", told)
+	if len(hook.told) == 2 && fmt.Sprint(hook.told[1]["maintainers"]) != "[alice bob]" || len(hook.told) == 2 && hook.told[0]["user_id"] == nil {
+		t.Errorf("got %v; want the owner, and the maintainers", hook.told)
 	}
 	r.sendJSON(t, browser, http.MethodDelete, "/api/v1/resources/sites/plugin/tokens/"+plugin.ID, "")
 	passes(5)
@@ -957,7 +933,7 @@ func TestATokenIsToldThatItEnds(t *testing.T) {
 	passes(2)
 	notified("after its end")
 	for _, secret := range []string{made.Token, plugin.Token, key} {
-		if strings.Contains(r.log.String(), secret) || strings.Contains(fmt.Sprint(told), secret) {
+		if strings.Contains(r.log.String(), secret) || strings.Contains(fmt.Sprint(hook.told), secret) {
 			t.Error("a secret stands in the log or in a notice")
 		}
 	}

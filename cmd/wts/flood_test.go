@@ -53,7 +53,7 @@ func TestAnonymousLogins(t *testing.T) {
 			browser := providertest.BrowserOver(clientAt("127.0.7.7").Transport)
 			browser.Transport = bothWays{ours: browser.Transport, host: strings.TrimPrefix(r.url, "http://")}
 			page, err := providertest.LogIn(ctx, browser, r.url+"/oauth2/authorization_url", "alice", "canary-password")
-			if err != nil || page.Status != http.StatusOK || !strings.Contains(page.Body, "logged in as") {
+			if err != nil || page.Status != http.StatusOK || !strings.Contains(page.Body, ">Log out<") {
 				t.Errorf("a person logs in: %d at %v, %v", page.Status, page.URL, err)
 			}
 		})

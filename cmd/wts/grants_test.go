@@ -71,7 +71,7 @@ var page = []string{"Accept", "text/html"}
 // returns the answer.
 func (r *replica) decide(t *testing.T, browser *http.Client, asked answer, decision string, headers ...string) answer {
 	t.Helper()
-	action := regexp.MustCompile(`<form method="post" action="([^"]+)"`).FindStringSubmatch(asked.body)
+	action := regexp.MustCompile(`<form method="post" action="([^"]+)" class="actions"`).FindStringSubmatch(asked.body)
 	if asked.status != http.StatusOK || action == nil {
 		t.Fatalf("got %d %s, want a page that asks", asked.status, asked.body)
 	}

@@ -16,6 +16,7 @@ const (
 	retryEvery    = time.Second
 	maintainEvery = time.Minute
 	tidyEvery     = 10 * time.Minute
+	endingsEvery  = 5 * time.Minute
 )
 
 // keepHouse brings the database up to date as soon as it can be reached, and then keeps the signing
@@ -25,11 +26,14 @@ func (s *service) keepHouse(ctx context.Context) error {
 		return err
 	}
 	close(s.prepared)
-	maintain, tidy := time.NewTicker(maintainEvery), time.NewTicker(tidyEvery)
+	maintain, tidy, endings := time.NewTicker(maintainEvery), time.NewTicker(tidyEvery), time.NewTicker(endingsEvery)
 	defer maintain.Stop()
 	defer tidy.Stop()
-	for {
-		var err error
+	defer endings.Stop()
+	for err := s.lookAtEndings(ctx); ; {
+		if err != nil && ctx.Err() == nil {
+			s.log.Warn("housekeeping failed, and will be tried again", slog.String("error", err.Error()))
+		}
 		select {
 		case <-ctx.Done():
 			return nil
@@ -37,11 +41,30 @@ func (s *service) keepHouse(ctx context.Context) error {
 			err = errors.Join(s.issuer.Maintain(ctx), s.apiTokens.Notify(ctx))
 		case <-tidy.C:
 			err = errors.Join(s.store.Tidy(ctx), s.store.Audit.Cut(ctx, time.Now().Add(-s.config.Audit.WithDefaults().Retention)))
-		}
-		if err != nil && ctx.Err() == nil {
-			s.log.Warn("housekeeping failed, and will be tried again", slog.String("error", err.Error()))
+		case <-endings.C:
+			err = s.lookAtEndings(ctx)
 		}
 	}
+}
+
+// lookAtEndings learns at what age providers end grants whose end they do not state, and counts those that are about
+// to end.
+func (s *service) lookAtEndings(ctx context.Context) error {
+	if err := s.broker.Learn(ctx); err != nil {
+		return err
+	}
+	soon, err := s.store.Endings.Soon(ctx)
+	if err != nil {
+		return err
+	}
+	counted := map[string]store.EndingSoon{}
+	for _, one := range soon {
+		counted[one.Provider] = one
+	}
+	for id := range s.config.Providers {
+		s.metrics.GrantsEnding(id, counted[id].Day, counted[id].Week)
+	}
+	return nil
 }
 
 // followTrail brings what was done into the database, once that is ready.

@@ -131,7 +131,7 @@ func TestCallbackOfAnotherProvider(t *testing.T) {
 			back := r.callback(t, browser, row.begin)
 			back.Path = row.callback
 			page, err := providertest.Open(t.Context(), browser, back.String())
-			if err != nil || page.Status != http.StatusForbidden || page.URL.Query().Get("reason") != "state" {
+			if err != nil || page.Status != http.StatusForbidden || page.URL.Path != "/failed" || !strings.Contains(page.Body, "took too long, or was opened twice") {
 				t.Errorf("answered %d %s, %v", page.Status, page.Body, err)
 			}
 		})

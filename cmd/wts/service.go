@@ -69,7 +69,7 @@ func newService(ctx context.Context, loaded config.Config, log *slog.Logger) (*s
 		providers = append(providers, provider.New(id, one, loaded.CallbackURL(id)))
 	}
 	s.broker = broker.New(broker.Parts{
-		Config: loaded.Broker, Providers: providers, Store: s.store.Connections, Logins: s.store.Logins, Claims: s.store.Users, Replicas: s.store.Replicas, Outbox: s.store.Outbox, Failovers: s.store.Failovers,
+		Config: loaded.Broker, Providers: providers, Store: s.store.Connections, Logins: s.store.Logins, Claims: s.store.Users, Replicas: s.store.Replicas, Outbox: s.store.Outbox, Failovers: s.store.Failovers, Ended: s.store.Endings,
 		Alone: s.store.Alone(), Keys: loaded.Keys, Observer: refreshes(s.metrics, log), Now: time.Now,
 	})
 	s.issuer = issuer.New(loaded.Issuer, s.store.SigningKeys, time.Now)
@@ -77,7 +77,7 @@ func newService(ctx context.Context, loaded config.Config, log *slog.Logger) (*s
 	s.apiTokens = apitoken.New(apitoken.Parts{
 		Store: s.store.APITokens, Uses: s.store.APITokens, Resources: s.store.Resources, Statuses: s.store.APITokens, Audiences: s.issuer, Signer: s.issuer,
 		People: owners{s}, DefaultProvider: loaded.Broker.DefaultProvider, RideThrough: loaded.RideThroughMax,
-		Notices: s.store.APITokens, Webhook: loaded.Notices, Admins: loaded.Admins, AdminGroups: loaded.AdminGroups, Now: time.Now,
+		Notices: s.store.APITokens, Connections: s.store.Endings, Webhook: loaded.Notices, Admins: loaded.Admins, AdminGroups: loaded.AdminGroups, Now: time.Now,
 	})
 	if s.publishers, err = publisher.New(ctx, publisher.Parts{
 		Config: loaded.Publisher, Store: s.store.Publishers, Resources: s.apiTokens, Audiences: s.issuer, Own: public, Now: time.Now,
@@ -101,10 +101,12 @@ func newService(ctx context.Context, loaded config.Config, log *slog.Logger) (*s
 	version, commit := buildVersion()
 	loaded.Server.Version, loaded.Server.Commit = version, commit
 	loaded.Server.Portal = loaded.Providers[loaded.Broker.DefaultProvider].Type == provider.TypeFence
-	s.server = server.New(server.Parts{
+	if s.server, err = server.New(server.Parts{
 		Config: loaded.Server, Authn: s.authn, Sessions: s.session, Broker: s.broker, Issuer: s.issuer, APITokens: s.apiTokens, Publishers: s.publishers, Grants: s.grants, Commons: aggregate.New(loaded.Aggregate),
-		Trail: s.trail, Events: s.store.Audit, Database: s.store, Observer: observer{s.metrics}, Log: log,
-	})
+		Trail: s.trail, Events: s.store.Audit, Accounts: s.store.Users, Seals: loaded.Keys, Database: s.store, Observer: observer{s.metrics}, Log: log,
+	}); err != nil {
+		return nil, errors.Join(err, s.store.Close())
+	}
 	s.certificates = &certificates{config: loaded.Server.TLS}
 	s.gauges()
 	return s, nil

@@ -143,7 +143,7 @@ func TestGoodCallersBesideAttackers(t *testing.T) {
 			browser.Transport = bothWays{ours: clientAt("127.0.7.7").Transport, host: strings.TrimPrefix(r.url, "http://")}
 			began := time.Now()
 			page, err := providertest.LogIn(ctx, browser, r.url+"/oauth2/authorization_url", "alice", "canary-password")
-			if err != nil || page.Status != http.StatusOK || !strings.Contains(page.Body, "logged in as") {
+			if err != nil || page.Status != http.StatusOK || !strings.Contains(page.Body, ">Log out<") {
 				t.Errorf("a person logs in: %d at %v, %v", page.Status, page.URL, err)
 			}
 			mu.Lock()

@@ -115,7 +115,7 @@ func findUser(cmd *cobra.Command, db *store.Store, username string) (authn.User,
 }
 
 // stateOf says in one word what a user may do.
-func stateOf(one store.ListedUser) string {
+func stateOf(one authn.Account) string {
 	switch {
 	case !one.SetAsideAt.IsZero():
 		return "set aside"

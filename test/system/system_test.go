@@ -77,7 +77,7 @@ func (c *cluster) ready(t *testing.T) {
 func (c *cluster) logIn(t *testing.T, browser *http.Client) {
 	t.Helper()
 	page, err := providertest.LogIn(t.Context(), browser, c.url+"/oauth2/authorization_url", "alice", "a")
-	if err != nil || page.Status != http.StatusOK || !strings.Contains(page.Body, "logged in as") {
+	if err != nil || page.Status != http.StatusOK || !strings.Contains(page.Body, ">Log out<") {
 		t.Fatalf("logging in: %d, %v\n%s", page.Status, err, page.Body)
 	}
 }

@@ -185,7 +185,12 @@ workers_file: workers.yaml
 ride_through_max: 1m
 log: {format: text}
 default_audience: {{.Audience}}
-audiences: { {{.Audience}}: {} }
+page: {title: Example Commons, support_url: "mailto:help@example.org"}
+admins: [alice]
+audiences:
+  {{.Audience}}:
+    scopes: [data:read, data:write]
+    api_tokens: {personal: true, resource: true}
 default_provider: university
 providers:
   university: {name: Example University, issuer: "{{.First}}", client_id: {{.Client}}, client_secret: {{.Secret}}, username_claim: preferred_username}

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/url"
+	"regexp"
 	"strings"
 	"time"
 
@@ -19,7 +21,7 @@ wts is running, with two identity providers, a worker of alice's and a resource 
 
   1. Open       %[1]s/
      log in as  alice, with the password %[2]s
-  2. Connect the second provider on the page that follows, if you like.
+  2. On the page: connect the second provider, make an API token (Tokens), see what was done (Activity).
   3. Watch here: the worker asks for a token every five seconds,
      and the resource service verifies it by the published keys.
 
@@ -130,10 +132,13 @@ func (d *demo) tell(ctx context.Context) error {
 			return err.Error(), nil
 		}},
 		{"alice logs in at the first provider", func() (string, error) {
-			return d.logIn(ctx, browser, "/oauth2/authorization_url", "You are logged in as <strong>alice</strong>")
+			return d.logIn(ctx, browser, "/oauth2/authorization_url", `<span class="name">alice</span>`)
 		}},
 		{"alice connects the second provider", func() (string, error) {
-			return d.logIn(ctx, browser, "/oauth2/authorization_url?idp=commons", "Disconnect<span class=\"aside\"> Example Data Commons")
+			return d.logIn(ctx, browser, "/oauth2/authorization_url?idp=commons", "Example Data Commons is connected as alice")
+		}},
+		{"alice makes an API token on the page, and sees it once", func() (string, error) {
+			return d.makeToken(ctx, browser)
 		}},
 		{"her worker asks /token/?expires=600", func() (string, error) {
 			var err error
@@ -191,4 +196,32 @@ func expect(err error, good bool, otherwise string) error {
 		return fmt.Errorf("%w: %s", errNotDemo, otherwise)
 	}
 	return err
+}
+
+// shownOnce is where the page has a token's value.
+var shownOnce = regexp.MustCompile(`<code id="value">([^<]+)</code>`)
+
+// makeToken makes an API token as the form of the page does, and uses it.
+func (d *demo) makeToken(ctx context.Context, browser *http.Client) (string, error) {
+	form := url.Values{"name": {"laptop"}, "audience": {demoAudience}, "scope": {demoAudience + " data:read"}, "expires": {"30"}}
+	request, err := http.NewRequestWithContext(ctx, http.MethodPost, d.url+"/tokens", strings.NewReader(form.Encode()))
+	if err != nil {
+		return "", fmt.Errorf("a request: %w", err)
+	}
+	request.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	response, err := browser.Do(request) // follows to the page that shows the token
+	if err != nil {
+		return "", fmt.Errorf("making a token: %w", err)
+	}
+	defer response.Body.Close()
+	page, err := io.ReadAll(io.LimitReader(response.Body, 1<<20))
+	if err != nil {
+		return "", fmt.Errorf("reading the page: %w", err)
+	}
+	shown := shownOnce.FindSubmatch(page)
+	if shown == nil {
+		return "", fmt.Errorf("%w: the page shows no token", errNotDemo)
+	}
+	status, _, err := call(ctx, http.DefaultClient, d.url+"/api/v1/tokens/self", string(shown[1]))
+	return fmt.Sprintf("%d characters, and wts says %d to it", len(shown[1]), status), expect(err, status == http.StatusOK, "another status")
 }

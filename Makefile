@@ -39,7 +39,7 @@ test: ready-test build ## Test everything on SQLite and PostgreSQL, with the rac
 test-exact: ## Test what the race detector would disturb: allocations, and the engine on virtual time
 	CGO_ENABLED=0 $(GO) test -tags $(TAGS) -count=1 -run '^(TestExact|TestSimulation)' ./...
 
-e2e: build ready-e2e ## Log in at a provider that is not ours, and verify with a client that is not ours
+e2e: build ready-e2e ## Log in at a provider, use the pages in a browser, and verify with clients, none of them ours
 	$(GO) test -tags '$(TAGS) e2e' -count=1 -v ./test/e2e
 
 test-kube: ## Test against a real kube-apiserver and etcd, built once (a quarter of an hour) and kept
@@ -129,7 +129,7 @@ ready-api:
 	@test/ready node jq
 
 ready-e2e:
-	@test/ready node jwt authlib requests java jackson
+	@test/ready node jwt authlib requests java jackson chromium
 	cd test/e2e/provider && npm ci --no-audit --no-fund --loglevel=error
 
 clean: ## Delete what was built

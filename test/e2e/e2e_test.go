@@ -55,10 +55,10 @@ audiences: {npm: {}}
 	wts.AwaitReady(t)
 
 	browser := providertest.Browser()
-	if page := logIn(t, browser, public+"/oauth2/authorization_url", "alice"); !strings.Contains(page, "logged in as <strong>alice</strong>") {
+	if page := logIn(t, browser, public+"/oauth2/authorization_url", "alice"); !strings.Contains(page, `<span class="name">alice</span>`) {
 		t.Fatalf("after the login the page says:\n%s", page)
 	}
-	if page := logIn(t, browser, public+"/oauth2/authorization_url?idp=second", "alice-at-second"); strings.Count(page, "Disconnect") != 2 {
+	if page := logIn(t, browser, public+"/oauth2/authorization_url?idp=second", "alice-at-second"); strings.Count(page, ">Disconnect<") != 2 {
 		t.Fatalf("after the link the page says:\n%s", page)
 	}
 
@@ -129,8 +129,14 @@ type nodeProvider struct {
 func startProvider(t *testing.T, host, callback string) *nodeProvider {
 	t.Helper()
 	port := instance.FreePort(t)
-	p := &nodeProvider{issuer: fmt.Sprintf("http://%s:%d", host, port)}
-	command := exec.Command("node", "provider/op.mjs", host, strconv.Itoa(port), callback, strconv.Itoa(accessLife))
+	return startNode(t, fmt.Sprintf("http://%s:%d", host, port), host, strconv.Itoa(port), callback, strconv.Itoa(accessLife))
+}
+
+// startNode starts it with the arguments of op.mjs.
+func startNode(t *testing.T, issuer string, arguments ...string) *nodeProvider {
+	t.Helper()
+	p := &nodeProvider{issuer: issuer}
+	command := exec.Command("node", append([]string{"provider/op.mjs"}, arguments...)...)
 	output, err := command.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)

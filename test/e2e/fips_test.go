@@ -53,7 +53,7 @@ audiences: {npm: {}}
 	}
 	logInAs := func(name string) {
 		t.Helper()
-		if page := logIn(t, providertest.Browser(), public+"/oauth2/authorization_url", name); !strings.Contains(page, "logged in as <strong>"+name+"</strong>") {
+		if page := logIn(t, providertest.Browser(), public+"/oauth2/authorization_url", name); !strings.Contains(page, `<span class="name">`+name+"</span>") {
 			t.Fatalf("after the login the page says:\n%s", page)
 		}
 	}

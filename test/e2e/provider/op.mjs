@@ -1,20 +1,19 @@
 // A certified OpenID provider that is not ours, with its own login pages. Refresh tokens rotate, and a
 // spent one that comes back ends the whole family.
 //
-//   node op.mjs <host> <port> <redirect uri> <access token life in seconds>
+//   node op.mjs <host> <port> <redirect uris, with commas between> <access token life in seconds> [<issuer>]
+//
+// The client wts gets refresh tokens, and the client fleeting none. The issuer is another address where a proxy stands
+// before it.
 import { Provider } from 'oidc-provider';
 
-const [host, port, redirectURI, life] = process.argv.slice(2);
-const issuer = `http://${host}:${port}`;
+const [host, port, redirectURIs, life, issuer = `http://${host}:${port}`] = process.argv.slice(2);
+const client = (id, ...grants) => ({
+  client_id: id, client_secret: 'end-to-end', redirect_uris: redirectURIs.split(','), grant_types: grants, response_types: ['code'],
+});
 
 const provider = new Provider(issuer, {
-  clients: [{
-    client_id: 'wts',
-    client_secret: 'end-to-end',
-    redirect_uris: [redirectURI],
-    grant_types: ['authorization_code', 'refresh_token'],
-    response_types: ['code'],
-  }],
+  clients: [client('wts', 'authorization_code', 'refresh_token'), client('fleeting', 'authorization_code')],
   // Any name logs in, with any password: the pages are the provider's own.
   findAccount: (_, name) => ({
     accountId: name,

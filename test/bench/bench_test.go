@@ -19,14 +19,17 @@ import (
 )
 
 const (
-	envBareGin = "WTS_BENCH_BARE_GIN" // the address that a child of this process serves
-	envMemory  = "WTS_BENCH_MEMORY"   // how many tokens a child of this process holds
+	envBareGin  = "WTS_BENCH_BARE_GIN"  // the address that a child of this process serves
+	envBarePage = "WTS_BENCH_BARE_PAGE" // what a child of this process serves a page by
+	envMemory   = "WTS_BENCH_MEMORY"    // how many tokens a child of this process holds
 )
 
 func TestMain(m *testing.M) {
 	switch {
 	case os.Getenv(envBareGin) != "":
 		serveBareGin(os.Getenv(envBareGin))
+	case os.Getenv(envBarePage) != "":
+		serveBarePage(os.Getenv(envBarePage))
 	case os.Getenv(envMemory) != "":
 		holdTokens(os.Getenv(envMemory))
 	default:
@@ -72,13 +75,20 @@ func newBareGin(b *testing.B) *target {
 	if err := command.Start(); err != nil {
 		b.Fatal(err)
 	}
+	awaitListening(b, address)
+	return &target{address: address, pid: command.Process.Pid}
+}
+
+// awaitListening waits until a process serves an address.
+func awaitListening(b *testing.B, address string) {
+	b.Helper()
 	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
 		if connection, err := net.Dial("tcp", address); err == nil {
 			_ = connection.Close()
-			break
+			return
 		}
 	}
-	return &target{address: address, pid: command.Process.Pid}
+	b.Fatalf("nothing listens at %s", address)
 }
 
 // ticks is the processor time of a process, in hundredths of a second; of the whole machine for "".

@@ -141,7 +141,7 @@ drain_delay: %s
 stop_timeout: %s
 spool_wait: %s
 log: {level: %s}
-rate_limits: {token: 1000000, mint: 1000000, introspect: 1000000}
+rate_limits: {token: 1000000, mint: 1000000, introspect: 1000000, read: 1000000}
 default_provider: main
 providers:
   main: {issuer: "%s", %s}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/workspace-token-service/wts/pkg/authn"
 	"github.com/workspace-token-service/wts/pkg/broker"
+	"github.com/workspace-token-service/wts/pkg/grant"
 	"github.com/workspace-token-service/wts/pkg/issuer"
 	"github.com/workspace-token-service/wts/pkg/secret"
 )
@@ -170,15 +171,17 @@ func disabled(t *testing.T, s Store) {
 	if err := s.CreateSession(t.Context(), session); err != nil {
 		t.Fatal(err)
 	}
-	program := authn.BrowserSession{Digest: [32]byte{10}, UserID: alice, CreatedAt: now(), SeenAt: now(), EndsAt: now().Add(time.Hour), Client: "wts-cli"}
-	if err := s.CreateSession(t.Context(), program); err != nil {
-		t.Fatal(err)
-	}
+	program, code := grantDigest("program"), grantDigest("code of a program")
+	want(t, "allowed", s.GrantStore.CreateAuthorization(t.Context(), grant.Authorization{Digest: code, Client: "cli", Audience: "wts", State: grant.Allowed, UserID: alice, CreatedAt: now(), ExpiresAt: now().Add(time.Minute)}), nil)
+	_, spent := s.GrantStore.Spend(t.Context(), code, &program)
+	want(t, "spent", spent, nil)
+	login := grant.Login{Digest: program, Secret: grantDigest("secret"), UserID: alice, Client: "cli", Audience: "wts", CreatedAt: now(), SeenAt: now(), EndsAt: now().Add(time.Hour)}
+	want(t, "a program's login", s.GrantStore.CreateLogin(t.Context(), login, 9), nil)
 	if err := s.SetDisabled(t.Context(), "alice", true); err != nil {
 		t.Fatal(err)
 	}
-	_, gone := s.Session(t.Context(), program.Digest)
-	want(t, "a program's login", gone, authn.ErrUnknown)
+	_, gone := s.GrantStore.Login(t.Context(), program)
+	want(t, "a program's login, of who is disabled", gone, grant.ErrUnknown)
 	if found, err := s.UserByName(t.Context(), "alice"); err != nil || !found.Disabled {
 		t.Errorf("disabled: %v, %v", found, err)
 	}

@@ -94,6 +94,7 @@ func (c *claims) ask(ctx context.Context, userID, subject string) (Claims, error
 		}
 		groups, err := b.providers[b.byDefault].Groups(ctx, token.Value, subject)
 		if err != nil {
+			noteRefusal(ctx, b, userID, b.byDefault, token.Value, err)
 			return Claims{}, fmt.Errorf("asking for a user's groups: %w", err)
 		}
 		said := Claims{Subject: subject, Groups: groups, At: b.now()}

@@ -25,6 +25,8 @@ const (
 const (
 	TypeOIDC  = "oidc"
 	TypeFence = "fence" // Gen3's
+	// TypeGitHub is GitHub, or an own server of it: an OAuth app or a GitHub App.
+	TypeGitHub = "github"
 )
 
 // The callbacks of a provider that is not the default one.
@@ -35,7 +37,7 @@ const (
 
 // Config is one upstream identity provider, as the operator writes it.
 type Config struct {
-	// Type is TypeOIDC (the default) or TypeFence, which says what its endpoints, scopes and claims are
+	// Type is TypeOIDC (the default), TypeFence or TypeGitHub, which says what its endpoints, scopes and claims are
 	// where nothing else is said.
 	Type string `config:"type"`
 	// Name is what a person reads; the provider's id where it is empty.
@@ -106,8 +108,11 @@ func (c Config) WithDefaults(id string) Config {
 	if c.Name == "" {
 		c.Name = id
 	}
-	if c.Type == TypeFence {
+	switch c.Type {
+	case TypeFence:
 		c = c.withFenceDefaults()
+	case TypeGitHub:
+		c = c.withGitHubDefaults()
 	}
 	if c.ClientAuth == "" {
 		c.ClientAuth = AuthBasic
@@ -144,8 +149,11 @@ func Reserved(name string) bool { return slices.Contains(reserved, name) }
 func (c Config) Validate() error {
 	var faults []error
 	fault := func(format string, args ...any) { faults = append(faults, fmt.Errorf(format, args...)) }
-	if c.Type != "" && c.Type != TypeOIDC && c.Type != TypeFence {
-		fault("type: is %q, want %s or %s", c.Type, TypeOIDC, TypeFence)
+	if c.Type != "" && c.Type != TypeOIDC && c.Type != TypeFence && c.Type != TypeGitHub {
+		fault("type: is %q, want %s, %s or %s", c.Type, TypeOIDC, TypeFence, TypeGitHub)
+	}
+	if c.Type == TypeGitHub && (c.AuthURL != "" || c.TokenURL != "") {
+		fault("auth_url, token_url: are known of GitHub; for an own server set base_url")
 	}
 	faults = append(faults, c.checkAddresses()...)
 	if c.ClientID == "" {
@@ -209,7 +217,7 @@ func (c Config) checkAddresses() (faults []error) {
 	switch err := checkURL(c.Issuer); {
 	case (c.AuthURL == "") != (c.TokenURL == ""):
 		faults = append(faults, errors.New("auth_url, token_url: go together"))
-	case c.Issuer == "" && (c.explicit() || c.Type == TypeFence && c.BaseURL != ""):
+	case c.Issuer == "" && (c.explicit() || c.Type == TypeGitHub || c.Type == TypeFence && c.BaseURL != ""):
 	case err != nil:
 		faults = append(faults, fmt.Errorf("issuer: %w", err))
 	}
@@ -225,7 +233,9 @@ func (c Config) explicit() bool { return c.AuthURL != "" && c.TokenURL != "" }
 func (c Config) OwnCallback() bool { return c.Callback != CallbackShared && c.RedirectURI == "" }
 
 // Identifies tells whether a login says who the person is there.
-func (c Config) Identifies() bool { return len(c.Scopes) == 0 || slices.Contains(c.Scopes, "openid") }
+func (c Config) Identifies() bool {
+	return c.Type == TypeGitHub || len(c.Scopes) == 0 || slices.Contains(c.Scopes, "openid")
+}
 
 // NeverRotates tells that a refresh token of the provider's is known to stay the same.
 func (c Config) NeverRotates() bool { return c.Rotates != nil && !*c.Rotates }

@@ -49,6 +49,9 @@ func (p *Provider) Groups(ctx context.Context, access secret.Text, subject strin
 	}
 	ctx, cancel := context.WithTimeout(ctx, p.Config.Timeout)
 	defer cancel()
+	if p.Config.Type == TypeGitHub {
+		return github{p}.groupsOf(ctx, ends, access, subject)
+	}
 	claims, failure := p.userInfo(ctx, ends, access)
 	switch {
 	case failure != nil:

@@ -78,7 +78,10 @@ func (p *Provider) LoginURL(ctx context.Context, login Login) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	options := []oauth2.AuthCodeOption{oidc.Nonce(login.Nonce), oauth2.S256ChallengeOption(login.Verifier)}
+	options := []oauth2.AuthCodeOption{oauth2.S256ChallengeOption(login.Verifier)}
+	if p.Config.Type != TypeGitHub { // whose answer has nothing that repeats it
+		options = append(options, oidc.Nonce(login.Nonce))
+	}
 	if p.Config.Prompt != "" {
 		options = append(options, oauth2.SetAuthURLParam("prompt", p.Config.Prompt))
 	}
@@ -131,6 +134,13 @@ func (p *Provider) Exchange(ctx context.Context, code string, login Login) (Toke
 	tokens := read(said, issuedAt)
 	if !p.Config.Identifies() {
 		return tokens, Identity{NameFlaw: "the provider does not say who a person is"}, nil
+	}
+	if p.Config.Type == TypeGitHub {
+		identity, failure := github{p}.user(ctx, ends, said.access)
+		if failure != nil {
+			return Tokens{}, Identity{}, failure
+		}
+		return tokens, identity, nil
 	}
 	identity, err := p.identify(ctx, ends, said, login.Nonce)
 	if err != nil {

@@ -58,6 +58,8 @@ func New(id string, config Config, redirectURL string) *Provider {
 		p.redirectURL, p.statePrefix = config.RedirectURI, sharedPrefix(config.RedirectURI, redirectURL)
 	}
 	switch {
+	case config.Type == TypeGitHub:
+		p.discovered = p.githubEndpoints()
 	case config.Type == TypeFence:
 		p.discovered = p.fenceEndpoints()
 	case config.explicit():

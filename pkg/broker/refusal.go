@@ -1,0 +1,41 @@
+package broker
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/workspace-token-service/wts/pkg/provider"
+	"github.com/workspace-token-service/wts/pkg/secret"
+)
+
+// Where a provider gives no refresh token, the access token is the grant, and no refresh finds out that it has ended: the
+// provider says so where the token is used, as at GitHub's user endpoint (refresh-engine.md).
+
+// refused ends a grant without a refresh token, whose access token the provider refused.
+type refused struct{ access secret.Text }
+
+// on ends the grant, unless another token was stored since.
+func (r refused) on(row Row, _ time.Time) (Change, error) {
+	if row.Version == 0 || row.Phase == Disconnected || row.RefreshToken != "" || row.AccessToken != r.access {
+		return Change{}, ErrSuperseded
+	}
+	next := row
+	next.Phase, next.Reason = Broken, revoked
+	return Change{Row: next, Tell: true, Landed: true}, nil
+}
+
+// noteRefusal ends a grant whose access token its provider has just refused. What cannot be stored is found out again.
+func noteRefusal(ctx context.Context, b *Broker, userID, providerID string, access secret.Text, err error) {
+	var failure *provider.Error
+	if !errors.As(err, &failure) || failure.Outcome != provider.Refused {
+		return
+	}
+	row, err := b.store.Row(ctx, userID, providerID)
+	if err != nil || row.RefreshToken != "" || row.AccessToken != access {
+		return
+	}
+	if _, err := b.store.Apply(ctx, row, refused{access}); err == nil {
+		b.Forget(userID, providerID)
+	}
+}

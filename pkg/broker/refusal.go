@@ -37,5 +37,6 @@ func noteRefusal(ctx context.Context, b *Broker, userID, providerID string, acce
 	}
 	if _, err := b.store.Apply(ctx, row, refused{access}); err == nil {
 		b.Forget(userID, providerID)
+		b.engine.observer.GrantLost(providerID, revoked)
 	}
 }

@@ -62,7 +62,7 @@ type Condition struct {
 	Posts, Failures int64
 	Success         time.Time // of the last refresh; zero for none
 	// Rejects: it rejects this service's client credentials. Failing is since when nobody was served; zero where
-	// somebody is.
+	// some user is.
 	Rejects bool
 	Failing time.Time
 }

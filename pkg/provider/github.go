@@ -67,10 +67,11 @@ func (p github) user(ctx context.Context, ends *endpoints, access secret.Text) (
 	}
 	claims["login"] = strings.ToLower(login) // as it is compared everywhere at GitHub
 	organisations, failure := p.organisations(ctx, ends, access)
-	if failure != nil && failure.Outcome != Untrusted {
+	hidden := failure != nil && (failure.Status == http.StatusForbidden || failure.Status == http.StatusNotFound) && failure.Outcome == Untrusted
+	if failure != nil && !hidden {
 		return Identity{}, failure
 	}
-	if failure == nil { // else the token may not see them, which says nothing
+	if !hidden { // else the token may not see them, which says nothing
 		claims[githubOrganisations] = organisations
 	}
 	identity := Identity{Issuer: p.Config.Issuer, Subject: number.String(), Username: claimAt(claims, p.Config.UsernameClaim), Account: login}
@@ -93,13 +94,17 @@ func (p github) groupsOf(ctx context.Context, ends *endpoints, access secret.Tex
 	return identity.Groups, nil
 }
 
-// maxPages bounds the pages of a hundred organisations that are read.
-const maxPages = maxGroups / 100
+// Organisations are read so many a page that a page fits maxDocument, each of them being up to a kilobyte; maxPages
+// bounds the pages.
+const (
+	pageOfGroups = 50
+	maxPages     = maxGroups / pageOfGroups
+)
 
 // organisations reads the organisations of a person that a token may see, a page at a time.
 func (p github) organisations(ctx context.Context, ends *endpoints, access secret.Text) (all []any, failure *Error) {
 	all = []any{}
-	next := ends.userInfo + "/user/orgs?per_page=100"
+	next := ends.userInfo + "/user/orgs?per_page=" + strconv.Itoa(pageOfGroups)
 	for range maxPages {
 		var page []struct{ Login string }
 		header, failure := p.get(ctx, next, access, &page)

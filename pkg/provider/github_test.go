@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -42,7 +43,10 @@ func TestWhatGitHubAnswers(t *testing.T) {
 		"in none":                    {answers: answers{user: good, orgs: replies(200, `[]`)}, groups: []string{}},
 		"may not see organisations":  {answers: answers{user: good, orgs: replies(403, `{}`)}},
 		"a next page elsewhere":      {answers: answers{user: good, orgs: replies(200, `[{"login": "Lab"}]`, "Link", `<https://evil.example/orgs>; rel="next"`)}, groups: []string{"lab"}},
-		"pages without end":          {answers: answers{user: good, orgs: replies(200, `[{"login": "Lab"}]`, "Link", `<BASE/api/v3/user/orgs>; rel="next"`)}, groups: []string{"lab", "lab", "lab", "lab", "lab"}},
+		"pages without end":          {answers: answers{user: good, orgs: replies(200, `[{"login": "Lab"}]`, "Link", `<BASE/api/v3/user/orgs>; rel="next"`)}, groups: slices.Repeat([]string{"lab"}, 10)},
+		"organisations, no JSON":     {answers: answers{user: good, orgs: replies(200, `<html>`)}, outcome: provider.Untrusted},
+		"organisations, too large":   {answers: answers{user: good, orgs: replies(200, `[{"login": "`+strings.Repeat("a", 1<<20)+`"}]`)}, outcome: provider.Untrusted},
+		"a page of fifty":            {answers: answers{user: good, orgs: replies(200, "["+strings.TrimSuffix(strings.Repeat(`{"login": "lab", "description": "`+strings.Repeat("d", 1100)+`"},`, 50), ",")+"]")}, groups: slices.Repeat([]string{"lab"}, 50)},
 		"a token that was revoked":   {answers: answers{user: replies(401, `{}`)}, outcome: provider.Refused},
 		"revoked meanwhile":          {answers: answers{user: good, orgs: replies(401, `{}`)}, outcome: provider.Refused},
 		"the rate is used up":        {answers: answers{user: replies(403, `{}`, "X-Ratelimit-Remaining", "0", "X-Ratelimit-Reset", soon)}, outcome: provider.Throttled, pause: true},

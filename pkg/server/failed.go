@@ -20,6 +20,7 @@ import (
 	"github.com/workspace-token-service/wts/pkg/grant"
 	"github.com/workspace-token-service/wts/pkg/issuer"
 	"github.com/workspace-token-service/wts/pkg/keyring"
+	"github.com/workspace-token-service/wts/pkg/provider"
 	"github.com/workspace-token-service/wts/web"
 )
 
@@ -70,6 +71,7 @@ var failures = []failure{
 	{broker.ErrSignInFirst, "signed-out", http.StatusUnauthorized, "", "", startAgain},
 	{errShort, "short", http.StatusOK, "Signed in, but only until", "%s gave no refresh token, so that your workspaces are refused after that, and signing in again does not help. An operator can: with offline_access among the scopes of the provider, or prompt: consent.", goOn},
 	{broker.ErrUnavailable, "unavailable", http.StatusServiceUnavailable, "%s is not answering", "You are not signed in there yet. Try again in a moment.", tryAgain},
+	{errSignInOutage, "outage", http.StatusServiceUnavailable, "This service cannot finish the sign-in", "Its database does not answer. Nothing has changed; try again in a moment.", tryAgain},
 	{broker.ErrLoginFailed, "refused", http.StatusForbidden, "The sign-in at %s did not succeed", "What it answered was not accepted. If it goes on like that, tell an operator.", tryAgain},
 	// Of everything else.
 	{errNotFound, "", http.StatusNotFound, "There is no page here", "The address may be old, or mistyped.", toHome},
@@ -107,6 +109,8 @@ var (
 	errNotAdmin = errors.New("the page is for admins")
 	errTooOften = errors.New("too many requests")
 	errOutage   = errors.New("an outage")
+	// errSignInOutage is one during a login.
+	errSignInOutage = errors.New("an outage during a login")
 	// errPortal: the portal's sign-in is missing, which no login here brings.
 	errPortal = fmt.Errorf("%w: sign in at the portal", authn.ErrNoProof)
 )
@@ -117,10 +121,13 @@ var (
 // One that has no words stands for the line before it, of the same reason.
 func failureOf(err error) failure {
 	var many *errTooMany
-	switch {
+	var login *loginError
+	switch ours := isOutage(err) && !ofProvider(err) || errors.Is(err, errUnreadable); {
 	case errors.As(err, &many):
 		err = errTooOften
-	case isOutage(err) && !errors.Is(err, broker.ErrUnavailable), errors.Is(err, errUnreadable):
+	case ours && errors.As(err, &login):
+		err = errSignInOutage
+	case ours:
 		err = errOutage
 	}
 	for _, one := range failures {
@@ -129,6 +136,13 @@ func failureOf(err error) failure {
 		}
 	}
 	return failures[len(failures)-1]
+}
+
+// ofProvider tells an outage of a provider's, which has its own error or said so at the callback, from one of our
+// database.
+func ofProvider(err error) bool {
+	var failure *provider.Error
+	return errors.As(err, &failure) || errors.Is(err, broker.ErrNoCode) || errors.Is(err, broker.ErrRevoking)
 }
 
 // worded is the line itself, or for one without words the first of its reason.

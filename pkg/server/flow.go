@@ -28,7 +28,7 @@ func flowCookie(state string) string {
 }
 
 // A browser takes 4096 bytes a cookie, and hundreds of cookies: what is longer goes in parts, of which the first has the
-// name and the others a number behind it. They are read until one is missing, so that whoever sets fewer drops the rest.
+// name and the others a number behind it. They are read until one is missing, so that setting fewer drops the rest.
 
 // setLong gives the browser a value in as many cookies as it needs: a login's sealed state is larger than one may be
 // where its redirect is long.

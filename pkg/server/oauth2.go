@@ -221,8 +221,7 @@ func (l *logins) disconnect(x *exchange) error {
 		if err := l.logout(x); err != nil || !x.wantsPage() {
 			return err
 		}
-		x.caller = authn.Caller{}
-		return goTo(x, "/", "You are signed out here. Your workspaces go on.")
+		return signedOut(x, "You are signed out here. Your workspaces go on.")
 	}
 	x.event.Action = audit.Disconnect
 	id, err := l.broker.Provider(name)

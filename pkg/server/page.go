@@ -79,23 +79,26 @@ const (
 	madeLife   = 2 * time.Minute
 )
 
-// noticePlace is whose notice it is: this user's, and with a token's value this session's.
-func noticePlace(x *exchange, made bool) keyring.Place {
-	place := keyring.Place{Table: "cookie", Owner: x.caller.User.ID, Column: "notice"}
+// noticePlace is whose notice it is: a user's, and with a token's value a session's.
+func noticePlace(of authn.Caller, made bool) keyring.Place {
+	place := keyring.Place{Table: "cookie", Owner: of.User.ID, Column: "notice"}
 	if made {
-		place.Owner, place.Column = x.caller.User.ID+" "+x.caller.Actor, "value"
+		place.Owner, place.Column = of.User.ID+" "+of.Actor, "value"
 	}
 	return place
 }
 
 // leave has the next page of this user say something.
-func leave(x *exchange, said notice) {
+func leave(x *exchange, said notice) { leaveFor(x, x.caller, said) }
+
+// leaveFor has the next page say something to who is there then: after the end of a session, to nobody who is known.
+func leaveFor(x *exchange, whom authn.Caller, said notice) {
 	said.At = x.began
 	text, err := json.Marshal(said)
 	if err != nil {
 		return
 	}
-	sealed := x.seals.Seal(text, noticePlace(x, said.Made != nil))
+	sealed := x.seals.Seal(text, noticePlace(whom, said.Made != nil))
 	x.setLong(noticeCookie, base64.RawURLEncoding.EncodeToString(sealed))
 }
 
@@ -111,10 +114,10 @@ func takeNotice(x *exchange, ofTokens bool) (said notice) {
 		return said
 	}
 	life, made := noticeLife, false
-	text, err := x.seals.Open(sealed, noticePlace(x, false))
+	text, err := x.seals.Open(sealed, noticePlace(x.caller, false))
 	if err != nil {
 		life, made = madeLife, true
-		text, err = x.seals.Open(sealed, noticePlace(x, true))
+		text, err = x.seals.Open(sealed, noticePlace(x.caller, true))
 	}
 	if err != nil || made && !ofTokens { // another person's, or not for this page: it goes by its age
 		return said
@@ -134,6 +137,12 @@ func goTo(x *exchange, path, said string) error {
 	}
 	x.Redirect(http.StatusSeeOther, x.base+path)
 	return nil
+}
+
+// signedOut ends a session's last action. The audit still knows whose it was.
+func signedOut(x *exchange, said string) error {
+	leaveFor(x, authn.Caller{}, notice{Notice: web.Notice{Text: said}})
+	return goTo(x, "/", "")
 }
 
 // people are what the pages of a person who is signed in have in common: who it is, and what they may do. A page does

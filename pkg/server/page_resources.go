@@ -36,7 +36,7 @@ func rowOfResource(info apitoken.ResourceInfo) web.ResourceRow {
 // What a maintainer made goes on when they leave, which is what tokens of resources are for; and those who stay have to
 // see it, since the one who left may still have the value.
 
-// resource answers GET /resources/<audience>/<resource>: its tokens, whoever made them.
+// resource answers GET /resources/<audience>/<resource>: its tokens, of all its makers.
 func (v *tokenPages) resource(x *exchange) error {
 	who, err := v.person(x, "")
 	if err != nil {

@@ -111,8 +111,6 @@ func (v *sessionPages) endAll(x *exchange) error {
 	if err != nil {
 		return err
 	}
-	x.event.UserID, x.event.Username = x.caller.User.ID, x.caller.User.Username // the audit says whose they were
 	x.cookie(v.sessions.Cookie, "", -1)
-	x.caller = authn.Caller{}
-	return goTo(x, "/", counted(ended, "session has", "sessions have")+" ended. Your workspaces and API tokens go on.")
+	return signedOut(x, counted(ended, "session has", "sessions have")+" ended. Your workspaces and API tokens go on.")
 }

@@ -265,7 +265,7 @@ func (v *tokenPages) create(x *exchange) error {
 	return v.made(x, token, value, list)
 }
 
-// The audit has the line before the browser has the value, as everywhere: whoever has a token can be found.
+// The audit has the line before the browser has the value, as everywhere: who got a token can be found.
 
 // made shows a value on the page of the list, once.
 func (v *tokenPages) made(x *exchange, token apitoken.Token, value, list string) error {

@@ -93,7 +93,7 @@ func (s *Users) SetDisabled(ctx context.Context, username string, disabled bool)
 }
 
 // disable disables or enables a user whose row is locked. The sessions of browsers go on for as long as the user is
-// disabled, since nothing is done for them and the person is told why; whoever is enabled signs in anew.
+// disabled, since nothing is done for them and the person is told why; once enabled, they sign in anew.
 func (s *Users) disable(tx *gorm.DB, row *user, now int64, disabled bool) error {
 	if disabled == (row.DisabledAt != nil) {
 		return nil

@@ -98,7 +98,7 @@ func (v *views) makes(p *person) {
 	p.open(v.public + "/tokens/new")
 	p.do("tap", with{"role": "summary", "name": "More"}, nil)
 	p.look(v.shots, "token-form")
-	p.fill("Name", "a name that is taken for a mistake")
+	p.fill("Name", "a name beside a mistake")
 	p.choose("radio", "service")
 	p.choose("checkbox", "read")
 	p.fill("Networks", "not a network")

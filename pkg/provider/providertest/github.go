@@ -195,7 +195,7 @@ func (g *GitHub) say(w http.ResponseWriter, r *http.Request, body map[string]any
 	_ = json.NewEncoder(w).Encode(body)
 }
 
-// caller is whose token the API was asked with; it answers where it is nobody's.
+// caller is the person of the token with which the API was asked; it answers a request that has none.
 func (g *GitHub) caller(w http.ResponseWriter, r *http.Request) *GitHubUser {
 	g.calls[r.URL.Path]++
 	token, _ := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
@@ -237,7 +237,7 @@ func (g *GitHub) organisations(w http.ResponseWriter, r *http.Request) {
 	first := min(max(page-1, 0)*size, len(who.Organisations))
 	last := min(first+size, len(who.Organisations))
 	if last < len(who.Organisations) {
-		w.Header().Set("Link", fmt.Sprintf(`<%s/api/v3/user/orgs?per_page=100&page=%d>; rel="next", <%s/api/v3/user/orgs?page=9>; rel="last"`, g.BaseURL, max(page, 1)+1, g.BaseURL))
+		w.Header().Set("Link", fmt.Sprintf(`<%s/api/v3/user/orgs?per_page=50&page=%d>; rel="next", <%s/api/v3/user/orgs?page=9>; rel="last"`, g.BaseURL, max(page, 1)+1, g.BaseURL))
 	}
 	all := []map[string]any{}
 	for _, name := range who.Organisations[first:last] {

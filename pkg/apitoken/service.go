@@ -1,17 +1,11 @@
 package apitoken
 
 import (
-	"cmp"
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"net/netip"
-	"slices"
-	"strings"
 	"time"
-	"unicode"
-	"unicode/utf8"
 
 	"github.com/workspace-token-service/wts/pkg/issuer"
 )
@@ -106,21 +100,6 @@ func (s *Service) ForgetAll() {
 	s.changed()
 }
 
-// Every change of a token goes through one function of the store, under a lock on its row, and is told to every replica
-// in the same transaction: what was revoked on one is refused by all, and of two changes at once none is lost.
-
-// Wanted is what a token is made of.
-type Wanted struct {
-	Audience, Resource string // a resource makes it the resource's
-	Format             Format // Opaque where it is empty
-	Name, Description  string
-	Scopes             []string
-	Networks           []string
-	// Lifetime is how long it lives; 0 is the audience's default. Endless gives it no end.
-	Lifetime time.Duration
-	Endless  bool
-}
-
 // Create makes a token for a person, and returns its value: the only time that it can be seen. The errors are
 // ErrInput, ErrPolicy, ErrForbidden, ErrFull, those of People for a personal token, and those of issuer.Mint.
 func (s *Service) Create(ctx context.Context, who issuer.Person, wanted Wanted) (token Token, value string, err error) {
@@ -176,120 +155,6 @@ func (s *Service) value(ctx context.Context, token Token, who issuer.Person, now
 		return "", Value{}, err
 	}
 	return signed.Value, Value{Digest: DigestOf(signed.Value), Suffix: suffix(signed.Value), CreatedAt: now, Status: 1 + status}, nil
-}
-
-// draft judges what is asked for.
-func (s *Service) draft(who issuer.Person, wanted Wanted) (Token, error) {
-	policy, registered := s.judge.audiences.APITokens(wanted.Audience)
-	kind := Personal
-	if wanted.Resource != "" {
-		kind = Resource
-	}
-	networks, err := parseNetworks(wanted.Networks)
-	switch {
-	case !registered:
-		return Token{}, issuer.ErrAudience
-	case kind == Personal && !policy.Personal:
-		return Token{}, fmt.Errorf("%w: no personal tokens may be made for it", ErrPolicy)
-	case kind == Resource && !policy.Resource:
-		return Token{}, fmt.Errorf("%w: no tokens of resources may be made for it", ErrPolicy)
-	case wanted.Format == JWT && !policy.JWT:
-		return Token{}, fmt.Errorf("%w: no tokens that are JWTs may be made for it", ErrPolicy)
-	case wanted.Format != "" && wanted.Format != Opaque && wanted.Format != JWT:
-		return Token{}, fmt.Errorf("%w: format has to be opaque or jwt", ErrInput)
-	case err != nil:
-		return Token{}, err
-	case wanted.Format == JWT && len(networks) > 0:
-		return Token{}, fmt.Errorf("%w: a JWT cannot be held to networks: who verifies it by itself does not ask", ErrPolicy)
-	case wanted.Format == JWT && kind == Personal && s.judge.audiences.AsksGroups(wanted.Audience):
-		return Token{}, fmt.Errorf("%w: who may have its tokens depends on groups, and a JWT does not change with them; make an opaque one", ErrPolicy)
-	}
-	if err := checkText("name", wanted.Name, maxName, true); err != nil {
-		return Token{}, err
-	}
-	if err := checkText("description", wanted.Description, maxDescription, false); err != nil {
-		return Token{}, err
-	}
-	if err := s.judge.audiences.Allow(wanted.Audience, who, wanted.Scopes); err != nil {
-		return Token{}, err
-	}
-	now := s.now()
-	expires, err := expiry(kind, policy, wanted, now)
-	if err != nil {
-		return Token{}, err
-	}
-	scopes := slices.Clone(wanted.Scopes)
-	slices.Sort(scopes)
-	return Token{
-		ID: rand.Text(), Kind: kind, Format: cmp.Or(wanted.Format, Opaque), UserID: who.ID, Audience: wanted.Audience, Resource: wanted.Resource, Name: wanted.Name,
-		Description: wanted.Description, Scopes: slices.Compact(scopes), Networks: networks, CreatedAt: now, ExpiresAt: expires,
-	}, nil
-}
-
-// expiry is when a token ends that is made now.
-func expiry(kind Kind, policy issuer.APITokens, wanted Wanted, now time.Time) (time.Time, error) {
-	life := wanted.Lifetime
-	if life == 0 {
-		life = policy.DefaultLifetime
-	}
-	switch {
-	case wanted.Endless && (kind != Resource || !policy.Endless || wanted.Format == JWT):
-		return time.Time{}, fmt.Errorf("%w: a token has to have an end, at most %d days from now", ErrPolicy, policy.MaxLifetime/(24*time.Hour))
-	case wanted.Endless:
-		return time.Time{}, nil
-	case life < time.Minute:
-		return time.Time{}, fmt.Errorf("%w: a token lives for at least a minute", ErrInput)
-	case life > policy.MaxLifetime:
-		return time.Time{}, fmt.Errorf("%w: a token lives for at most %s", ErrPolicy, policy.MaxLifetime)
-	}
-	return now.Add(life), nil
-}
-
-// checkText wants what a person can read: nothing that looks like nothing, or like something else.
-func checkText(field, text string, most int, needed bool) error {
-	hidden := func(r rune) bool { return r != '\n' && !unicode.IsPrint(r) }
-	switch {
-	case needed && strings.TrimSpace(text) == "":
-		return fmt.Errorf("%w: %s is missing", ErrInput, field)
-	case len(text) > most:
-		return fmt.Errorf("%w: %s is longer than %d bytes", ErrInput, field, most)
-	case !utf8.ValidString(text) || strings.ContainsFunc(text, hidden):
-		return fmt.Errorf("%w: %s has a character that cannot be seen", ErrInput, field)
-	}
-	return nil
-}
-
-// parseNetworks reads networks in CIDR form, or single addresses.
-func parseNetworks(texts []string) (networks []netip.Prefix, err error) {
-	if len(texts) > maxNetworks {
-		return nil, fmt.Errorf("%w: more than %d networks", ErrInput, maxNetworks)
-	}
-	for _, text := range texts {
-		network, err := netip.ParsePrefix(text)
-		if address, single := netip.ParseAddr(text); single == nil && address.Zone() == "" {
-			network, err = netip.PrefixFrom(address, address.BitLen()), nil
-		}
-		if err != nil {
-			return nil, fmt.Errorf("%w: networks: %q is no network like 192.0.2.0/24", ErrInput, cut(text))
-		}
-		if network.Addr().Is4In6() {
-			network = netip.PrefixFrom(network.Addr().Unmap(), max(network.Bits()-96, 0))
-		}
-		networks = append(networks, network.Masked())
-	}
-	return networks, nil
-}
-
-// cut is what is kept or repeated of a text that was sent: its beginning, with a question mark for each character that
-// cannot be seen.
-func cut(text string) string {
-	seen := func(r rune) rune {
-		if r == utf8.RuneError || !unicode.IsPrint(r) {
-			return '?'
-		}
-		return r
-	}
-	return strings.Map(seen, strings.ToValidUTF8(text[:min(len(text), 64)], ""))
 }
 
 // Get returns a token that a person may see: their own, or one of a resource that they maintain. Any other is
@@ -393,98 +258,6 @@ func (s *Service) change(ctx context.Context, id string, change func(Token, time
 		s.known.forget(value.Digest)
 	}
 	return token, err
-}
-
-// Rotate gives a token another value; the present one goes on for the overlap (a day unless it is said; 0 ends it now).
-// Who rotates a resource's token has to be allowed what it may do, as who makes one.
-func (s *Service) Rotate(ctx context.Context, who issuer.Person, id string, overlap *time.Duration) (token Token, value string, err error) {
-	token, err = s.Get(ctx, who, id)
-	if err == nil && token.Kind == Resource {
-		err = s.judge.audiences.Allow(token.Audience, who, token.Scopes)
-	}
-	if err != nil {
-		return Token{}, "", err
-	}
-	return s.rotate(ctx, token, nil, overlap)
-}
-
-// RotateSelf rotates the token whose value is presented. A value that has a successor may rotate nothing any more: two
-// have a copy of the token, and it is revoked (rule B8).
-func (s *Service) RotateSelf(ctx context.Context, presented string, from netip.Addr, overlap *time.Duration) (token Token, value string, err error) {
-	token, err = s.Check(ctx, presented, from)
-	if err != nil && !errors.Is(err, ErrReplaced) {
-		return token, "", err
-	}
-	digest := DigestOf(presented)
-	return s.rotate(ctx, token, &digest, overlap)
-}
-
-// rotate gives a token another value, for a person, or for who presents a value. Only the newest value may: of two
-// programs that have the same token one is a thief, and neither knows which. With an error of rule B8 the token is
-// returned too, for the audit.
-func (s *Service) rotate(ctx context.Context, token Token, presented *Digest, overlap *time.Duration) (_ Token, value string, err error) {
-	pause := defaultOverlap
-	if overlap != nil {
-		pause = *overlap
-	}
-	if pause < 0 || pause > maxOverlap {
-		return Token{}, "", fmt.Errorf("%w: the overlap is 0 to %d seconds", ErrInput, int64(maxOverlap/time.Second))
-	}
-	var made Value
-	reused := presented != nil && token.Values[0].Digest != *presented
-	if !reused { // outside the transaction, which finds out whether it is needed
-		who, scopes, err := s.rights(ctx, token)
-		if err != nil {
-			return token, "", err
-		}
-		narrowed := token
-		narrowed.Scopes = scopes
-		if value, made, err = s.value(ctx, narrowed, who, s.now()); err != nil {
-			return token, "", err
-		}
-	}
-	token, err = s.change(ctx, token.ID, func(token Token, now time.Time) (Token, error) {
-		switch token.State(now) {
-		case "revoked":
-			return token, ErrRevoked
-		case "expired":
-			return token, ErrExpired
-		}
-		if reused = presented != nil && token.Values[0].Digest != *presented; reused {
-			return token.revoke(now, "wts", "a value that had a successor was presented to rotate it"), nil
-		}
-		made.CreatedAt = now
-		return token.succeed(made, now, pause)
-	})
-	switch {
-	case err != nil:
-		return token, "", err
-	case reused:
-		return token, "", ErrReplaced
-	}
-	return token, value, nil
-}
-
-// succeed gives a token a value, and each former one its end. Of the values of an opaque token those that ended first
-// are forgotten beyond a bound; a JWT's number stays as long as it can be presented.
-func (t Token) succeed(made Value, now time.Time, overlap time.Duration) (Token, error) {
-	values := slices.Clone(t.Values)
-	end := now.Add(overlap)
-	for i := range values {
-		if until := &values[i].Until; until.IsZero() || until.After(end) {
-			*until = end
-		}
-	}
-	for i := len(values) - 1; i >= 0 && len(values) >= maxValues; i-- {
-		if t.Format == Opaque && !now.Before(values[i].Until) {
-			values = slices.Delete(values, i, i+1)
-		}
-	}
-	if len(values) >= maxValues {
-		return t, ErrRotations
-	}
-	t.Values = slices.Insert(values, 0, made)
-	return t, nil
 }
 
 // Report revokes a token whose value was found where it should not be, and tells whether it is the value of a token. Who

@@ -3,9 +3,6 @@ package server
 import (
 	"encoding/json"
 	"errors"
-	"fmt"
-	"io"
-	"mime"
 	"net/http"
 	"slices"
 	"strconv"
@@ -148,44 +145,6 @@ func within(x *exchange, audience string, scopes []string) error {
 	}
 	return nil
 }
-
-// readBody reads JSON into a value: one object, with no member that is not known.
-func readBody(x *exchange, into any) error {
-	if kind, _, _ := mime.ParseMediaType(x.GetHeader("Content-Type")); kind != "application/json" {
-		return &inputError{"the body has to be JSON, with Content-Type: application/json"}
-	}
-	decoder := json.NewDecoder(x.Request.Body)
-	decoder.DisallowUnknownFields()
-	if err := decoder.Decode(into); err != nil {
-		var large *http.MaxBytesError
-		if errors.As(err, &large) {
-			return &inputError{fmt.Sprintf("the body is larger than %d bytes", maxBody)}
-		}
-		return &inputError{"the body is not the JSON that is expected: " + jsonFault(err)}
-	}
-	if _, err := decoder.Token(); !errors.Is(err, io.EOF) {
-		return &inputError{"the body is more than one JSON value"}
-	}
-	return nil
-}
-
-// jsonFault says what is wrong without repeating what was sent.
-func jsonFault(err error) string {
-	var kind *json.UnmarshalTypeError
-	if errors.As(err, &kind) {
-		return fmt.Sprintf("%s has to be a %s", cut(kind.Field), kind.Type)
-	}
-	var syntax *json.SyntaxError
-	if errors.As(err, &syntax) {
-		return fmt.Sprintf("it is no JSON at byte %d", syntax.Offset)
-	}
-	return "a member is not known, or the end is missing"
-}
-
-// inputError is a fault of a request to the API.
-type inputError struct{ message string }
-
-func (e *inputError) Error() string { return e.message }
 
 // newToken is the body that makes a token.
 type newToken struct {
@@ -416,109 +375,4 @@ func (a *apiTokens) rotate(x *exchange) error {
 	shown := view(token, time.Now())
 	shown.Token = value
 	return x.json(http.StatusOK, shown)
-}
-
-// presented notes for the audit which token a request presents, and takes the request out of its share: who presents
-// what is no token takes none away from others.
-func (a *apiTokens) presented(x *exchange, token apitoken.Token, kind string) error {
-	x.event.Audience, x.event.Resource, x.event.Token = token.Audience, token.Resource, token.ID
-	if token.ID == "" {
-		return nil
-	}
-	x.event.UserID, x.event.Proof, x.event.Actor = token.UserID, string(authn.APIToken), "token "+token.ID
-	x.share = "token " + token.ID
-	return a.limits.take(x, kind, nil)
-}
-
-// self answers the token that is presented about itself, as it is worth today.
-func (a *apiTokens) self(x *exchange) error {
-	token, _, err := a.service.Present(x.Request.Context(), authn.BearerToken(x.Request), x.peer.Addr)
-	if many := a.presented(x, token, reads); err == nil {
-		err = many
-	}
-	if err != nil {
-		return ofToken(err)
-	}
-	tellEnd(x, token.ExpiresAt)
-	return x.json(http.StatusOK, view(token, time.Now()))
-}
-
-// rotateSelf lets a program rotate its own token, before it ends.
-func (a *apiTokens) rotateSelf(x *exchange) error {
-	overlap, err := readOverlap(x)
-	if err != nil {
-		return err
-	}
-	value := authn.BearerToken(x.Request)
-	token, err := a.service.Check(x.Request.Context(), value, x.peer.Addr)
-	if many := a.presented(x, token, changes); err == nil {
-		err = many
-	}
-	if err != nil && !errors.Is(err, apitoken.ErrReplaced) {
-		return ofToken(err)
-	}
-	token, fresh, err := a.service.RotateSelf(x.Request.Context(), value, x.peer.Addr, overlap)
-	if err != nil {
-		return ofToken(err)
-	}
-	x.record()
-	shown := view(token, time.Now())
-	shown.Token = fresh
-	return x.json(http.StatusOK, shown)
-}
-
-// ofToken is an error of a token that is presented: one that is not known is not good, rather than not there.
-func ofToken(err error) error {
-	if errors.Is(err, apitoken.ErrUnknown) {
-		return fmt.Errorf("%w: %w", authn.ErrBearer, err)
-	}
-	return err
-}
-
-// leaked is called by scanners that found tokens where none should be: each is revoked. The answer is what GitHub's
-// secret scanning wants of a partner; the value itself is not repeated.
-func (a *apiTokens) leaked(x *exchange) error {
-	var sent []struct {
-		Token  string `json:"token"`
-		Type   string `json:"type"`
-		URL    string `json:"url"`
-		Source string `json:"source"`
-	}
-	if err := readBody(x, &sent); err != nil {
-		return err
-	}
-	if len(sent) > 100 {
-		return &inputError{"more than 100 reports at once"}
-	}
-	type verdict struct {
-		TokenHash string `json:"token_hash"` // SHA-256, in hex
-		Type      string `json:"token_type"`
-		Label     string `json:"label"`
-	}
-	var failed error
-	verdicts := make([]verdict, 0, len(sent))
-	for _, report := range sent {
-		where := report.URL
-		if where == "" {
-			where = report.Source
-		}
-		token, found, err := a.service.Report(x.Request.Context(), report.Token, where)
-		if failed = errors.Join(failed, err); err != nil {
-			continue // to the next, which may be revoked
-		}
-		if token.ID != "" {
-			event := audit.Event{Action: audit.RevokeToken, Actor: "a report", UserID: token.UserID, Audience: token.Audience, Resource: token.Resource, Token: token.ID}
-			alsoDone(x, event)
-		}
-		label := "false_positive"
-		if found {
-			label = "true_positive"
-		}
-		digest := apitoken.DigestOf(report.Token)
-		verdicts = append(verdicts, verdict{TokenHash: fmt.Sprintf("%x", digest[:]), Type: cut(report.Type), Label: label})
-	}
-	if failed != nil {
-		return failed
-	}
-	return x.json(http.StatusOK, verdicts)
 }

@@ -20,7 +20,7 @@ func TestALoginWithoutARefreshTokenSaysSo(t *testing.T) {
 		c.Providers["first"] = first
 	})
 	page := r.logIn(t, providertest.Browser(), "/oauth2/authorization_url?redirect=/lab", "alice")
-	for _, part := range []string{"The first gave no refresh token", "Continue", `href="/lab"`} {
+	for _, part := range []string{"Signed in, but only until <time", "The first gave no refresh token", "Continue", `href="/lab"`} {
 		t.Run(part, func(t *testing.T) {
 			if page.Status != http.StatusOK || !strings.Contains(page.Body, part) {
 				t.Errorf("%d, and the page lacks %q:\n%s", page.Status, part, page.Body)

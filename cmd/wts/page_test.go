@@ -243,6 +243,9 @@ func TestPagesOfWhoIsNotSignedIn(t *testing.T) {
 			}
 		})
 	}
+	if got := r.see(t, providertest.Browser(), "//tokens"); titleOf(got) != "Sign in" || strings.Contains(got.body, "redirect=/") {
+		t.Errorf("a way back that leads nowhere is offered:\n%s", got.body)
+	}
 	for _, path := range forms[:11] {
 		t.Run("POST "+path, func(t *testing.T) {
 			if got := r.submit(t, providertest.Browser(), path); got.status != http.StatusSeeOther || strings.Contains(got.header.Get("Location"), "oauth2") {
@@ -302,6 +305,32 @@ func TestANoticeIsForItsPerson(t *testing.T) {
 				t.Errorf("%d %q\n%s", page.status, noticeOf(page), page.body)
 			}
 		})
+	}
+}
+
+// So is what says something, and no value.
+func TestANoticeWithoutAValueIsForItsPersonToo(t *testing.T) {
+	r := startReplica(t, withTokens)
+	alice, bob := r.signedIn(t, "alice"), r.signedIn(t, "bob")
+	made := r.makeToken(t, alice, personalToken)
+	got := r.submit(t, alice, "/tokens/"+made.ID+"/revoke")
+	r.see(t, bob, "/")
+	base, _ := url.Parse(r.url)
+	bob.Jar.SetCookies(base, (&http.Response{Header: got.header}).Cookies())
+	if said := noticeOf(r.see(t, bob, "/tokens")); said != "" {
+		t.Errorf("bob reads %q", said)
+	}
+}
+
+// Views have a share of requests, as the API has, and say so in words.
+func TestPagesAreLimited(t *testing.T) {
+	r := startReplica(t, withTokens, func(c *config.Config) { c.Server.RateLimits = map[string]float64{"read": 0.1} })
+	alice := r.signedIn(t, "alice")
+	for _, path := range []string{"/resources", "/activity"} {
+		got := r.see(t, alice, path)
+		if refused := path == "/activity"; refused != (got.status == http.StatusTooManyRequests) || refused && (titleOf(got) != "Too many requests" || got.header.Get("Retry-After") == "") {
+			t.Errorf("%s: %d %q", path, got.status, titleOf(got))
+		}
 	}
 }
 
@@ -444,6 +473,11 @@ func TestSessionsByThePage(t *testing.T) {
 	if got := r.acts(t, last, "/oauth2/logout"); titleOf(got) != "Sign in" || noticeOf(got) != "✓ You are signed out here. Your workspaces go on." {
 		t.Errorf("logging out: %q %q", titleOf(got), noticeOf(got))
 	}
+	for _, action := range []string{"logout", "end session"} { // whose it was
+		if !regexp.MustCompile(`"audit":"` + action + `","outcome":"done","user_id":"[A-Z0-9]+","user":"alice","proof":"session"`).MatchString(r.log.String()) {
+			t.Errorf("the audit of %q does not say whose session it was", action)
+		}
+	}
 	if got := r.see(t, laptop, "/tokens"); titleOf(got) != "Sign in" {
 		t.Errorf("this session goes on: %q", titleOf(got))
 	}
@@ -523,6 +557,9 @@ func TestAdminByThePage(t *testing.T) {
 	}
 	if page := r.logIn(t, providertest.Browser(), "/oauth2/authorization_url?redirect=/tokens", "alice"); page.URL.Path != "/failed" || !strings.Contains(page.Body, "Your account is disabled") || strings.Contains(page.Body, "authorization_url") {
 		t.Errorf("alice signs in: %s\n%s", page.URL, page.Body)
+	}
+	if got := r.see(t, alice, "/oauth2/authorize/second?code=canary-code&state=x"); got.status != http.StatusSeeOther || strings.Contains(got.header.Get("Location"), "auth") || strings.Contains(got.header.Get("Location"), "canary") {
+		t.Errorf("a callback that is refused at the door stays at its address: %d %s", got.status, got.header.Get("Location"))
 	}
 	if got := r.submit(t, alice, "/oauth2/logout?idp=first"); got.status != http.StatusUnauthorized {
 		t.Errorf("alice disconnects: %d", got.status)
@@ -641,6 +678,9 @@ func TestFailedLogins(t *testing.T) {
 			if titleOf(first) != tests[name].title || titleOf(again) != titleOf(first) || len(button.FindAllString(first.body, -1)) != 1 {
 				t.Errorf("%q, then %q, want %q and one button:\n%s", titleOf(first), titleOf(again), tests[name].title, first.body)
 			}
+			if name == "never was" && strings.Contains(first.body, "idp=second") {
+				t.Errorf("the way back of another login is offered:\n%s", first.body)
+			}
 			if name != "never was" && !regexp.MustCompile(`authorization_url\?confirm=[A-Z0-9]+&amp;idp=second&amp;redirect=%2Fauthor"`).MatchString(first.body) {
 				t.Errorf("the provider or the way back is lost:\n%s", first.body)
 			}
@@ -658,7 +698,9 @@ func TestFailedLogins(t *testing.T) {
 			}
 		})
 	}
-	if got := r.see(t, r.signedIn(t, "bob"), own); titleOf(got) != "That did not work" || strings.Contains(got.body, "confirm=") {
+	bob := r.signedIn(t, "bob")
+	r.see(t, bob, "/oauth2/authorize/second?code=x&state=his-own") // a failure of his, so that he has what his pages are sealed for
+	if got := r.see(t, bob, own); titleOf(got) != "That did not work" || strings.Contains(got.body, "confirm=") {
 		t.Errorf("alice's page in bob's browser: %q\n%s", titleOf(got), got.body)
 	}
 }

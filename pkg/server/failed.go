@@ -123,8 +123,10 @@ func failureOf(err error) failure {
 	var many *errTooMany
 	var login *loginError
 	switch ours := isOutage(err) && !ofProvider(err) || errors.Is(err, errUnreadable); {
-	case errors.As(err, &many):
+	case errors.As(err, &many) && many.kind.name == changes:
 		err = errTooOften
+	case many != nil:
+		err = aggregate.ErrTooOften
 	case ours && errors.As(err, &login):
 		err = errSignInOutage
 	case ours:

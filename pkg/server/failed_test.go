@@ -37,6 +37,7 @@ func TestWhatAPersonReads(t *testing.T) {
 		"used before":                         {login(broker.ErrReplayed), "This sign-in took too long, or was opened twice"},
 		"disabled":                            {authn.ErrDisabled, "Your account is disabled"},
 		"too many":                            {&errTooMany{kind: kinds[changes]}, "Too many changes at once"},
+		"too many pages":                      {&errTooMany{kind: kinds[reads]}, "Too many requests"},
 		"not the portal's":                    {errPortal, "Sign in at the portal first"},
 		"nobody's":                            {authn.ErrNoProof, "Sign in first"},
 		"anything else":                       {errors.New("a surprise"), "That did not work"},

@@ -77,6 +77,9 @@ func (s *Service) draft(who issuer.Person, wanted Wanted) (Token, error) {
 	}, nil
 }
 
+// Every token has an end that its maker chose, or the audience's default; one without an end is a resource's alone, and the
+// operator has to allow it.
+
 // expiry is when a token ends that is made now.
 func expiry(kind Kind, policy issuer.APITokens, wanted Wanted, now time.Time) (time.Time, error) {
 	life := wanted.Lifetime

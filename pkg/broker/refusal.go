@@ -25,6 +25,9 @@ func (r refused) on(row Row, _ time.Time) (Change, error) {
 	return Change{Row: next, Tell: true, Landed: true}, nil
 }
 
+// The row is read and changed without a lock held over what the provider was asked: who signs in meanwhile stores another
+// token, which the change then finds, and leaves alone.
+
 // noteRefusal ends a grant whose access token its provider has just refused. What cannot be stored is found out again.
 func noteRefusal(ctx context.Context, b *Broker, userID, providerID string, access secret.Text, err error) {
 	var failure *provider.Error

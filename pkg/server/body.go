@@ -1,5 +1,8 @@
 package server
 
+// What a program sends is read strictly: a member that is not known is a fault and not passed over, so that a name that
+// is mistyped does not become a default.
+
 import (
 	"encoding/json"
 	"errors"

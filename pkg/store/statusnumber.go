@@ -1,5 +1,7 @@
 package store
 
+// Numbers of the status lists are given away once and never again, also where the token that wanted one was not made.
+
 import (
 	"context"
 	"time"

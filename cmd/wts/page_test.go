@@ -612,6 +612,10 @@ func TestAdminByAGroup(t *testing.T) {
 		c.Providers["first"] = first
 	})
 	alice := r.signedIn(t, "alice")
+	eventually(t, "the provider was asked, whose answer would come later than what follows", func() bool {
+		known, err := r.store.Users.Claims(t.Context(), r.idOf(t, "alice"))
+		return err == nil && !known.At.IsZero()
+	})
 	said := broker.Claims{Groups: []string{"wts-admins"}, At: time.Now().Add(time.Hour)} // no answer of the provider is newer
 	if err := r.store.Users.SetClaims(t.Context(), r.idOf(t, "alice"), said); err != nil {
 		t.Fatal(err)

@@ -133,7 +133,7 @@ func LoadForDatabase(path string, environ []string) (Config, error) {
 		config.Providers[id] = one
 	}
 	for id, one := range config.Audiences {
-		one.SecretFile = ""
+		one.SecretFile, one.SigningSecretFile = "", ""
 		config.Audiences[id] = one
 	}
 	config.WorkersFile, config.Notices = "", apitoken.WebhookConfig{}
@@ -181,6 +181,7 @@ func (c Config) complete(dir string) (Config, error) {
 	for _, id := range slices.Sorted(maps.Keys(c.Audiences)) {
 		one := c.Audiences[id]
 		files.secret("audiences."+id+".secret_file", one.SecretFile, &one.Secret)
+		files.secret("audiences."+id+".signing_secret_file", one.SigningSecretFile, &one.SigningSecret)
 		c.Audiences[id] = one
 	}
 	if c.Broker.DefaultProvider == "" && len(c.Providers) == 1 {

@@ -52,6 +52,7 @@ func (o owners) Now(ctx context.Context, userID string, groups bool, unseen time
 	if err := o.broker.LivingWithin(ctx, userID, o.config.Broker.DefaultProvider, unseen); err != nil || !groups {
 		return who, err
 	}
-	who.Groups, err = o.broker.Groups(ctx, userID)
+	said, err := o.broker.About(ctx, userID)
+	who.Groups, who.Subject, who.Name, who.Email = said.Groups, said.Subject, said.Name, said.Email
 	return who, err
 }

@@ -103,5 +103,11 @@ type Digest [sha256.Size]byte
 // DigestOf is the SHA-256 of a token. It needs no salt and no slow hash: a token has 160 random bits.
 func DigestOf(value string) Digest { return sha256.Sum256([]byte(value)) }
 
-// suffix is what a list shows of a token, so that a person finds the one in their file.
-func suffix(value string) string { return value[len(value)-4:] }
+// suffix is what a list shows of a token, so that a person finds the one in their file: of a JWT five characters, by which
+// PEPhub's clients name the key that is to be revoked.
+func suffix(value string) string {
+	if unverified.IsForm(value) {
+		return value[len(value)-5:]
+	}
+	return value[len(value)-4:]
+}

@@ -28,8 +28,9 @@ type Audiences interface {
 	APITokens(audience string) (issuer.APITokens, bool)
 	// PersonalJWTs are the audiences of personal tokens that are JWTs, each with its max_unseen.
 	PersonalJWTs() map[string]time.Duration
-	// AsksGroups tells that who may have an audience's tokens depends on their groups.
+	// AsksGroups tells that an audience's tokens, or who may have them, depend on groups; GroupsDecide that who may does.
 	AsksGroups(audience string) bool
+	GroupsDecide(audience string) bool
 	// Allow judges whether a user may have tokens for an audience with these scopes now.
 	Allow(audience string, who issuer.Person, scopes []string) error
 	// Narrow returns those of the scopes that a user may have now; no user, that the audience has.

@@ -14,9 +14,10 @@ import (
 
 // Claims are what the default provider said of a user, and when; the zero time where it never did.
 type Claims struct {
-	Subject string // who the user is there
-	Groups  []string
-	At      time.Time
+	Subject     string // who the user is there
+	Groups      []string
+	Name, Email string // empty where it does not say them
+	At          time.Time
 }
 
 // ClaimStore keeps what the default provider said of users.
@@ -48,16 +49,16 @@ func newClaims(said ClaimStore) *claims {
 	return &claims{said: said, entries: otter.Must(&otter.Options[string, *Claims]{MaximumSize: maxClaims})}
 }
 
-// Groups are the groups that a user is in by the default provider's word: at most claims_max_age old where it can be
-// asked, and at most ride_through_max where it fails. A provider that cannot be asked said them at the last login.
-func (c *claims) Groups(ctx context.Context, userID string) ([]string, error) {
+// About is what the default provider says of a user: at most claims_max_age old where it can be asked, and at most
+// ride_through_max where it fails. A provider that cannot be asked said it at the last login.
+func (c *claims) About(ctx context.Context, userID string) (Claims, error) {
 	b := c.broker
 	known, ok := c.entries.GetIfPresent(userID)
 	if !ok || b.now().Sub(known.At) >= b.config.ClaimsMaxAge { // another replica may have asked meanwhile
 		read, err := c.said.Claims(ctx, userID)
 		switch {
 		case err != nil && !ok:
-			return nil, outage(err)
+			return Claims{}, outage(err)
 		case err == nil:
 			known = &read
 			c.entries.Set(userID, known)
@@ -68,18 +69,18 @@ func (c *claims) Groups(ctx context.Context, userID string) ([]string, error) {
 		if age > b.config.ClaimsMaxAge/4*3 {
 			b.engine.background(func(ctx context.Context) { _, _ = c.ask(ctx, userID, known.Subject) }) // the next caller sees
 		}
-		return known.Groups, nil
+		return *known, nil
 	}
 	fresh, err := c.ask(ctx, userID, known.Subject)
 	switch {
 	case err == nil:
-		return fresh.Groups, nil
+		return fresh, nil
 	case errors.Is(err, provider.ErrNoUserInfo) && !known.At.IsZero():
-		return known.Groups, nil
+		return *known, nil
 	case age < b.config.RideThroughMax:
-		return known.Groups, nil
+		return *known, nil
 	}
-	return nil, err
+	return Claims{}, err
 }
 
 // ask asks the provider, once for all who want to know of the same user.
@@ -92,12 +93,12 @@ func (c *claims) ask(ctx context.Context, userID, subject string) (Claims, error
 		if err != nil {
 			return Claims{}, err
 		}
-		groups, err := b.providers[b.byDefault].Groups(ctx, token.Value, subject)
+		about, err := b.providers[b.byDefault].About(ctx, token.Value, subject)
 		if err != nil {
 			noteRefusal(ctx, b, userID, b.byDefault, token.Value, err)
-			return Claims{}, fmt.Errorf("asking for a user's groups: %w", err)
+			return Claims{}, fmt.Errorf("asking about a user: %w", err)
 		}
-		said := Claims{Subject: subject, Groups: groups, At: b.now()}
+		said := Claims{Subject: subject, Groups: about.Groups, Name: about.Name, Email: about.Email, At: b.now()}
 		c.entries.Set(userID, &said)
 		return said, c.said.SetClaims(ctx, userID, said)
 	})

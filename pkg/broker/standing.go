@@ -92,7 +92,7 @@ func (u *upstream) condition(listed Listed, now time.Time) Condition {
 func (c *claims) GroupsAtHand(userID string) []string {
 	known, ok := c.entries.GetIfPresent(userID)
 	if !ok || c.broker.now().Sub(known.At) >= c.broker.config.ClaimsMaxAge {
-		c.broker.engine.background(func(ctx context.Context) { _, _ = c.Groups(ctx, userID) })
+		c.broker.engine.background(func(ctx context.Context) { _, _ = c.About(ctx, userID) })
 	}
 	if !ok {
 		return nil

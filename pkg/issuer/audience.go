@@ -15,11 +15,15 @@ import (
 // Audience is a resource service that is registered to receive our tokens. What it says is decided in one place, Mint,
 // whichever way a token is asked for.
 type Audience struct {
-	// Profile is what its tokens say beside who they are for: standard (the default), resource or gen3; see
-	// docs/tokens.md.
+	// Profile is what its tokens say beside who they are for: standard (the default), resource, gen3, pephub or
+	// proteinpaint; see docs/tokens.md.
 	Profile string `config:"profile"`
-	// Algorithm signs its tokens. Default ES256; RS256 for gen3.
+	// Algorithm signs its tokens. Default ES256; RS256 for gen3, HS256 for pephub.
 	Algorithm string `config:"algorithm"`
+	// SigningSecret is what signs its tokens by HS256 where the resource service chose it; SigningSecretFile names a file
+	// that holds it, and wins. Without one a secret is made here, and shown once.
+	SigningSecret     secret.Text `config:"signing_secret"`
+	SigningSecretFile string      `config:"signing_secret_file"`
 	// MaxLifetime bounds a token's life; DefaultLifetime holds where the caller asks for none.
 	// Defaults: 1 hour, and 10 minutes.
 	MaxLifetime     time.Duration `config:"max_lifetime"`
@@ -111,10 +115,10 @@ func (a Audience) withDefaults() Audience {
 		a.Algorithm = profiles[a.Profile].algorithm()
 	}
 	if a.MaxLifetime == 0 {
-		a.MaxLifetime = time.Hour
+		a.MaxLifetime = cmp.Or(profiles[a.Profile].longest, time.Hour)
 	}
 	if a.DefaultLifetime == 0 {
-		a.DefaultLifetime = min(10*time.Minute, a.MaxLifetime)
+		a.DefaultLifetime = min(cmp.Or(profiles[a.Profile].usual, 10*time.Minute), a.MaxLifetime)
 	}
 	policy := &a.APITokens
 	if policy.MaxLifetime == 0 {
@@ -135,17 +139,25 @@ func (a Audience) validate(id string) error {
 	fault := func(format string, args ...any) {
 		faults = append(faults, fmt.Errorf("audiences."+id+"."+format, args...))
 	}
-	profile, known := profiles[a.Profile]
-	if !known && a.Profile != "" {
+	profile, known := profiles[cmp.Or(a.Profile, ProfileStandard)]
+	if !known {
 		fault("profile: is %q, want one of %v", a.Profile, Profiles())
 	}
-	if a.Algorithm != "" && !slices.Contains(Algorithms, a.Algorithm) {
-		fault("algorithm: is %q, want one of %v", a.Algorithm, Algorithms)
+	if a.Algorithm != "" && a.Algorithm != HS256 && !slices.Contains(Algorithms, a.Algorithm) {
+		fault("algorithm: is %q, want one of %v", a.Algorithm, append([]string{HS256}, Algorithms...))
 	} else if known && a.Algorithm != "" && !profile.signs(a.Algorithm) {
-		fault("algorithm: is %q, want one of %v for the profile %s", a.Algorithm, profile.algorithms, a.Profile)
+		fault("algorithm: is %q, want one of %v for the profile %s", a.Algorithm, profile.algorithms, cmp.Or(a.Profile, ProfileStandard))
 	}
-	if a.MaxLifetime != 0 && a.MaxLifetime < time.Second || a.MaxLifetime > longestLife {
-		fault("max_lifetime: is %s, want 1s to %s", a.MaxLifetime, longestLife)
+	if longest := max(longestLife, profile.longest); a.MaxLifetime != 0 && a.MaxLifetime < time.Second || a.MaxLifetime > longest {
+		fault("max_lifetime: is %s, want 1s to %s", a.MaxLifetime, longest)
+	}
+	if a.SigningSecret != "" {
+		switch {
+		case known && cmp.Or(a.Algorithm, profile.algorithm()) != HS256:
+			fault("signing_secret: is for the algorithm %s alone", HS256)
+		case len(a.SigningSecret) < minSecret:
+			fault("signing_secret: has %d bytes, want at least %d random ones", len(a.SigningSecret), minSecret)
+		}
 	}
 	if a.DefaultLifetime != 0 && a.DefaultLifetime < time.Second || a.MaxLifetime > 0 && a.DefaultLifetime > a.MaxLifetime {
 		fault("default_lifetime: is %s, want at least 1s and at most max_lifetime", a.DefaultLifetime)
@@ -208,6 +220,9 @@ type Person struct {
 	ID       string // our own, never reused
 	Username string
 	Groups   []string
+	// What else the default provider says, where an audience's tokens tell of it: who they are there, what they are called,
+	// and an address that it has verified. Empty where it does not say so.
+	Subject, Name, Email string
 }
 
 // scopesOf are the scopes that a user may have, and whether they may have a token at all.
@@ -255,7 +270,14 @@ func (r registry) Audience(id string) bool {
 	return ok
 }
 
-// AsksGroups tells that who may have an audience's tokens depends on their groups.
+// GroupsDecide tells that who may have an audience's tokens depends on their groups.
+func (r registry) GroupsDecide(id string) bool {
+	audience := r[id]
+	return audience.groupsDecide()
+}
+
+// AsksGroups tells that an audience's tokens, or who may have them, depend on groups and what else the default provider
+// says of a user.
 func (r registry) AsksGroups(id string) bool {
 	audience := r[id]
 	return audience.asksGroups()
@@ -319,6 +341,11 @@ func (r registry) PersonalJWTs() map[string]time.Duration {
 
 // asksGroups tells that a rule of the audience, or its profile, needs the user's groups.
 func (a *Audience) asksGroups() bool {
+	return profiles[a.Profile].about || a.groupsDecide()
+}
+
+// groupsDecide tells that who may have an audience's tokens depends on their groups.
+func (a *Audience) groupsDecide() bool {
 	return slices.ContainsFunc(a.Access, func(rule Access) bool { return len(rule.Groups) > 0 })
 }
 

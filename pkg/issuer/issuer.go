@@ -101,6 +101,10 @@ type Store interface {
 	// replicas share, and stores what comes back: new keys are added, changed ones changed, absent
 	// ones deleted.
 	UpdateSigningKeys(ctx context.Context, update func(keys []Key, now time.Time) ([]Key, error)) error
+	// AudienceKeys returns the keys that are one audience's own, the oldest first.
+	AudienceKeys(ctx context.Context) ([]AudienceKey, error)
+	// UpdateAudienceKeys is UpdateSigningKeys for them.
+	UpdateAudienceKeys(ctx context.Context, update func(keys []AudienceKey, now time.Time) ([]AudienceKey, error)) error
 }
 
 // Issuer mints tokens. It is safe for concurrent use; Mint and KeySet touch memory only.
@@ -130,7 +134,7 @@ func (i *Issuer) URL() string { return i.config.URL }
 func (i *Issuer) algorithms() []string {
 	wanted := []string{ES256}
 	for _, audience := range i.config.Audiences {
-		if !slices.Contains(wanted, audience.Algorithm) {
+		if !audience.ownKeys() && !slices.Contains(wanted, audience.Algorithm) {
 			wanted = append(wanted, audience.Algorithm)
 		}
 	}
@@ -141,7 +145,7 @@ func (i *Issuer) algorithms() []string {
 func (i *Issuer) maxLifetime(algorithm string) time.Duration {
 	longest := time.Hour
 	for _, audience := range i.config.Audiences {
-		if audience.Algorithm != algorithm {
+		if audience.Algorithm != algorithm || audience.ownKeys() {
 			continue
 		}
 		longest = max(longest, audience.MaxLifetime)

@@ -33,6 +33,23 @@ type memory struct {
 	err  error
 	open time.Duration // how long updates took in all
 	full error         // what storing ends in
+	own  []issuer.AudienceKey
+}
+
+func (m *memory) AudienceKeys(context.Context) ([]issuer.AudienceKey, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return slices.Clone(m.own), nil
+}
+
+func (m *memory) UpdateAudienceKeys(_ context.Context, update func([]issuer.AudienceKey, time.Time) ([]issuer.AudienceKey, error)) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	keys, err := update(slices.Clone(m.own), time.Now())
+	if err == nil {
+		m.own = keys
+	}
+	return err
 }
 
 func (m *memory) SigningKeys(context.Context) ([]issuer.Key, time.Time, error) {

@@ -25,9 +25,12 @@ const (
 	ES256 = "ES256"
 	RS256 = "RS256"
 	EdDSA = "EdDSA"
+	// HS256 signs with a secret that the readers of an audience's tokens share with us (RFC 7518 3.2), for those who read
+	// no key set: each of them could make such tokens too.
+	HS256 = "HS256"
 )
 
-// Algorithms are all of them.
+// Algorithms are those whose public keys are in the key set.
 var Algorithms = []string{ES256, RS256, EdDSA}
 
 // Key is one signing key. Times are the database's.

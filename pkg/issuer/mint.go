@@ -1,13 +1,14 @@
 package issuer
 
 import (
+	"cmp"
 	"crypto"
 	"crypto/ecdsa"
+	"crypto/hmac"
 	"crypto/rand"
 	"crypto/rsa"
 	"crypto/sha256"
 	"encoding/base64"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"time"
@@ -30,6 +31,8 @@ type Request struct {
 	AuthenticatedAt time.Time
 	// Lifetime wanted; 0 is the audience's default. More than its maximum is cut to the maximum.
 	Lifetime time.Duration
+	// ID is the jti where the caller has to know it before the token is made; empty for one that is drawn.
+	ID string
 }
 
 // Actor says how the caller was proven (RFC 8693 4.1).
@@ -65,7 +68,7 @@ func (i *Issuer) Mint(request Request) (Token, error) {
 	if lifetime <= 0 {
 		lifetime = audience.DefaultLifetime
 	}
-	return i.mint(audience, request, min(lifetime, audience.MaxLifetime), rand.Text(), nil) // the id has 130 bits
+	return i.mint(audience, request, min(lifetime, audience.MaxLifetime), cmp.Or(request.ID, rand.Text()), nil) // the id has 130 bits
 }
 
 // mint makes a token of what was allowed.
@@ -83,12 +86,11 @@ func (i *Issuer) mint(audience Audience, request Request, lifetime time.Duration
 	if request.Actor.Subject != "" {
 		body.Actor = &request.Actor
 	}
-	profiles[audience.Profile].add(&body, request)
-	payload, err := json.Marshal(body)
+	payload, err := profiles[audience.Profile].render(body, request)
 	if err != nil {
-		return Token{}, fmt.Errorf("rendering the claims: %w", err)
+		return Token{}, err
 	}
-	signing, err := i.signer(audience.Algorithm, now, time.Unix(body.ExpiresAt, 0))
+	signing, err := i.signerOf(request.Audience, audience, now, time.Unix(body.ExpiresAt, 0))
 	if err != nil {
 		return Token{}, err
 	}
@@ -143,6 +145,7 @@ type signer struct {
 	id, algorithm         string
 	activatesAt, leavesAt time.Time
 	private               crypto.Signer
+	secret                []byte // of HS256, in the place of private
 	head                  string // the encoded header and the dot behind it
 }
 
@@ -179,6 +182,11 @@ func (s *signer) sign(payload []byte) (string, error) {
 
 // signature is RFC 7518 3.3 and 3.4, RFC 8037 3.1.
 func (s *signer) signature(input []byte) ([]byte, error) {
+	if s.algorithm == HS256 {
+		code := hmac.New(sha256.New, s.secret)
+		code.Write(input)
+		return code.Sum(nil), nil
+	}
 	digest := sha256.Sum256(input)
 	switch private := s.private.(type) {
 	case *ecdsa.PrivateKey:

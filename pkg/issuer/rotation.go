@@ -32,6 +32,14 @@ func (i *Issuer) Reload(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	own, err := i.store.AudienceKeys(ctx)
+	if err != nil {
+		return fmt.Errorf("reading the keys of audiences: %w", err)
+	}
+	state.own = map[string][]AudienceKey{}
+	for _, key := range own {
+		state.own[key.Audience] = append(state.own[key.Audience], key)
+	}
 	i.state.Store(state)
 	return nil
 }
@@ -190,6 +198,8 @@ type keyState struct {
 	keySet  []byte
 	etag    string
 	sealed  int // keys whose private half does not open
+	own     map[string][]AudienceKey // by audience
+	public  map[string]Key           // by id, as Read verifies with them
 }
 
 // newKeyState renders what is asked for at every request: the key set, and the signers with the newest first.
@@ -199,8 +209,9 @@ func newKeyState(keys []Key) (*keyState, error) {
 	if err != nil {
 		return nil, err
 	}
-	state := &keyState{keySet: body, etag: etag}
+	state := &keyState{keySet: body, etag: etag, public: map[string]Key{}}
 	for _, key := range keys {
+		state.public[key.ID] = key
 		if key.Private == nil {
 			state.sealed++
 			continue

@@ -76,22 +76,22 @@ func (p github) user(ctx context.Context, ends *endpoints, access secret.Text) (
 	}
 	identity := Identity{Issuer: p.Config.Issuer, Subject: number.String(), Username: claimAt(claims, p.Config.UsernameClaim), Account: login}
 	identity.Groups = p.Config.groupsOf(claims)
+	claims["email_verified"] = true // what GitHub shows of it
+	identity.Name, identity.Email = p.Config.calledOf(claims)
 	identity.NameFlaw = p.Config.nameFlaw(claims, identity.Username)
 	return identity, nil
 }
 
-// groupsOf is Groups at GitHub.
-func (p github) groupsOf(ctx context.Context, ends *endpoints, access secret.Text, subject string) ([]string, error) {
+// about is About at GitHub.
+func (p github) about(ctx context.Context, ends *endpoints, access secret.Text, subject string) (Identity, error) {
 	identity, failure := p.user(ctx, ends, access)
 	switch {
 	case failure != nil:
-		return nil, failure
+		return Identity{}, failure
 	case identity.Subject != subject:
-		return nil, p.distrust("user", "it is about another person")
-	case identity.Groups == nil:
-		return []string{}, nil
+		return Identity{}, p.distrust("user", "it is about another person")
 	}
-	return identity.Groups, nil
+	return identity.orNoGroups(), nil
 }
 
 // Organisations are read so many a page that a page fits maxDocument, each of them being up to a kilobyte; maxPages

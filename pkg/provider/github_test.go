@@ -77,7 +77,8 @@ func TestWhatGitHubAnswers(t *testing.T) {
 			defer server.Close()
 			base = server.URL
 			p := provider.New("github", provider.Config{Type: provider.TypeGitHub, BaseURL: server.URL, ClientID: "wts", ClientSecret: "s"}, "https://wts/oauth2/authorize")
-			groups, err := p.Groups(t.Context(), "gho_x", "7")
+			said, err := p.About(t.Context(), "gho_x", "7")
+			groups := said.Groups
 			var failure *provider.Error
 			switch {
 			case test.outcome == "" && err != nil:

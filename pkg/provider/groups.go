@@ -15,12 +15,12 @@ var ErrNoUserInfo = errors.New("the provider has no UserInfo endpoint")
 const maxGroups = 500
 
 // groupsOf reads the groups claim: an array of names, or one name. It is nil where the claim is missing, which says
-// nothing.
+// nothing, and empty where no claim is meant to have them.
 func (c Config) groupsOf(claims map[string]any) []string {
-	if c.GroupsClaim == "" {
-		return nil
-	}
 	groups := []string{}
+	if c.GroupsClaim == "" {
+		return groups
+	}
 	switch value := valueAt(claims, c.GroupsClaim).(type) {
 	case nil:
 		return nil
@@ -37,30 +37,37 @@ func (c Config) groupsOf(claims map[string]any) []string {
 	return groups[:min(len(groups), maxGroups)]
 }
 
-// Groups asks UserInfo which groups a person is in now (OIDC Core 5.3). A claim that is not there any more means none.
-// The errors are *Error and ErrNoUserInfo.
-func (p *Provider) Groups(ctx context.Context, access secret.Text, subject string) ([]string, error) {
+// About asks UserInfo what a person is called and which groups they are in now (OIDC Core 5.3). A groups claim that is
+// not there any more means none. The errors are *Error and ErrNoUserInfo.
+func (p *Provider) About(ctx context.Context, access secret.Text, subject string) (Identity, error) {
 	ends, err := p.discover(ctx)
 	if err != nil {
-		return nil, err
+		return Identity{}, err
 	}
 	if ends.userInfo == "" {
-		return nil, ErrNoUserInfo
+		return Identity{}, ErrNoUserInfo
 	}
 	ctx, cancel := context.WithTimeout(ctx, p.Config.Timeout)
 	defer cancel()
 	if p.Config.Type == TypeGitHub {
-		return github{p}.groupsOf(ctx, ends, access, subject)
+		return github{p}.about(ctx, ends, access, subject)
 	}
 	claims, failure := p.userInfo(ctx, ends, access)
 	switch {
 	case failure != nil:
-		return nil, failure
+		return Identity{}, failure
 	case claims["sub"] != subject: // OIDC Core 5.3.2
-		return nil, p.distrust("userinfo", "it is about another person")
+		return Identity{}, p.distrust("userinfo", "it is about another person")
 	}
-	if groups := p.Config.groupsOf(claims); groups != nil {
-		return groups, nil
+	said := Identity{Subject: subject, Groups: p.Config.groupsOf(claims)}
+	said.Name, said.Email = p.Config.calledOf(claims)
+	return said.orNoGroups(), nil
+}
+
+// orNoGroups says that a person is in no group where the provider, asked for them, says nothing of any.
+func (i Identity) orNoGroups() Identity {
+	if i.Groups == nil {
+		i.Groups = []string{}
 	}
-	return []string{}, nil
+	return i
 }

@@ -64,6 +64,9 @@ type Identity struct {
 	Account string
 	// Groups are those that the person is in; nil where the provider does not say them.
 	Groups []string
+	// Name is what they are called in full, and Email an address that the provider has verified; empty where it does not
+	// say so.
+	Name, Email string
 	// NameFlaw says why Username must not name anybody; empty where it may. At a provider that only
 	// is connected the name does not matter.
 	NameFlaw string
@@ -185,6 +188,7 @@ func (p *Provider) identify(ctx context.Context, ends *endpoints, said answer, n
 	}
 	identity := Identity{Issuer: token.Issuer, Subject: token.Subject, Username: claimAt(claims, p.Config.UsernameClaim), Account: accountOf(claims)}
 	identity.Groups = p.Config.groupsOf(claims)
+	identity.Name, identity.Email = p.Config.calledOf(claims)
 	identity.NameFlaw = p.Config.nameFlaw(claims, identity.Username)
 	if identity.NameFlaw != "" && ends.userInfo != "" {
 		identity.NameFlaw, identity.Username, identity.NameOutage = p.completeName(ctx, ends, said.access, token.Subject, claims)
@@ -203,6 +207,20 @@ func accountOf(claims map[string]any) string {
 		}
 	}
 	return ""
+}
+
+// calledOf is a person's full name and their address (OIDC Core 5.1), as far as they can be shown. An address that the
+// provider has not verified may be anybody's.
+func (c Config) calledOf(claims map[string]any) (name, email string) {
+	name, _ = claims["name"].(string)
+	email, _ = claims["email"].(string)
+	if verified := claims["email_verified"]; verified != true && verified != "true" && !c.TrustUnverifiedEmail || textFlaw(email) != "" {
+		email = ""
+	}
+	if textFlaw(name) != "" {
+		name = ""
+	}
+	return name, email
 }
 
 // completeName asks UserInfo for claims that the id_token lacks, as many providers leave them out there

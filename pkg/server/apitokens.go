@@ -106,12 +106,11 @@ func (a *apiTokens) person(x *exchange, audience string) (issuer.Person, error) 
 	if !asked && !a.service.AdminsByGroup() {
 		return who, nil
 	}
-	groups, err := a.broker.Groups(x.Request.Context(), who.ID)
+	known, err := about(x, a.broker, who)
 	if err != nil && !asked { // no admin, while their groups cannot be had
 		return who, nil
 	}
-	who.Groups = groups
-	return who, err
+	return known, err
 }
 
 // changing wants a request that no other site can have had a browser send.

@@ -165,8 +165,15 @@ func (t *tokens) scoped(x *exchange) error {
 func (t *tokens) person(x *exchange, audience string) (who issuer.Person, err error) {
 	who = issuer.Person{ID: x.caller.User.ID, Username: x.caller.User.Username}
 	if t.issuer.AsksGroups(audience) {
-		who.Groups, err = t.broker.Groups(x.Request.Context(), who.ID)
+		return about(x, t.broker, who)
 	}
+	return who, nil
+}
+
+// about adds what the default provider says of a person.
+func about(x *exchange, connections *broker.Broker, who issuer.Person) (issuer.Person, error) {
+	said, err := connections.About(x.Request.Context(), who.ID)
+	who.Groups, who.Subject, who.Name, who.Email = said.Groups, said.Subject, said.Name, said.Email
 	return who, err
 }
 

@@ -58,7 +58,7 @@ func (s *Logins) Connect(ctx context.Context, grant broker.Grant) (stored broker
 			return broker.ErrUserDisabled
 		}
 		if grant.UserID == "" && grant.Identity.Groups != nil {
-			if err := s.users.setClaims(tx, who.ID, broker.Claims{Groups: grant.Identity.Groups, At: time.Now()}); err != nil {
+			if err := s.users.setClaims(tx, who.ID, broker.Claims{Groups: grant.Identity.Groups, Name: grant.Identity.Name, Email: grant.Identity.Email, At: time.Now()}); err != nil {
 				return err
 			}
 		}

@@ -23,6 +23,7 @@ var sealedColumns = []sealed{
 	{"connections", "access_token", "user_id", "provider", "stored_version"},
 	{"revocations", "token", "id", "provider", "0"},
 	{"signing_keys", "private", "id", "''", "0"},
+	{"audience_keys", "private", "id", "''", "0"},
 	{"audit_chains", "head", "id", "''", "seq"},
 	{"audit_chains", "cut", "id", "''", "cut_seq"},
 	{"audit_register", "sealed", "'register'", "''", "number"},
@@ -64,7 +65,7 @@ func (s *Store) Reencrypt(ctx context.Context) (Reencrypted, error) {
 
 // reencrypt does a batch of those that follow the last one.
 func (s *Store) reencrypt(tx *gorm.DB, of sealed, last sealedValue) (done Reencrypted, next sealedValue, more bool, err error) {
-	if of.table == "signing_keys" && s.dialect == "postgres" { // a change of them writes whole rows
+	if (of.table == "signing_keys" || of.table == "audience_keys") && s.dialect == "postgres" { // a change of them writes whole rows
 		if err := tx.Exec("SELECT pg_advisory_xact_lock(?)", keysLock).Error; err != nil {
 			return done, next, false, err
 		}

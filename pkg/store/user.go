@@ -120,12 +120,14 @@ func (s *Users) Claims(ctx context.Context, userID string) (claims broker.Claims
 	var row struct {
 		Subject  string
 		Groups   *string
+		FullName string
+		Email    string
 		ClaimsAt *int64
 	}
 	err = s.run(ctx, func(tx *gorm.DB) error {
-		return tx.Raw("SELECT subject, groups, claims_at FROM users WHERE id = ?", userID).Scan(&row).Error
+		return tx.Raw("SELECT subject, groups, full_name, email, claims_at FROM users WHERE id = ?", userID).Scan(&row).Error
 	})
-	claims = broker.Claims{Subject: row.Subject, At: instant(row.ClaimsAt)}
+	claims = broker.Claims{Subject: row.Subject, Name: row.FullName, Email: row.Email, At: instant(row.ClaimsAt)}
 	if row.Groups != nil && *row.Groups != "" {
 		claims.Groups = strings.Split(*row.Groups, "\n")
 	}
@@ -139,6 +141,6 @@ func (s *Users) SetClaims(ctx context.Context, userID string, claims broker.Clai
 
 // setClaims stores what a provider said of a user, unless something newer stands there.
 func (s *Users) setClaims(tx *gorm.DB, userID string, claims broker.Claims) error {
-	return tx.Exec("UPDATE users SET groups = ?, claims_at = ? WHERE id = ? AND (claims_at IS NULL OR claims_at <= ?)",
-		strings.Join(claims.Groups, "\n"), claims.At.UnixMilli(), userID, claims.At.UnixMilli()).Error
+	return tx.Exec("UPDATE users SET groups = ?, full_name = ?, email = ?, claims_at = ? WHERE id = ? AND (claims_at IS NULL OR claims_at <= ?)",
+		strings.Join(claims.Groups, "\n"), claims.Name, claims.Email, claims.At.UnixMilli(), userID, claims.At.UnixMilli()).Error
 }

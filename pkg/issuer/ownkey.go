@@ -1,0 +1,236 @@
+package issuer
+
+import (
+	"context"
+	"crypto"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/base64"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/workspace-token-service/wts/pkg/secret"
+)
+
+// Services that read no key set know one key alone: a secret that they share with us (HS256), or a public key that was
+// copied into their configuration. Such a key is the audience's own, and is replaced in two steps, with the service's
+// change between them: the next one is made and shown, the service is told of it, and then it begins to sign.
+
+var (
+	// ErrNoSecret: the audience signs with a key of its own, and none was made yet.
+	ErrNoSecret = errors.New("the audience has no key of its own yet; an admin makes one")
+	// ErrPending: a next key was made already, and waits for its activation.
+	ErrPending = errors.New("a next key was made already; activate it, or drop it")
+	// ErrNoNext: there is no next key.
+	ErrNoNext = errors.New("there is no next key; make one first")
+	// ErrNotOwn: the audience's tokens are signed with the service's keys, or with a secret of the configuration.
+	ErrNotOwn = errors.New("the audience has no key of its own that could be replaced")
+)
+
+// AudienceKey is a key of one audience's own. Times are the database's.
+type AudienceKey struct {
+	ID, Audience, Algorithm string
+	// Secret is that of HS256, Private that of another algorithm. Both are empty where the keyring at hand does not open
+	// the key.
+	Secret  secret.Text
+	Private crypto.Signer
+	Public  crypto.PublicKey
+	// CreatedAt is when it was made; ActivatesAt when it began to sign, zero for the next one; RetiredAt when another one
+	// took its place.
+	CreatedAt, ActivatesAt, RetiredAt time.Time
+}
+
+// State is where in its life a key stands.
+func (k AudienceKey) State() State {
+	switch {
+	case k.ActivatesAt.IsZero():
+		return Next
+	case k.RetiredAt.IsZero():
+		return Active
+	}
+	return Retired
+}
+
+// PEM is the public half of a key for a service's configuration (RFC 7468 13); empty for a secret.
+func (k AudienceKey) PEM() string {
+	raw, err := x509.MarshalPKIXPublicKey(k.Public)
+	if k.Public == nil || err != nil {
+		return ""
+	}
+	return string(pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: raw}))
+}
+
+// OwnKeys tells that an audience's tokens are signed with keys of its own, which are made and replaced here.
+func (r registry) OwnKeys(audience string) bool {
+	found, ok := r[audience]
+	return ok && found.ownKeys() && found.SigningSecret == ""
+}
+
+// ownKeys tells that its tokens are signed with a key that is no other audience's.
+func (a *Audience) ownKeys() bool { return a.Algorithm == HS256 || profiles[a.Profile].pinned }
+
+// AudienceKeys are an audience's own keys, the newest first.
+func (i *Issuer) AudienceKeys(ctx context.Context, audience string) ([]AudienceKey, error) {
+	all, err := i.store.AudienceKeys(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("reading the keys of audiences: %w", err)
+	}
+	all = slices.DeleteFunc(all, func(key AudienceKey) bool { return key.Audience != audience })
+	slices.Reverse(all)
+	return all, nil
+}
+
+// MakeAudienceKey makes an audience's next key and returns it: the only time that a secret is shown. Where the audience
+// has none that signs, it signs at once. The errors are ErrAudience, ErrNotOwn and ErrPending.
+func (i *Issuer) MakeAudienceKey(ctx context.Context, audience string) (AudienceKey, error) {
+	of, ok := i.config.Audiences[audience]
+	switch {
+	case !ok:
+		return AudienceKey{}, ErrAudience
+	case !i.OwnKeys(audience):
+		return AudienceKey{}, ErrNotOwn
+	}
+	made, err := newAudienceKey(audience, of.Algorithm)
+	if err != nil {
+		return AudienceKey{}, err
+	}
+	err = i.changeAudienceKeys(ctx, func(keys []AudienceKey, now time.Time) ([]AudienceKey, error) {
+		made.CreatedAt, made.ActivatesAt = now, now
+		for _, key := range keys {
+			switch {
+			case key.Audience != audience:
+			case key.State() == Next:
+				return nil, ErrPending
+			case key.State() == Active && key.Algorithm == of.Algorithm:
+				made.ActivatesAt = time.Time{}
+			}
+		}
+		if !made.ActivatesAt.IsZero() { // one of another algorithm signs no more
+			retire(keys, audience, now)
+		}
+		return append(keys, made), nil
+	})
+	return made, err
+}
+
+// ActivateAudienceKey has the next key of an audience sign from now on. The one before it is kept for as long as a token
+// that it signed may be valid. The errors are ErrNotOwn and ErrNoNext.
+func (i *Issuer) ActivateAudienceKey(ctx context.Context, audience string) (AudienceKey, error) {
+	return i.withNext(ctx, audience, func(keys []AudienceKey, next int, now time.Time) []AudienceKey {
+		retire(keys, audience, now)
+		keys[next].ActivatesAt = now
+		return keys
+	})
+}
+
+// DropAudienceKey drops the next key of an audience, which never signed. The errors are ErrNotOwn and ErrNoNext.
+func (i *Issuer) DropAudienceKey(ctx context.Context, audience string) (AudienceKey, error) {
+	return i.withNext(ctx, audience, func(keys []AudienceKey, next int, _ time.Time) []AudienceKey {
+		return slices.Delete(keys, next, next+1)
+	})
+}
+
+// withNext changes the keys by the next one of an audience, which it returns.
+func (i *Issuer) withNext(ctx context.Context, audience string, change func([]AudienceKey, int, time.Time) []AudienceKey) (next AudienceKey, err error) {
+	if !i.OwnKeys(audience) {
+		return AudienceKey{}, ErrNotOwn
+	}
+	return next, i.changeAudienceKeys(ctx, func(keys []AudienceKey, now time.Time) ([]AudienceKey, error) {
+		at := slices.IndexFunc(keys, func(key AudienceKey) bool { return key.Audience == audience && key.State() == Next })
+		if at < 0 {
+			return nil, ErrNoNext
+		}
+		next = keys[at]
+		return change(keys, at, now), nil
+	})
+}
+
+// retire ends the signing of an audience's key.
+func retire(keys []AudienceKey, audience string, now time.Time) {
+	for i := range keys {
+		if keys[i].Audience == audience && keys[i].State() == Active {
+			keys[i].RetiredAt = now
+		}
+	}
+}
+
+// changeAudienceKeys changes the keys under the store's lock, drops what no token needs any more, and reads them again.
+func (i *Issuer) changeAudienceKeys(ctx context.Context, change func([]AudienceKey, time.Time) ([]AudienceKey, error)) error {
+	err := i.store.UpdateAudienceKeys(ctx, func(keys []AudienceKey, now time.Time) ([]AudienceKey, error) {
+		changed, err := change(keys, now)
+		return slices.DeleteFunc(changed, func(key AudienceKey) bool {
+			return !key.RetiredAt.IsZero() && now.After(key.RetiredAt.Add(i.ownTokenLife(key.Audience)+overlap))
+		}), err
+	})
+	if err != nil {
+		return fmt.Errorf("changing the keys of audiences: %w", err)
+	}
+	return i.Reload(ctx)
+}
+
+// ownTokenLife is the longest that a token of an audience may live.
+func (i *Issuer) ownTokenLife(audience string) time.Duration {
+	of := i.config.Audiences[audience]
+	if of.APITokens.JWT {
+		return max(of.MaxLifetime, of.APITokens.MaxLifetime)
+	}
+	return of.MaxLifetime
+}
+
+// secretBytes is how many random bytes a secret has: as many as HS256 computes with (RFC 7518 3.2).
+const secretBytes = 32
+
+// newAudienceKey makes a key. A secret is text, as readers configure it: its bytes are what both sides compute with.
+func newAudienceKey(audience, algorithm string) (AudienceKey, error) {
+	key := AudienceKey{ID: rand.Text()[:16], Audience: audience, Algorithm: algorithm}
+	if algorithm == HS256 {
+		var random [secretBytes]byte
+		rand.Read(random[:]) // never fails: crypto/rand ends the program instead
+		key.Secret = secret.Text(base64.RawURLEncoding.EncodeToString(random[:]))
+		return key, nil
+	}
+	private, err := generate(algorithm)
+	if err != nil {
+		return key, fmt.Errorf("generating a key for %s: %w", algorithm, err)
+	}
+	key.Private, key.Public = private, private.Public()
+	return key, nil
+}
+
+// signer signs with the key, whose header is that of any JWT: who was told one key alone looks at no other member.
+func (k AudienceKey) signer() signer {
+	return *(&signer{id: k.ID, algorithm: k.Algorithm, private: k.Private, secret: []byte(k.Secret)}).as("JWT")
+}
+
+// signerOf is what signs the tokens of an audience now.
+func (i *Issuer) signerOf(id string, audience Audience, now, expiresAt time.Time) (*signer, error) {
+	kind := profiles[audience.Profile].kind
+	if !audience.ownKeys() {
+		found, err := i.signer(audience.Algorithm, now, expiresAt)
+		if err != nil || kind == "" {
+			return found, err
+		}
+		return found.as(kind), nil
+	}
+	if audience.SigningSecret != "" {
+		own := AudienceKey{ID: "configured", Algorithm: HS256, Secret: audience.SigningSecret}.signer()
+		return &own, nil
+	}
+	state := i.state.Load()
+	if state == nil {
+		return nil, ErrNoKey
+	}
+	for _, key := range state.own[id] {
+		if key.State() == Active && key.Algorithm == audience.Algorithm {
+			if key.Secret == "" && key.Private == nil {
+				return nil, ErrNoKey // this keyring does not open it
+			}
+			own := key.signer()
+			return &own, nil
+		}
+	}
+	return nil, ErrNoSecret
+}

@@ -1,0 +1,152 @@
+package issuer_test
+
+import (
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/workspace-token-service/wts/pkg/issuer"
+)
+
+// ofParts are the header and the claims of a token.
+func ofParts(t *testing.T, token string) (header, claims map[string]any) {
+	t.Helper()
+	for at, into := range []*map[string]any{&header, &claims} {
+		raw, err := base64.RawURLEncoding.DecodeString(strings.Split(token, ".")[at])
+		if err == nil {
+			err = json.Unmarshal(raw, into)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	return header, claims
+}
+
+// signedBy tells whether a token's HS256 signature is by a secret, computed as its readers do.
+func signedBy(token, secret string) bool {
+	at := strings.LastIndexByte(token, '.')
+	code := hmac.New(sha256.New, []byte(secret))
+	code.Write([]byte(token[:at]))
+	return base64.RawURLEncoding.EncodeToString(code.Sum(nil)) == token[at+1:]
+}
+
+var curator = issuer.Person{ID: "u1", Username: "Alice", Groups: []string{"Databio", "pepkit"}, Subject: "583231", Name: "Alice L.", Email: "a@example.org"}
+
+func TestPEPhubProfile(t *testing.T) {
+	const secret = "a-secret-that-PEPhub-has-in-its-configuration"
+	i := startedWith(t, issuer.Config{URL: url, Audiences: map[string]issuer.Audience{
+		"stock": {Profile: issuer.ProfilePEPhub, SigningSecret: secret}, "modern": {Profile: issuer.ProfilePEPhub, Algorithm: issuer.ES256},
+	}})
+	for audience, row := range map[string]struct{ algorithm, kind string }{"stock": {"HS256", "JWT"}, "modern": {"ES256", "pephub+jwt"}} {
+		t.Run(audience, func(t *testing.T) {
+			token, err := i.Mint(issuer.Request{Audience: audience, Person: curator, Lifetime: time.Minute})
+			if err != nil {
+				t.Fatal(err)
+			}
+			header, claims := ofParts(t, token.Value)
+			if header["alg"] != row.algorithm || header["typ"] != row.kind {
+				t.Errorf("the header is %v, want %v", header, row)
+			}
+			if row.algorithm == "HS256" && !signedBy(token.Value, secret) {
+				t.Error("the signature is not by the secret")
+			}
+			exp, iat := claims["exp"].(float64), claims["iat"].(float64)
+			delete(claims, "exp")
+			delete(claims, "iat")
+			want := map[string]any{
+				"login": "alice", "id": 583231.0, "name": "Alice L.", "orgs": []any{"databio", "pepkit"}, "jti": token.ID, "iss": url, "sub": "u1", "audience": audience,
+			}
+			if diff := cmp.Diff(want, claims); diff != "" || exp-iat != 60 {
+				t.Errorf("exp-iat is %v, and the claims (-want +got):\n%s", exp-iat, diff)
+			}
+			said, err := i.Read(audience, token.Value)
+			if err != nil || said.ID != token.ID || said.Subject != "u1" {
+				t.Errorf("read back: %+v, %v", said, err)
+			}
+			for other := range map[string]bool{"stock": true, "modern": true, "none": true} {
+				if _, err := i.Read(other, token.Value); other != audience && !errors.Is(err, issuer.ErrNotOurs) {
+					t.Errorf("read for %s: %v, want ErrNotOurs", other, err)
+				}
+			}
+			if _, err := i.Read(audience, token.Value[:len(token.Value)-2]+"AA"); !errors.Is(err, issuer.ErrNotOurs) {
+				t.Errorf("with another signature: %v, want ErrNotOurs", err)
+			}
+		})
+	}
+	nobody, err := i.Mint(issuer.Request{Audience: "stock", Person: issuer.Person{ID: "u2", Username: "bob", Subject: "x-1"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, claims := ofParts(t, nobody.Value); claims["orgs"] == nil || claims["id"] != "x-1" || claims["name"] != "bob" {
+		t.Errorf("of a person of whom little is known it says %v", claims)
+	}
+}
+
+// A key of an audience's own is replaced in two steps, and what it signed is read until it has expired.
+func TestAudienceKeys(t *testing.T) {
+	i := startedWith(t, issuer.Config{URL: url, Audiences: map[string]issuer.Audience{
+		"own": {Profile: issuer.ProfilePEPhub}, "other": {Profile: issuer.ProfilePEPhub}, "plain": {}, "configured": {Profile: issuer.ProfilePEPhub, SigningSecret: "a-secret-of-the-operators-own"},
+	}})
+	mint := func(audience string) (issuer.Token, error) {
+		return i.Mint(issuer.Request{Audience: audience, Person: curator})
+	}
+	if _, err := mint("own"); !errors.Is(err, issuer.ErrNoSecret) {
+		t.Fatalf("before there is a secret: %v, want ErrNoSecret", err)
+	}
+	for audience, want := range map[string]error{"plain": issuer.ErrNotOwn, "configured": issuer.ErrNotOwn, "none": issuer.ErrAudience} {
+		if _, err := i.MakeAudienceKey(t.Context(), audience); !errors.Is(err, want) {
+			t.Errorf("a key for %s: %v, want %v", audience, err, want)
+		}
+	}
+	first, err := i.MakeAudienceKey(t.Context(), "own")
+	if err != nil || len(first.Secret) < 43 || first.State() != issuer.Active {
+		t.Fatalf("the first: %+v, %v", first, err)
+	}
+	old, err := mint("own")
+	if err != nil || !signedBy(old.Value, string(first.Secret)) {
+		t.Fatalf("signed by the first: %v", err)
+	}
+	if _, err := mint("other"); !errors.Is(err, issuer.ErrNoSecret) {
+		t.Errorf("another audience has the key too: %v", err)
+	}
+	if _, err := i.ActivateAudienceKey(t.Context(), "own"); !errors.Is(err, issuer.ErrNoNext) {
+		t.Errorf("activating nothing: %v", err)
+	}
+	dropped, err := i.MakeAudienceKey(t.Context(), "own")
+	if err != nil || dropped.State() != issuer.Next {
+		t.Fatalf("a second: %+v, %v", dropped, err)
+	}
+	if _, err := i.MakeAudienceKey(t.Context(), "own"); !errors.Is(err, issuer.ErrPending) {
+		t.Errorf("a third while the second waits: %v", err)
+	}
+	if _, err := i.DropAudienceKey(t.Context(), "own"); err != nil {
+		t.Fatal(err)
+	}
+	next, err := i.MakeAudienceKey(t.Context(), "own")
+	if err != nil || next.Secret == first.Secret {
+		t.Fatalf("the next: %v", err)
+	}
+	if between, err := mint("own"); err != nil || !signedBy(between.Value, string(first.Secret)) {
+		t.Errorf("the next one signs before it was activated: %v", err)
+	}
+	if _, err := i.ActivateAudienceKey(t.Context(), "own"); err != nil {
+		t.Fatal(err)
+	}
+	fresh, err := mint("own")
+	if err != nil || !signedBy(fresh.Value, string(next.Secret)) {
+		t.Errorf("after the activation it is not the next that signs: %v", err)
+	}
+	for name, token := range map[string]string{"old": old.Value, "fresh": fresh.Value} {
+		if _, err := i.Read("own", token); err != nil {
+			t.Errorf("the %s token is not read: %v", name, err)
+		}
+	}
+}

@@ -255,3 +255,52 @@ func forged(t *testing.T, claims map[string]any) string {
 	encode := base64.RawURLEncoding.EncodeToString
 	return hs256(encode([]byte(`{"alg":"HS256","typ":"JWT"}`))+"."+encode(payload), []byte(hubSecret))
 }
+
+// A service in another language asks about a namespace, and is answered by the groups of now.
+func TestAuthzCheck(t *testing.T) {
+	r, hub := atGitHub(t, false, withHub)
+	alice, bob := r.hubToken(t, "alice"), r.hubToken(t, "bob")
+	ask := func(token, body string) answer {
+		t.Helper()
+		headers := []string{}
+		if token != "" {
+			headers = []string{"Authorization", token}
+		}
+		return r.sendJSON(t, nil, http.MethodPost, "/authz/check", body, headers...)
+	}
+	key := decoded[keyMade](t, r.authAs(t, alice, http.MethodPost, "/auth/user/keys", ""), http.StatusOK).Key.Key
+	expired := jwtClaims(t, alice)
+	expired["exp"] = float64(time.Now().Add(-time.Minute).Unix())
+	const edit, private = `{"namespace": "Databio", "action": "edit", "visibility": "public"}`, `{"namespace": "databio", "action": "read", "visibility": "private"}`
+	for name, row := range map[string]struct {
+		token, body string
+		want        int
+	}{
+		"a member edits":              {alice, edit, 200},
+		"a member reads":              {"Bearer " + alice, private, 200},
+		"a member's key reads":        {key, private, 200},
+		"a worker's token reads":      {r.worker(t, "/token/?audience=hub").member("token"), private, 200},
+		"another edits":               {bob, edit, 403},
+		"another reads":               {bob, private, 404},
+		"no token edits":              {"", edit, 401},
+		"no token reads":              {"", private, 404},
+		"an expired token reads":      {forged(t, expired), private, 404},
+		"nonsense edits":              {"nonsense", edit, 401},
+		"her own namespace":           {alice, `{"namespace": "alice", "action": "submit"}`, 200},
+		"public by default":           {"", `{"namespace": "databio", "action": "read"}`, 200},
+		"nothing to delete":           {alice, `{"namespace": "databio", "action": "delete", "visibility": "missing"}`, 404},
+		"no namespace":                {alice, `{"action": "edit"}`, 400},
+		"an action that there is not": {alice, `{"namespace": "databio", "action": "rename"}`, 400},
+		"no JSON":                     {alice, `x`, 400},
+	} {
+		if got := ask(row.token, row.body); got.status != row.want {
+			t.Errorf("%s: %d %s, want %d", name, got.status, got.body, row.want)
+		}
+	}
+	hub.Change("alice", func(one *providertest.GitHubUser) { one.Organisations = nil })
+	eventually(t, "she is out of it, although her token says otherwise", func() bool { return ask(alice, edit).status == http.StatusForbidden })
+	r.authAs(t, alice, http.MethodPost, "/auth/logout", "")
+	if got := ask(alice, edit); got.status != http.StatusUnauthorized || detailOf(got) != "JWT has been revoked" {
+		t.Errorf("after the logout: %d %s", got.status, got.body)
+	}
+}

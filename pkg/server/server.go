@@ -352,6 +352,7 @@ func (s *Server) authRoutes(auth *auths, callback policy) {
 	script(http.MethodGet, "/auth/user/keys", policy{action: audit.ListTokens}, auth.listKeys)
 	script(http.MethodPost, "/auth/user/keys", policy{action: audit.CreateToken}, auth.makeKey)
 	script(http.MethodDelete, "/auth/user/keys", policy{action: audit.RevokeToken}, auth.dropKey)
+	script(http.MethodPost, "/authz/check", policy{quiet: true}, auth.check)
 	for _, path := range []string{"/auth/token", "/auth/device/init", "/auth/device/token", "/auth/session", "/auth/renew", "/auth/logout", "/auth/user/keys"} {
 		s.only(http.MethodOptions, path, policyOfOptions, auth.served(auth.crossOrigin(preflight)))
 	}

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"net/http"
+	"slices"
 
 	"github.com/workspace-token-service/wts/pkg/authn"
 	"github.com/workspace-token-service/wts/pkg/issuer"
@@ -36,9 +37,9 @@ func (a *auths) check(x *exchange) error {
 	switch {
 	case asked.Namespace == "":
 		return &inputError{"namespace is missing"}
-	case !asked.Action.Known():
+	case !slices.Contains([]namespace.Action{namespace.Read, namespace.Submit, namespace.Edit, namespace.Delete}, asked.Action):
 		return &inputError{"action: want read, submit, edit or delete"}
-	case !asked.Visibility.Known():
+	case !slices.Contains([]namespace.Visibility{namespace.Public, namespace.Private, namespace.Missing}, asked.Visibility):
 		return &inputError{"visibility: want public, private or missing"}
 	}
 	if err := a.limits.take(x, introspections, nil); err != nil {
@@ -49,15 +50,15 @@ func (a *auths) check(x *exchange) error {
 		return err
 	}
 	switch namespace.Decide(who, asked.Action, asked.Namespace, asked.Visibility) {
-	case http.StatusOK:
+	case namespace.Allow:
 		body := map[string]any{"allowed": true}
 		if !who.Anonymous() {
 			body["login"] = who.Login
 		}
 		return x.json(http.StatusOK, body)
-	case http.StatusUnauthorized:
+	case namespace.Authenticate:
 		return errNamespaceLogin
-	case http.StatusForbidden:
+	case namespace.Forbid:
 		return errNamespaceOther
 	}
 	return errNamespaceUnknown
@@ -84,7 +85,7 @@ func (a *auths) member(x *exchange) (namespace.Caller, error) {
 		return namespace.Caller{}, err
 	}
 	who, err := about(x, a.logins.broker, issuer.Person{ID: user.ID, Username: user.Username})
-	return namespace.Caller{Login: who.Username, Organisations: who.Groups}, err
+	return namespace.Caller{Login: who.Username, Orgs: who.Groups}, err
 }
 
 // person is the id of who sent a token: what the database says, or of a token that was minted for minutes what it says.

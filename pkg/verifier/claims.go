@@ -17,7 +17,7 @@ import (
 type Claims struct {
 	Issuer   string
 	Subject  string   // the user's own id, never reused
-	Audience []string // at least the verifier's
+	Audience []string // at least the verifier's; what WithAudienceClaim names, where there is no aud
 	ClientID string
 	ID       string // jti
 	Username string // preferred_username
@@ -29,6 +29,8 @@ type Claims struct {
 	IssuedAt, NotBefore, ExpiresAt time.Time
 
 	raw []byte
+	// named is whom the token is for by the claim that the verifier reads it from; the audience where that is aud.
+	named []string
 	// status is where it stands whether the token was revoked; nil for one that cannot be.
 	status *statusAt
 	// otherKind says that the claims are those of a token which is no access token.
@@ -128,7 +130,7 @@ func (k kinds) otherKind(members []string) bool {
 }
 
 // readClaims reads a verified payload. A token without exp is refused: it would be good for ever.
-func readClaims(payload []byte, username string) (*Claims, error) {
+func readClaims(payload []byte, settings settings) (*Claims, error) {
 	var wire wireClaims
 	members, err := strictObject(payload, &wire)
 	if err != nil {
@@ -137,12 +139,12 @@ func readClaims(payload []byte, username string) (*Claims, error) {
 	if wire.ExpiresAt == nil {
 		return nil, fmt.Errorf("%w: it has no exp", ErrMalformed)
 	}
-	if username != "" {
+	if settings.username != "" {
 		var all map[string]any
 		if err := json.Unmarshal(payload, &all); err != nil {
 			return nil, fmt.Errorf("%w: not one JSON object", ErrMalformed)
 		}
-		wire.Username = textAt(all, username)
+		wire.Username = textAt(all, settings.username)
 	}
 	claims := &Claims{
 		Issuer: wire.Issuer, Subject: wire.Subject, Audience: wire.Audience, ClientID: wire.ClientID, ID: wire.ID,
@@ -152,7 +154,31 @@ func readClaims(payload []byte, username string) (*Claims, error) {
 		otherKind: wire.otherKind(members),
 	}
 	_ = json.Unmarshal(wire.Session, &claims.Session) // what is no text is another issuer's matter
+	if err := claims.readNamed(settings.audienceClaim, slices.ContainsFunc(members, isAud)); err != nil {
+		return nil, err
+	}
 	return claims, claims.readStatus(wire.Status)
+}
+
+// isAud tells a member that encoding/json reads as aud.
+func isAud(member string) bool { return strings.EqualFold(member, "aud") }
+
+// readNamed reads whom the token is for. Where a claim of another name says so, an aud that is stated counts beside it.
+func (c *Claims) readNamed(claim string, stated bool) error {
+	c.named = c.Audience
+	if claim == "" {
+		return nil
+	}
+	var all map[string]json.RawMessage
+	var named stringOrSet
+	if json.Unmarshal(c.raw, &all) != nil || all[claim] != nil && json.Unmarshal(all[claim], &named) != nil {
+		return fmt.Errorf("%w: whom it is for is neither a text nor texts", ErrMalformed)
+	}
+	c.named = named
+	if !stated {
+		c.Audience = named
+	}
+	return nil
 }
 
 // textAt follows a path with dots into nested members; a whole name with dots wins, since some issuers

@@ -9,7 +9,6 @@ import (
 	"io"
 	"net/http"
 	"net/url"
-	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -72,7 +71,7 @@ func (i *introspection) verify(ctx context.Context, v *Verifier, token string, f
 	switch {
 	case answer.claims == nil:
 		return nil, ErrInactive
-	case !v.settings.anyAudience && !slices.ContainsFunc(v.audiences, func(name string) bool { return slices.Contains(answer.claims.Audience, name) }):
+	case !v.settings.anyAudience && !v.among(answer.claims.Audience):
 		return nil, ErrAudience
 	case !answer.claims.ExpiresAt.IsZero() && !now.Before(answer.claims.ExpiresAt.Add(v.settings.leeway)):
 		return nil, ErrExpired

@@ -16,7 +16,9 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/lestrrat-go/jwx/v2/jwa"
 	"github.com/lestrrat-go/jwx/v2/jwk"
+	"github.com/lestrrat-go/jwx/v2/jws"
 	"golang.org/x/sync/singleflight"
 )
 
@@ -48,6 +50,15 @@ func (k *publicKey) fits(algorithm string) bool {
 		return algorithm == "EdDSA"
 	}
 	return false
+}
+
+// open verifies a token's signature by an algorithm that fits the key, and returns the payload.
+func (k *publicKey) open(token, algorithm string) ([]byte, error) {
+	payload, err := jws.Verify([]byte(token), jws.WithKey(jwa.SignatureAlgorithm(algorithm), crypto.PublicKey(k.raw)))
+	if err != nil {
+		return nil, ErrSignature
+	}
+	return payload, nil
 }
 
 // keySet holds the issuer's last good keys and fetches new ones, seldom, one fetch at a time.

@@ -5,7 +5,6 @@ import (
 	"cmp"
 	"compress/zlib"
 	"context"
-	"crypto"
 	"encoding/base64"
 	"errors"
 	"fmt"
@@ -14,8 +13,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/lestrrat-go/jwx/v2/jwa"
-	"github.com/lestrrat-go/jwx/v2/jws"
 	"golang.org/x/sync/singleflight"
 )
 
@@ -205,9 +202,9 @@ func (v *Verifier) readList(ctx context.Context, token, uri string, now time.Tim
 	if !key.fits(head.Algorithm) {
 		return nil, ErrAlgorithm
 	}
-	payload, err := jws.Verify([]byte(token), jws.WithKey(jwa.SignatureAlgorithm(head.Algorithm), crypto.PublicKey(key.raw)))
+	payload, err := key.open(token, head.Algorithm)
 	if err != nil {
-		return nil, ErrSignature
+		return nil, err
 	}
 	var claims struct {
 		Subject   string   `json:"sub"`

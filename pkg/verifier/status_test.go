@@ -93,7 +93,7 @@ func TestAStatusThatIsNoList(t *testing.T) {
 		"an idx that is text": {`{"exp": 1, "status": {"status_list": {"idx": "0", "uri": "https://op/s/0"}}}`, ErrMalformed},
 	} {
 		t.Run(name, func(t *testing.T) {
-			claims, err := readClaims([]byte(row.claims), "")
+			claims, err := readClaims([]byte(row.claims), settings{})
 			if !errors.Is(err, row.want) || err == nil && claims.status != nil {
 				t.Errorf("got %v; want %v, and no list", err, row.want)
 			}

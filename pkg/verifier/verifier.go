@@ -13,7 +13,6 @@ package verifier
 
 import (
 	"context"
-	"crypto"
 	"crypto/sha256"
 	"encoding/base64"
 	"errors"
@@ -22,9 +21,6 @@ import (
 	"slices"
 	"strings"
 	"time"
-
-	"github.com/lestrrat-go/jwx/v2/jwa"
-	"github.com/lestrrat-go/jwx/v2/jws"
 )
 
 // Why a token is refused. Every error of Verify wraps one of these, so that errors.Is tells them
@@ -67,6 +63,7 @@ type settings struct {
 	types         []string
 	moreAudiences []string
 	anyAudience   bool
+	audienceClaim string
 	username      string
 	leeway        time.Duration
 	client        *http.Client
@@ -115,6 +112,12 @@ func WithAudiences(names ...string) Option {
 // issuer, a token that was meant for somebody else would pass.
 func AnyAudience() Option { return func(s *settings) { s.anyAudience = true } }
 
+// WithAudienceClaim says which claim names whom a token is for: aud unless told otherwise (RFC 7519 4.1.3). It is for
+// tokens whose other readers do not accept an aud, as those of the profile pephub. A token that has an aud beside the
+// claim has to be for this verifier by both, and one without the claim is for no audience. What introspection says of an
+// opaque token is judged by its aud alone.
+func WithAudienceClaim(name string) Option { return func(s *settings) { s.audienceClaim = name } }
+
 // WithUsernameClaim says which claim is Claims.Username, with dots into nested ones:
 // preferred_username unless told otherwise.
 func WithUsernameClaim(path string) Option { return func(s *settings) { s.username = path } }
@@ -159,6 +162,9 @@ func New(ctx context.Context, issuer, audience string, options ...Option) (*Veri
 	if issuer == "" || (audience == "") != chosen.anyAudience {
 		return nil, errors.New("verifier: an issuer and an audience are needed; without them a token for anybody would pass")
 	}
+	if chosen.anyAudience && chosen.audienceClaim != "" {
+		return nil, errors.New("verifier: AnyAudience reads no audience, so that WithAudienceClaim has no meaning beside it; leave out one of the two")
+	}
 	for _, name := range chosen.algorithms {
 		if !slices.Contains(supported, name) {
 			return nil, fmt.Errorf("verifier: the algorithm %q is not one of %s", name, strings.Join(supported, ", "))
@@ -191,7 +197,7 @@ func (v *Verifier) Verify(ctx context.Context, token string) (*Claims, error) {
 		return v.settings.introspection.verify(ctx, v, token, fingerprint, now)
 	}
 	if known, ok := v.seen.get(fingerprint); ok && v.keys.current(ctx, known.key) {
-		if err := v.timely(known.claims, now); err != nil {
+		if err := v.settings.timely(known.claims, now); err != nil {
 			return nil, err
 		}
 		return v.living(ctx, known.claims)
@@ -249,28 +255,33 @@ func (v *Verifier) check(token string, head header, key *publicKey, now time.Tim
 	if !key.fits(head.Algorithm) {
 		return nil, fmt.Errorf("%w: the key is of another kind", ErrAlgorithm)
 	}
-	payload, err := jws.Verify([]byte(token), jws.WithKey(jwa.SignatureAlgorithm(head.Algorithm), crypto.PublicKey(key.raw)))
+	payload, err := key.open(token, head.Algorithm)
 	if err != nil {
-		return nil, ErrSignature
+		return nil, err
 	}
-	claims, err := readClaims(payload, v.settings.username)
+	claims, err := readClaims(payload, v.settings)
 	switch {
 	case err != nil:
 		return nil, err
 	case claims.Issuer != v.issuer:
 		return nil, ErrIssuer
-	case !v.settings.anyAudience && !slices.ContainsFunc(v.audiences, func(name string) bool { return slices.Contains(claims.Audience, name) }):
+	case !v.settings.anyAudience && (!v.among(claims.Audience) || !v.among(claims.named)):
 		return nil, ErrAudience
 	case !sameType("at+jwt", head.Type) && claims.otherKind:
 		return nil, fmt.Errorf("%w: its claims are those of an id_token, a refresh token or a logout token", ErrType)
 	}
-	return claims, v.timely(claims, now)
+	return claims, v.settings.timely(claims, now)
+}
+
+// among tells whether one of the audiences of a token is the verifier's.
+func (v *Verifier) among(audiences []string) bool {
+	return slices.ContainsFunc(v.audiences, func(name string) bool { return slices.Contains(audiences, name) })
 }
 
 // timely compares the times (RFC 7519 4.1.4 to 4.1.6). The leeway lengthens no life by more than it says.
-func (v *Verifier) timely(claims *Claims, now time.Time) error {
+func (s settings) timely(claims *Claims, now time.Time) error {
 	switch {
-	case !now.Before(claims.ExpiresAt.Add(v.settings.leeway)):
+	case !now.Before(claims.ExpiresAt.Add(s.leeway)):
 		return ErrExpired
 	case claims.IssuedAt.After(now.Add(futureTolerance)), claims.NotBefore.After(now.Add(futureTolerance)):
 		return ErrNotYetValid

@@ -133,6 +133,9 @@ func LoadForDatabase(path string, environ []string) (Config, error) {
 		config.Providers[id] = one
 	}
 	for id, one := range config.Audiences {
+		if one.SigningSecretFile != "" {
+			one.SigningSecret = "in a file that is not read here"
+		}
 		one.SecretFile, one.SigningSecretFile = "", ""
 		config.Audiences[id] = one
 	}

@@ -133,6 +133,9 @@ func LoadForDatabase(path string, environ []string) (Config, error) {
 		config.Providers[id] = one
 	}
 	for id, one := range config.Audiences {
+		if one.SigningSecretFile != "" {
+			one.SigningSecret = "in a file that is not read here"
+		}
 		one.SecretFile, one.SigningSecretFile = "", ""
 		config.Audiences[id] = one
 	}
@@ -265,6 +268,9 @@ func (c Config) validateAudiences(fault func(format string, args ...any)) {
 			fault("audiences.%s: is a provider's name too; at /oauth2/token one name means one thing", id)
 		}
 		grouped := slices.ContainsFunc(c.Audiences[id].Access, func(rule issuer.Access) bool { return len(rule.Groups) > 0 })
+		if id == c.Grants.Auth.Audience && c.Audiences[id].Profile != issuer.ProfilePEPhub {
+			fault("auth.audience: audiences.%s has not the profile %s, whose tokens its clients read", id, issuer.ProfilePEPhub)
+		}
 		if grouped && !groups {
 			fault("audiences.%s.access: names groups, and providers.%s.groups_claim is missing, which says where they stand", id, c.Broker.DefaultProvider)
 		}

@@ -19,7 +19,7 @@ const module = "github.com/workspace-token-service/wts/"
 var arrows = map[string][]string{
 	"pkg/grant":                 {"pkg/issuer"},
 	"pkg/publisher":             {"pkg/issuer", "pkg/unverified", "pkg/verifier"},
-	"pkg/server":                {"pkg/apitoken", "pkg/grant", "pkg/publisher", "pkg/authn", "pkg/broker", "pkg/issuer", "pkg/aggregate", "pkg/audit", "pkg/keyring", "pkg/provider", "api", "web"},
+	"pkg/server":                {"pkg/apitoken", "pkg/grant", "pkg/publisher", "pkg/authn", "pkg/broker", "pkg/issuer", "pkg/aggregate", "pkg/audit", "pkg/keyring", "pkg/provider", "pkg/verifier/namespace", "api", "web"},
 	"pkg/store":                 {"pkg/apitoken", "pkg/audit", "pkg/grant", "pkg/publisher", "pkg/authn", "pkg/broker", "pkg/issuer", "pkg/keyring", "pkg/provider", "pkg/secret", "pkg/store/gen3"},
 	"pkg/store/gen3":            {"pkg/keyring", "pkg/secret"},
 	"pkg/store/storetest":       {"pkg/apitoken", "pkg/grant", "pkg/publisher", "pkg/authn", "pkg/broker", "pkg/issuer", "pkg/provider", "pkg/secret"},

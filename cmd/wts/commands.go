@@ -244,11 +244,13 @@ func keysCommand(file *string) *cobra.Command {
 			}),
 		},
 	)
+	keys.AddCommand(audienceKeyCommands(file)...)
 	return keys
 }
 
 func listKeys(ctx context.Context, out io.Writer, loaded config.Config, db *store.Store) error {
-	keys, now, err := issuer.New(loaded.Issuer, db.SigningKeys, time.Now).Keys(ctx)
+	all := issuer.New(loaded.Issuer, db.SigningKeys, time.Now)
+	keys, now, err := all.Keys(ctx)
 	if err != nil {
 		return err
 	}
@@ -263,6 +265,9 @@ func listKeys(ctx context.Context, out io.Writer, loaded config.Config, db *stor
 			private = "sealed by another keyring"
 		}
 		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%s\n", key.ID, key.Algorithm, issuer.StateOf(key, keys, now), key.ActivatesAt.UTC().Format(time.RFC3339), until, private)
+	}
+	if err := listAudienceKeys(ctx, table, all); err != nil {
+		return err
 	}
 	fmt.Fprintln(table, "\nSEALING KEY")
 	for i, name := range loaded.Keys.Names() {

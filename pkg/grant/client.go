@@ -15,6 +15,8 @@ import (
 // Config is which programs may ask, as the operator writes it.
 type Config struct {
 	Clients map[string]Client `config:"clients"`
+	// Auth is the audience whose clients log in at /auth, in PEPhub's way.
+	Auth AuthConfig `config:"auth"`
 }
 
 // Client is a program that people let act for them. It holds no secret: what it is sent to is what proves it.
@@ -35,6 +37,8 @@ type Client struct {
 	// SkipConsent asks the person nothing: for a portal of the same organisation. A site that has its people's sessions
 	// here gets a token as soon as they open it.
 	SkipConsent bool `config:"skip_consent"`
+
+	internal bool // it is no client of the OAuth endpoints
 }
 
 // CommandLine is the client that needs no registration: wts itself, on a person's own machine. An operator who writes
@@ -48,7 +52,7 @@ var commandLine = Client{
 }
 
 // reserved are the words that stand in client_id for who proved themselves otherwise.
-var reserved = []string{"api_token", "bearer", "pod", "service_account", "session", "trusted_publisher", "client", "login"}
+var reserved = []string{"api_token", "bearer", "pod", "service_account", "session", "trusted_publisher", "client", "login", AuthClient}
 
 // Validate reports every fault at once, each with the name of its field.
 func (c Config) Validate(audience func(id string) bool) error {
@@ -62,7 +66,7 @@ func (c Config) Validate(audience func(id string) bool) error {
 		}
 		c.Clients[id].validate(audience, fault)
 	}
-	return errors.Join(faults...)
+	return errors.Join(append(faults, c.Auth.validate(audience)...)...)
 }
 
 // validate tells every fault of one client.

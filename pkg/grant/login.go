@@ -99,7 +99,12 @@ func (l *logins) begin(ctx context.Context, draft *draft, allowed Authorization)
 		login.Digest = *digest
 	}
 	var err error
-	if done.Token, done.Username, err = l.mint(ctx, login, digest != nil, allowed.Scopes); err != nil || digest == nil {
+	if allowed.Client == AuthClient {
+		done.Token, done.Username, err = l.mintAs(ctx, login, draft.secret)
+	} else {
+		done.Token, done.Username, err = l.mint(ctx, login, digest != nil, allowed.Scopes)
+	}
+	if err != nil || digest == nil {
 		return done, err
 	}
 	done.Login = digest.String()[:8]

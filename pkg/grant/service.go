@@ -45,6 +45,9 @@ type Parts struct {
 func New(parts Parts) *Service {
 	clients := map[string]Client{CommandLine: commandLine}
 	maps.Copy(clients, parts.Config.Clients)
+	if parts.Config.Auth.Audience != "" {
+		clients[AuthClient] = parts.Config.Auth.client()
+	}
 	return &Service{
 		store: parts.Store, clients: clients,
 		logins: &logins{store: parts.Logins, audiences: parts.Audiences, people: parts.People, now: parts.Now},
@@ -64,10 +67,16 @@ func (s *Service) Client(id string) (Client, bool) {
 	return client, known
 }
 
+// Registered tells a client of the OAuth endpoints.
+func (s *Service) Registered(id string) bool {
+	client, known := s.clients[id]
+	return known && !client.internal
+}
+
 // Allowed tells whether the scripts of a site may call the token endpoint.
 func (s *Service) Allowed(origin string) bool {
 	for _, client := range s.clients {
-		if slices.Contains(client.Origins, origin) {
+		if !client.internal && slices.Contains(client.Origins, origin) {
 			return true
 		}
 	}
@@ -77,9 +86,9 @@ func (s *Service) Allowed(origin string) bool {
 // Check judges a request and completes it. With ErrClient and ErrRedirect the browser goes nowhere; the others, which
 // are ErrRequest, ErrUnauthorized and issuer.ErrScope, are the client's to hear.
 func (s *Service) Check(request Request) (Request, error) {
-	client, known := s.clients[request.Client]
+	client := s.clients[request.Client]
 	switch {
-	case !known:
+	case !s.Registered(request.Client):
 		return request, ErrClient
 	case !client.redirects(request.RedirectURI):
 		return request, ErrRedirect
@@ -174,9 +183,9 @@ type Device struct {
 // BeginDevice lets a program wait for a person, whom it shows a code. Where it asks from stands on the page on which they
 // decide. The errors are ErrClient, ErrUnauthorized, ErrRequest and ErrUnavailable.
 func (s *Service) BeginDevice(ctx context.Context, request Request, address, agent string) (Device, error) {
-	client, known := s.clients[request.Client]
+	client := s.clients[request.Client]
 	switch {
-	case !known:
+	case !s.Registered(request.Client):
 		return Device{}, ErrClient
 	case !client.Device:
 		return Device{}, fmt.Errorf("%w: the device flow is off for it", ErrUnauthorized)
@@ -185,11 +194,16 @@ func (s *Service) BeginDevice(ctx context.Context, request Request, address, age
 	if err != nil {
 		return Device{}, err
 	}
+	return s.beginDevice(ctx, request, DeviceLife, address, agent)
+}
+
+// beginDevice draws the codes of a request that was judged.
+func (s *Service) beginDevice(ctx context.Context, request Request, life time.Duration, address, agent string) (Device, error) {
 	made, now := Device{DeviceCode: rand.Text() + rand.Text(), UserCode: newUserCode()}, s.now()
 	shown := digestOf(plainUserCode(made.UserCode))
 	return made, s.store.CreateAuthorization(ctx, Authorization{
 		Digest: digestOf(made.DeviceCode), UserCode: &shown, Client: request.Client, Audience: request.Audience, Scopes: request.Scopes, State: Pending,
-		Address: address, Agent: agent, CreatedAt: now, ExpiresAt: now.Add(DeviceLife),
+		Address: address, Agent: agent, CreatedAt: now, ExpiresAt: now.Add(life),
 	})
 }
 
@@ -257,6 +271,11 @@ func (s *Service) Decide(ctx context.Context, userCode string, allow bool, userI
 // Poll is the question of a device for its tokens (RFC 8628 3.4). The errors are ErrPending, ErrDenied, ErrExpired,
 // ErrGrant, those of People and issuer.Mint, and ErrUnavailable.
 func (s *Service) Poll(ctx context.Context, client, deviceCode string) (Issued, error) {
+	return s.poll(ctx, client, deviceCode, s.draft(s.clients[client]))
+}
+
+// poll gives a device the first token of a login that was drawn.
+func (s *Service) poll(ctx context.Context, client, deviceCode string, login *draft) (Issued, error) {
 	digest := digestOf(deviceCode)
 	found, err := s.store.Authorization(ctx, digest)
 	switch {
@@ -274,7 +293,6 @@ func (s *Service) Poll(ctx context.Context, client, deviceCode string) (Issued, 
 	if of := s.clients[client]; !of.Device || !of.may(found.Audience) { // the operator took it away meanwhile
 		return Issued{UserID: found.UserID}, ErrGrant
 	}
-	login := s.draft(s.clients[client])
 	spent, err := s.store.Spend(ctx, digest, login.digest())
 	switch {
 	case err != nil:

@@ -102,6 +102,9 @@ const (
 	longestLife = day
 	// longestJWT bounds the life of an API token that is a JWT, for the same reason.
 	longestJWT = 400 * day
+	// longestUnheard bounds it where its readers share a secret with us: they read no status list, so that they hear of no
+	// revocation.
+	longestUnheard = 30 * day
 	// defaultMaxLifetime bounds the life of an API token where the operator does not.
 	defaultMaxLifetime = 365 * day
 )
@@ -123,6 +126,9 @@ func (a Audience) withDefaults() Audience {
 	policy := &a.APITokens
 	if policy.MaxLifetime == 0 {
 		policy.MaxLifetime = defaultMaxLifetime
+		if a.Algorithm == HS256 {
+			policy.MaxLifetime = longestUnheard
+		}
 	}
 	if policy.DefaultLifetime == 0 {
 		policy.DefaultLifetime = min(30*day, policy.MaxLifetime)
@@ -179,6 +185,9 @@ func (a Audience) validate(id string) error {
 				fault("access[%d].scopes: %q is not one of the audience's scopes", i, scope)
 			}
 		}
+	}
+	if policy := a.APITokens; policy.JWT && known && cmp.Or(a.Algorithm, profile.algorithm()) == HS256 && policy.MaxLifetime > longestUnheard {
+		fault("api_tokens.max_lifetime: is %s, want at most %s: who verifies with a shared secret hears of no revocation", policy.MaxLifetime, longestUnheard)
 	}
 	return errors.Join(append(faults, a.APITokens.validate(id))...)
 }

@@ -197,7 +197,7 @@ type keyState struct {
 	signers []signer // newest first
 	keySet  []byte
 	etag    string
-	sealed  int // keys whose private half does not open
+	sealed  int                      // keys whose private half does not open
 	own     map[string][]AudienceKey // by audience
 	public  map[string]Key           // by id, as Read verifies with them
 }

@@ -188,7 +188,7 @@ func TestACodeBecomesAGrant(t *testing.T) {
 				t.Errorf("got %v; want no error", err)
 				return
 			}
-			if diff := cmp.Diff(provider.Identity{Issuer: r.URL, Subject: "s-1", Username: "alice", Account: "alice"}, identity); diff != "" {
+			if diff := cmp.Diff(provider.Identity{Issuer: r.URL, Subject: "s-1", Username: "alice", Account: "alice", Groups: []string{}}, identity); diff != "" {
 				t.Errorf("(-want +got)\n%s", diff)
 			}
 			if tokens.RefreshToken != row.refresh || tokens.AccessToken != "at" {

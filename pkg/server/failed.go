@@ -100,6 +100,7 @@ var failures = []failure{
 	{authn.ErrBearer, "", http.StatusUnauthorized, "Sign in first", "The sign-in that your browser sent is not valid any more.", startAgain},
 	{errPortal, "", http.StatusForbidden, "Sign in at the portal first", "This page works for people who are signed in at the portal, and here.", toPortal},
 	{authn.ErrNoProof, "", http.StatusForbidden, "Sign in first", "This page is for people who are signed in.", startAgain},
+	{errAuthAddress, "", http.StatusBadRequest, "This site is not registered here", "The page that sent you here wants you to be sent on to an address that is not registered with this service.", toHome},
 	{nil, "", http.StatusBadRequest, "That did not work", "Nothing has changed. Begin from the page again; if it goes on like that, tell an operator.", toHome},
 }
 

@@ -300,7 +300,7 @@ func (g *grants) clientOf(x *exchange, form url.Values) (string, error) {
 	if name, secret, basic := x.Request.BasicAuth(); basic && secret == "" && client == "" {
 		client = unescaped(name)
 	}
-	if _, known := g.service.Client(client); !known {
+	if !g.service.Registered(client) {
 		return "", grant.ErrClient
 	}
 	x.event.Client = client

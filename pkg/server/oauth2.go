@@ -39,6 +39,12 @@ func (l *logins) authorizationURL(x *exchange) error {
 	if err != nil {
 		return unknownProvider(name)
 	}
+	return l.begin(x, id, redirect)
+}
+
+// begin sends the browser to a provider, which sends it back with a redirect to follow; or asks first whether the person
+// means it.
+func (l *logins) begin(x *exchange, id, redirect string) error {
 	confirmed := l.broker.IsDefault(id) || l.confirmed(x)
 	if !confirmed && x.caller.User.ID != "" {
 		return l.askToConnect(x, id, redirect)

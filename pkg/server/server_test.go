@@ -10,6 +10,7 @@ import (
 	"github.com/workspace-token-service/wts/pkg/audit"
 	"github.com/workspace-token-service/wts/pkg/authn"
 	"github.com/workspace-token-service/wts/pkg/broker"
+	"github.com/workspace-token-service/wts/pkg/grant"
 	"github.com/workspace-token-service/wts/pkg/issuer"
 	"github.com/workspace-token-service/wts/pkg/provider"
 	"github.com/workspace-token-service/wts/pkg/secret"
@@ -86,6 +87,6 @@ func newParts(log *slog.Logger) (Parts, *row) {
 			Config: broker.Config{DefaultProvider: "main"}, Providers: []*provider.Provider{provider.New("main", provider.Config{}, "")},
 			Store: one, Now: time.Now,
 		}),
-		Issuer: issuer.New(issuer.Config{}, nil, time.Now), Database: silent{}, Observer: silent{}, Log: log, Trail: audit.NewTrail(nil, "", time.Now),
+		Grants: grant.New(grant.Parts{}), Issuer: issuer.New(issuer.Config{}, nil, time.Now), Database: silent{}, Observer: silent{}, Log: log, Trail: audit.NewTrail(nil, "", time.Now),
 	}, one
 }

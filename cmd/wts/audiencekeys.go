@@ -1,0 +1,81 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/workspace-token-service/wts/config"
+	"github.com/workspace-token-service/wts/pkg/audit"
+	"github.com/workspace-token-service/wts/pkg/issuer"
+	"github.com/workspace-token-service/wts/pkg/store"
+	"github.com/workspace-token-service/wts/pkg/telemetry"
+)
+
+// audienceKeyCommands make and replace the key of one audience's own (docs/pephub.md, docs/tokens.md).
+func audienceKeyCommands(file *string) []*cobra.Command {
+	// change runs one change of an audience's key, and audits it.
+	change := func(action audit.Action, do func(*issuer.Issuer, context.Context, string) (issuer.AudienceKey, error), say func(*cobra.Command, issuer.AudienceKey)) func(*cobra.Command, []string) error {
+		return withStore(file, func(cmd *cobra.Command, args []string, loaded config.Config, db *store.Store) error {
+			log, flush := telemetry.NewLog(loaded.Log, cmd.ErrOrStderr())
+			defer flush()
+			trail := audit.NewTrail(db.Audit, operator(), time.Now)
+			key, err := do(issuer.New(loaded.Issuer, db.SigningKeys, time.Now), cmd.Context(), args[0])
+			if err != nil {
+				return fmt.Errorf("audiences.%s: %w", args[0], err)
+			}
+			event := audit.Event{Action: action, Proof: "operator", Actor: operator(), Audience: args[0], Token: key.ID}
+			audit.Write(cmd.Context(), log, event)
+			trail.Add(event, "", "")
+			say(cmd, key)
+			return trail.Flush(cmd.Context())
+		})
+	}
+	return []*cobra.Command{
+		{
+			Use: "make <audience>", Short: "Make the next key of an audience's own, and show it", Args: cobra.ExactArgs(1),
+			Long: "Makes the key with which tokens for one audience are signed whose service reads no key set: a secret that it shares with wts (HS256), shown here and never again, or a public key for its configuration. The first one signs at once; a next one signs from `wts keys activate` on, when the service knows it.",
+			RunE: change(audit.MakeAudienceKey, (*issuer.Issuer).MakeAudienceKey, func(cmd *cobra.Command, key issuer.AudienceKey) {
+				if key.Secret != "" {
+					fmt.Fprintln(cmd.OutOrStdout(), string(key.Secret))
+				} else {
+					fmt.Fprint(cmd.OutOrStdout(), key.PEM())
+				}
+				if key.State() == issuer.Next {
+					fmt.Fprintf(cmd.ErrOrStderr(), "It does not sign yet. Give it to the service, then run: wts keys activate %s\n", key.Audience)
+				}
+			}),
+		},
+		{
+			Use: "activate <audience>", Short: "Let the next key of an audience sign", Args: cobra.ExactArgs(1),
+			Long: "Lets the key sign that `wts keys make` made, once the audience's service knows it. The one before it signs no more.",
+			RunE: change(audit.ActivateAudienceKey, (*issuer.Issuer).ActivateAudienceKey, func(cmd *cobra.Command, key issuer.AudienceKey) {
+				fmt.Fprintf(cmd.OutOrStdout(), "The key %s signs the tokens for %s from now on, on every replica within seconds.\n", key.ID, key.Audience)
+			}),
+		},
+		{
+			Use: "drop <audience>", Short: "Drop the next key of an audience, which has not signed", Args: cobra.ExactArgs(1),
+			Long: "Drops the key that `wts keys make` made and that was not activated.",
+			RunE: change(audit.DropAudienceKey, (*issuer.Issuer).DropAudienceKey, func(cmd *cobra.Command, key issuer.AudienceKey) {
+				fmt.Fprintf(cmd.OutOrStdout(), "The key %s is gone.\n", key.ID)
+			}),
+		},
+	}
+}
+
+// listAudienceKeys adds the keys of audiences to the list of keys.
+func listAudienceKeys(ctx context.Context, table *tabwriter.Writer, keys *issuer.Issuer) (err error) {
+	fmt.Fprintln(table, "\nKEY OF AN AUDIENCE\tALGORITHM\tSTATE\tMADE\tAUDIENCE")
+	for _, audience := range keys.Audiences() {
+		own, failed := keys.AudienceKeys(ctx, audience)
+		err = errors.Join(err, failed)
+		for _, key := range own {
+			fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\n", key.ID, key.Algorithm, key.State(), key.CreatedAt.UTC().Format(time.RFC3339), audience)
+		}
+	}
+	return err
+}

@@ -37,6 +37,7 @@ var arrows = map[string][]string{
 	"pkg/secret":                {},
 	"pkg/unverified":            {},
 	"pkg/verifier":              {},
+	"pkg/verifier/dataset":      {"pkg/verifier"},
 	"pkg/verifier/ginverifier":  {"pkg/verifier"},
 	"pkg/verifier/namespace":    {},
 	"pkg/verifier/verifiertest": {},

@@ -66,7 +66,7 @@ func TestPinnedKeys(t *testing.T) {
 		"longer than is read":             {shared, strings.Repeat("a", 20<<10), verifier.ErrMalformed},
 	} {
 		t.Run(name, func(t *testing.T) {
-			if claims, err := row.pinned.Verify(row.token); !errors.Is(err, row.want) || err == nil && claims == nil {
+			if claims, err := row.pinned.Verify(t.Context(), row.token); !errors.Is(err, row.want) || err == nil && claims == nil {
 				t.Errorf("got %v, want %v", err, row.want)
 			}
 		})
@@ -119,7 +119,7 @@ func FuzzPinned(f *testing.F) {
 		f.Add(seed)
 	}
 	f.Fuzz(func(t *testing.T, token string) {
-		if _, err := pinned.Verify(token); err == nil && token != good {
+		if _, err := pinned.Verify(t.Context(), token); err == nil && token != good {
 			t.Fatalf("a forged token passed: %q", token)
 		}
 	})

@@ -1,0 +1,163 @@
+package dataset_test
+
+import (
+	"net/http"
+	"net/http/httptest"
+	"net/netip"
+	"strings"
+	"testing"
+
+	"github.com/workspace-token-service/wts/pkg/verifier/dataset"
+)
+
+func TestTheAddressOfTheClient(t *testing.T) {
+	for name, row := range map[string]struct {
+		check, token, client string
+		want                 int
+	}{
+		"loose, none":                     {"", "", "192.0.2.1", 200},
+		"loose, the same":                 {"loose", "192.0.2.1", "192.0.2.1", 200},
+		"loose, mapped into IPv6":         {"", "192.0.2.1", "::ffff:192.0.2.1", 200},
+		"loose, another":                  {"", "192.0.2.2", "192.0.2.1", 401},
+		"loose, of the other family":      {"", "192.0.2.2", "2001:db8::1", 200},
+		"loose, IPv6 of the same network": {"", "2001:db8::2", "2001:db8::1", 200},
+		"loose, IPv6 of another network":  {"", "2001:db8:0:1::1", "2001:db8::1", 401},
+		"loose, client not known":         {"", "192.0.2.1", "", 401},
+		"strict, none":                    {"strict", "", "192.0.2.1", 401},
+		"strict, the same":                {"strict", "2001:db8::1", "2001:db8::1", 200},
+		"strict, the same network":        {"strict", "2001:db8::2", "2001:db8::1", 401},
+		"strict, of the other family":     {"strict", "192.0.2.2", "2001:db8::1", 401},
+		"none, another":                   {"none", "192.0.2.2", "192.0.2.1", 200},
+	} {
+		t.Run(name, func(t *testing.T) {
+			client, _ := netip.ParseAddr(row.client)
+			handler := guardOf(t, rules(`{"type": "jwt", "secret": "`+first+`", "ipCheck": "`+row.check+`"}`),
+				dataset.WithClientIP(func(*http.Request) netip.Addr { return client }))
+			changes := object{"ip": row.token}
+			if row.token == "" {
+				changes["ip"] = nil
+			}
+			if got := get(handler, data, header, portal(changes)); got.Code != row.want {
+				t.Errorf("%d %s, want %d", got.Code, got.Body, row.want)
+			}
+		})
+	}
+}
+
+func TestRoutes(t *testing.T) {
+	for route, paths := range map[string]map[string]bool{
+		"*":            {"/": true, "/a": true, "/a/b/": true},
+		"termdb":       {"/termdb": true, "/termdb/": true, "/termdb/a/b": true, "/termdbx": false, "/x/termdb": false, "/": false},
+		"/termdb/*":    {"/termdb/a": true, "/termdb/a/": true, "/termdb/a/b": false, "/termdb": false},
+		"/termdb/**":   {"/termdb/a/b": true, "/termdb": true, "/termdbx": false},
+		"/**/samples":  {"/samples": true, "/a/b/samples": true, "/a/samples/b": false},
+		"/a/**/b/**/c": {"/a/b/c": true, "/a/x/b/y/z/c": true, "/a/c": false, "/a/b/c/d": false},
+		"/t?rmdb":      {"/termdb": true, "/termdb/x": false, "/tt/rmdb": false},
+		"/[a-c]":       {"/b": true, "/d": false},
+	} {
+		handler := guardOf(t, `{"*": {"`+route+`": {"*": `+shared+`}}}`)
+		for path, want := range paths {
+			t.Run(route+" "+path, func(t *testing.T) {
+				if got := get(handler, path+"?dslabel=ds0&embedder=x", header, portal(nil)); (got.Code == 200) != want {
+					t.Errorf("%d %s, want it let in: %t", got.Code, got.Body, want)
+				}
+			})
+		}
+	}
+	// A path that is long costs no more than its length, whatever the glob.
+	handler := guardOf(t, `{"*": {"/`+strings.Repeat("**/a/", 20)+`z": {"*": `+shared+`}}}`)
+	request := httptest.NewRequest(http.MethodGet, "/"+strings.Repeat("a/", 4000)+"?dslabel=ds0", nil)
+	got := httptest.NewRecorder()
+	handler.ServeHTTP(got, request)
+	if got.Code != 403 {
+		t.Errorf("%d, want 403", got.Code)
+	}
+}
+
+// The first route that fits decides, and every route comes last, wherever it stands.
+func TestTheOrderOfRoutes(t *testing.T) {
+	handler := guardOf(t, `{"ds0": {"*": {"*": {"type": "forbidden"}}, "/a/*": {"*": `+shared+`}, "/a/b": {"*": {"type": "forbidden"}}, "c": {"*": {"type": "forbidden"}, "x": `+shared+`}}}`)
+	for path, want := range map[string]int{"/a/b": 200, "/b": 403, "/c": 200, "/c/d": 200} {
+		t.Run(path, func(t *testing.T) {
+			if got := get(handler, path+"?dslabel=ds0&embedder=x", header, portal(nil)); got.Code != want {
+				t.Errorf("%d %s, want %d", got.Code, got.Body, want)
+			}
+		})
+	}
+	if got := get(handler, "/c?dslabel=ds0&embedder=y", header, portal(nil)); got.Code != 403 {
+		t.Errorf("an embedder that only * names: %d, want 403", got.Code)
+	}
+}
+
+func TestRulesWithoutMeaning(t *testing.T) {
+	for name, row := range map[string]struct{ text, says string }{
+		"no object":            {`[]`, "not a JSON object"},
+		"no rules":             {`{"#ds0": {}}`, "no rules"},
+		"a label twice":        {`{"ds0": {}, "ds0": {}}`, "stands twice"},
+		"an embedder twice":    {`{"ds0": {"*": {"*": ` + shared + `}, "/**": {"*": ` + shared + `}}}`, "two rules"},
+		"a label glob":         {`{"ds*": {"*": {"*": ` + shared + `}}}`, "exact"},
+		"an empty label":       {`{"": {"*": {"*": ` + shared + `}}}`, "empty"},
+		"an empty embedder":    {`{"ds0": {"*": {"": ` + shared + `}}}`, "empty"},
+		"a route with braces":  {`{"ds0": {"/{a,b}": {"*": ` + shared + `}}}`, "braces"},
+		"a negated route":      {`{"ds0": {"!/a": {"*": ` + shared + `}}}`, "negation"},
+		"a broken route":       {`{"ds0": {"/[": {"*": ` + shared + `}}}`, "no glob"},
+		"a route with a***":    {`{"ds0": {"/a**": {"*": ` + shared + `}}}`, "no glob"},
+		"a route without /":    {`{"ds0": {"a/*": {"*": ` + shared + `}}}`, "slash"},
+		"a header number":      {`{"ds0": {"headerKey": 1}}`, "headerKey"},
+		"the older shape":      {`{"ds0": {"type": "jwt", "embedders": {}}}`, "older shape"},
+		"an unknown type":      {rules(`{"type": "open"}`), `"open", want jwt, wts or forbidden`},
+		"an unknown member":    {rules(`{"type": "jwt", "secret": "` + first + `", "dsname": []}`), "dsname"},
+		"a member twice":       {rules(`{"type": "forbidden", "type": "jwt"}`), "stands twice"},
+		"a credential in text": {rules(`"secret"`), "not a JSON object"},
+		"no secret":            {rules(`{"type": "jwt"}`), "the type forbidden"},
+		"a short secret":       {rules(`{"type": "jwt", "secret": "abc123"}`), "at least 32"},
+		"a broken PEM":         {rules(`{"type": "jwt", "secret": "-----BEGIN PUBLIC KEY-----"}`), "no PEM"},
+		"a secret as a key":    {rules(`{"type": "jwt", "publicKeys": ["` + first + `"]}`), "no PEM"},
+		"no issuer":            {rules(`{"type": "wts", "audience": "portal"}`), "issuer"},
+		"an unknown IP check":  {rules(`{"type": "jwt", "secret": "` + first + `", "ipCheck": "lax"}`), `"lax"`},
+		"an empty id":          {rules(`{"type": "jwt", "secret": "` + first + `", "dsnames": [{"label": "A"}]}`), "id of a dataset"},
+		"protected elsewhere":  {rules(`{"type": "jwt", "secret": "` + first + `", "protectedRoutes": ["a"]}`), "only the route termdb"},
+		"a protected glob":     {`{"ds0": {"termdb": {"*": {"type": "jwt", "secret": "` + first + `", "protectedRoutes": ["/["]}}}}`, "no glob"},
+		"the bearer's header":  {rules(`{"type": "jwt", "secret": "` + first + `", "headerKey": "authorization"}`), "bearer"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			read, err := dataset.Parse(t.Context(), []byte(row.text))
+			if err == nil {
+				_, err = dataset.New(read)
+			}
+			if err == nil || !strings.Contains(err.Error(), row.says) || strings.Contains(err.Error(), first) {
+				t.Errorf("%v, want an error that says %q", err, row.says)
+			}
+		})
+	}
+}
+
+func FuzzParse(f *testing.F) {
+	for _, seed := range []string{rules(shared), `{"*":{"headerKey":"x","termdb":{"*":{"type":"forbidden"}}}}`, `{"#":1}`, `{`} {
+		f.Add([]byte(seed))
+	}
+	f.Fuzz(func(t *testing.T, text []byte) {
+		read, err := dataset.Parse(t.Context(), text)
+		if err == nil {
+			_, _ = dataset.New(read)
+		}
+	})
+}
+
+// FuzzRequest shows that no request is let in without a token, and that none makes the guard fail.
+func FuzzRequest(f *testing.F) {
+	read := must(dataset.Parse(f.Context(), []byte(`{"ds0": {"*": {"a": `+shared+`}}, "*": {"/x/**/y": {"*": `+shared+`}}}`)))
+	handler := must(dataset.New(read)).Middleware(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusOK) }))
+	f.Add("/termdb", "dslabel=ds0&embedder=a", `{"for":"matrix"}`, "Bearer a.b.c")
+	f.Add("/x/y", "dslabel=b", ``, "Bearer YS5iLmM=")
+	f.Fuzz(func(t *testing.T, path, query, body, authorization string) {
+		request := httptest.NewRequest(http.MethodPost, "/", strings.NewReader(body))
+		request.URL.Path, request.URL.RawQuery = path, query
+		request.Header.Set("Authorization", authorization)
+		got := httptest.NewRecorder()
+		handler.ServeHTTP(got, request)
+		if got.Code < 400 || got.Code >= 500 {
+			t.Fatalf("%d", got.Code)
+		}
+	})
+}

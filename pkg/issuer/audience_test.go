@@ -83,7 +83,7 @@ func TestProfiles(t *testing.T) {
 		want      map[string]any
 	}{
 		"standard": {issuer.ES256, map[string]any{"scope": "read"}},
-		"resource": {issuer.RS256, map[string]any{"scope": "read", "token_type": "access", "user_id": "u1", "resource": "plugin-7"}},
+		"resource": {issuer.RS256, map[string]any{"scope": "read", "token_type": "access", "user_id": "u1", "resource": "plugin-7", "plugin_id": "plugin-7"}},
 		"gen3": {issuer.RS256, map[string]any{
 			"scope": []any{"openid", "read"}, "pur": "access", "azp": "pod", "context": map[string]any{"user": map[string]any{"name": "alice"}},
 		}},

@@ -23,7 +23,7 @@ type profile struct {
 var profiles = map[string]profile{
 	ProfileStandard: {algorithms: Algorithms, add: func(*claims, Request) {}},
 	ProfileResource: {algorithms: []string{RS256, ES256}, add: func(body *claims, request Request) {
-		body.TokenType, body.UserID = "access", request.Person.ID
+		body.TokenType, body.UserID, body.PluginID = "access", request.Person.ID, request.Resource
 	}},
 	// authutils reads RS256 alone, a scope that is a list, and the name in context.user.name.
 	ProfileGen3: {algorithms: []string{RS256}, add: func(body *claims, request Request) {
@@ -72,6 +72,7 @@ type claims struct {
 	// resource
 	TokenType string `json:"token_type,omitempty"`
 	UserID    string `json:"user_id,omitempty"`
+	PluginID  string `json:"plugin_id,omitempty"`
 	// gen3
 	Purpose         string       `json:"pur,omitempty"`
 	AuthorizedParty string       `json:"azp,omitempty"`

@@ -44,6 +44,7 @@ var arrows = map[string][]string{
 	"pkg/telemetry":             {},
 	"web":                       {},
 	"api":                       {"pkg/unverified"},
+	"examples/plugins":          {"pkg/verifier"},
 }
 
 // frameworks may be imported by these packages and no others.

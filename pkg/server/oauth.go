@@ -167,6 +167,10 @@ type introspected struct {
 	ID        string   `json:"jti,omitempty"`
 	Resource  string   `json:"resource,omitempty"`
 	Groups    []string `json:"groups,omitempty"`
+	// Of a resource's API token what its maintainers call it, so that the service can say who uploaded. What a person
+	// calls their own is theirs.
+	Name        string `json:"token_name,omitempty"`
+	Description string `json:"token_description,omitempty"`
 }
 
 // introspect answers POST /oauth2/introspect (RFC 7662): what a token that a resource service was sent is worth now. The
@@ -213,6 +217,9 @@ func (o *oauth) inspect(x *exchange, token, audience string, sender netip.Addr) 
 		said = introspected{
 			Active: true, Scope: strings.Join(found.Scopes, " "), ClientID: "api_token", Username: who.Username, TokenType: "Bearer", ExpiresAt: unix(found.ExpiresAt),
 			IssuedAt: unix(found.CreatedAt), Subject: who.ID, Audience: found.Audience, Issuer: o.issuer.URL(), ID: found.ID, Resource: found.Resource, Groups: who.Groups,
+		}
+		if found.Kind == apitoken.Resource {
+			said.Name, said.Description = found.Name, found.Description
 		}
 		return said, nil
 	}

@@ -47,7 +47,14 @@ const (
 	EnableUser  Action = "user enable"  // an operator took that back
 	Lost        Action = "lost"         // so many entries are in the log alone
 	Moved       Action = "moved"        // the chain before was not where its process left it; the token is its id
-	AddKey      Action = "add key"      // a signing key was made and published; the event's token is its id
+	// MakeAudienceKey, ActivateAudienceKey and DropAudienceKey: an admin made the next key of an audience's own, had it
+	// sign, or dropped it; the token is its id.
+	MakeAudienceKey     Action = "make audience key"
+	ActivateAudienceKey Action = "activate audience key"
+	DropAudienceKey     Action = "drop audience key"
+	TestIntegration     Action = "test integration" // an admin had a token of an integration tried where it is read
+
+	AddKey Action = "add key" // a signing key was made and published; the event's token is its id
 )
 
 // Config is the audit, as the operator writes it.

@@ -90,6 +90,10 @@ func (i *Integration) withDefaults() *Integration {
 			filled.Origins = append(filled.Origins, "https://"+host)
 		}
 	}
+	filled.Origins = slices.Clone(filled.Origins)
+	for at, origin := range filled.Origins {
+		filled.Origins[at] = originOf(origin)
+	}
 	return &filled
 }
 

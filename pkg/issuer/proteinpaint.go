@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"maps"
+	"net/netip"
 	"slices"
 	"time"
 )
@@ -115,14 +116,20 @@ func (a *Audience) integrated(request *Request) error {
 	return nil
 }
 
-// Preview is the payload of a token that a person would get, which nothing signs. The errors are those of Mint.
-func (i *Issuer) Preview(request Request) ([]byte, error) {
-	audience, ok := i.config.Audiences[request.Audience]
-	if !ok || audience.Integration == nil {
+// Preview is the payload of a token that a person of a role would get, or with a negative number one who matches none,
+// which nothing signs. The error is ErrAudience, of a role that is not there too.
+func (i *Issuer) Preview(id string, role int) ([]byte, error) {
+	audience, ok := i.config.Audiences[id]
+	if !ok || audience.Integration == nil || role >= len(audience.Integration.Roles) {
 		return nil, ErrAudience
 	}
-	if err := audience.integrated(&request); err != nil {
-		return nil, err
+	of := *audience.Integration
+	request := Request{Audience: id, Person: Person{Username: "person", Email: "person@example.org"}, integration: &of}
+	if of.Roles = nil; role >= 0 {
+		of.Roles = []Role{{Everyone: true, Result: audience.Integration.Roles[role].Result}}
+	}
+	if of.IP == IPStrict {
+		request.Address = netip.AddrFrom4([4]byte{192, 0, 2, 1}) // for documentation (RFC 5737)
 	}
 	now := i.now()
 	body := claims{Issuer: i.config.URL, IssuedAt: now.Unix(), ExpiresAt: now.Add(audience.DefaultLifetime).Unix(), ID: "preview"}

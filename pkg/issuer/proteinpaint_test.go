@@ -96,12 +96,17 @@ func TestProteinPaintProfile(t *testing.T) {
 			}
 		})
 	}
-	said, err := i.Preview(issuer.Request{Audience: "loose", Person: bob})
-	if err != nil || !strings.Contains(string(said), `"role":"reader"`) || !strings.Contains(string(said), `"exp":`) {
+	said, err := i.Preview("strict", 1)
+	if err != nil || !strings.Contains(string(said), `"role":"reader"`) || !strings.Contains(string(said), `"exp":`) || !strings.Contains(string(said), `"ip":`) {
 		t.Errorf("the preview: %s, %v", said, err)
 	}
-	if _, err := i.Preview(issuer.Request{Audience: "plain", Person: bob}); !errors.Is(err, issuer.ErrAudience) {
-		t.Errorf("a preview of no integration: %v", err)
+	if said, err := i.Preview("loose", -1); err != nil || strings.Contains(string(said), "clientAuthResult") {
+		t.Errorf("the preview of no role: %s, %v", said, err)
+	}
+	for audience, role := range map[string]int{"plain": -1, "none": -1, "loose": 2} {
+		if _, err := i.Preview(audience, role); !errors.Is(err, issuer.ErrAudience) {
+			t.Errorf("a preview of %s, role %d: %v", audience, role, err)
+		}
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 	"html/template"
 	"io"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -56,20 +57,30 @@ type Frame struct {
 }
 
 // View is an entry of the list of views.
-type View struct{ Name, Path string }
+type View struct {
+	Name, Path string
+	admins     bool // they alone see it
+}
 
 // The views, in their order.
 const (
-	ViewConnections = "Connections"
-	ViewTokens      = "Tokens"
-	ViewResources   = "Resources"
-	ViewActivity    = "Activity"
-	ViewSessions    = "Sessions"
-	ViewAdmin       = "Admin"
+	ViewConnections  = "Connections"
+	ViewTokens       = "Tokens"
+	ViewResources    = "Resources"
+	ViewActivity     = "Activity"
+	ViewSessions     = "Sessions"
+	ViewIntegrations = "Integrations"
+	ViewAdmin        = "Admin"
 )
 
 var listed = []View{
-	{ViewConnections, "/"}, {ViewTokens, "/tokens"}, {ViewResources, "/resources"}, {ViewActivity, "/activity"}, {ViewSessions, "/sessions"}, {ViewAdmin, "/admin"},
+	{ViewConnections, "/", false},
+	{ViewTokens, "/tokens", false},
+	{ViewResources, "/resources", false},
+	{ViewActivity, "/activity", false},
+	{ViewSessions, "/sessions", false},
+	{ViewIntegrations, "/integrations", true},
+	{ViewAdmin, "/admin", true},
 }
 
 // Site renders pages. It is safe for concurrent use.
@@ -102,7 +113,7 @@ func (s *Site) Write(w io.Writer, frame Frame, content Content) error {
 	of := content.page()
 	shown := listed
 	if !frame.Admin {
-		shown = listed[:len(listed)-1]
+		shown = slices.DeleteFunc(slices.Clone(listed), func(view View) bool { return view.admins })
 	}
 	if err := s.templates.ExecuteTemplate(w, of.file, struct {
 		Base, Title, Refresh, View string

@@ -125,7 +125,7 @@ var oauthErrors = map[string]string{
 	"pending": "authorization_pending", "slow": "slow_down", "denied": "access_denied", "expired": "expired_token", "grant_type": "unsupported_grant_type", "token_type": "unsupported_token_type",
 	"audience": "invalid_target", "access": "invalid_target", "not_connected": "invalid_target", "grant_expired": "invalid_target",
 	"grant_broken": "invalid_target", "self_renewal": "invalid_target",
-	"scope": "invalid_scope", "token_scope": "invalid_scope",
+	"scope": "invalid_scope", "token_scope": "invalid_scope", "dataset": "invalid_target",
 }
 
 // oauthShape is the error of an OAuth endpoint (RFC 6749 5.2), and beside it what all errors of ours have.

@@ -46,6 +46,7 @@ var arrows = map[string][]string{
 	"web":                       {},
 	"api":                       {"pkg/unverified"},
 	"examples/plugins":          {"pkg/verifier"},
+	"examples/workspace":        {"api"},
 }
 
 // frameworks may be imported by these packages and no others.

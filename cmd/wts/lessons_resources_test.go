@@ -4,6 +4,7 @@ import (
 	"database/sql"
 	"encoding/base64"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"net/http"
 	"strings"
@@ -33,10 +34,10 @@ const (
 	signedUpload   = `{"name": "ci", "format": "jwt", "scopes": ["upload"]}`
 )
 
-// makeFor makes a token of a resource.
-func (r *replica) makeFor(t *testing.T, browser *http.Client, path, body string) shown {
+// makeFor makes a token of the plugin.
+func (r *replica) makeFor(t *testing.T, browser *http.Client, body string) shown {
 	t.Helper()
-	return decoded[shown](t, r.sendJSON(t, browser, http.MethodPost, path, body), http.StatusCreated)
+	return decoded[shown](t, r.sendJSON(t, browser, http.MethodPost, tokensOfPlugin, body), http.StatusCreated)
 }
 
 // uploads says why a token is not one that a site takes: it is active there now, it is traded for a short one of the
@@ -78,7 +79,7 @@ func TestLesson27ValuesAreShownOnce(t *testing.T) {
 	bob := r.signedIn(t, "bob")
 	values, ids := map[string]string{}, []string{}
 	for name, body := range map[string]string{"opaque": opaqueUpload, "signed": signedUpload} {
-		made := r.makeFor(t, alice, tokensOfPlugin, body)
+		made := r.makeFor(t, alice, body)
 		rotated := decoded[shown](t, r.sendJSON(t, alice, http.MethodPost, tokensOfPlugin+"/"+made.ID+"/rotate", `{"overlap": 60}`), 200)
 		values[name], values[name+", rotated"] = made.Token, rotated.Token
 		ids = append(ids, made.ID)
@@ -202,7 +203,7 @@ func TestLesson28ATokenOfAnotherResourceIsNotFound(t *testing.T) {
 	r.putResource(t, "other", "alice")
 	for name, body := range map[string]string{"opaque": opaqueUpload, "signed": signedUpload} {
 		t.Run(name, func(t *testing.T) {
-			made := r.makeFor(t, alice, tokensOfPlugin, body)
+			made := r.makeFor(t, alice, body)
 			before := decodedBody(t, r.sendJSON(t, alice, http.MethodGet, tokensOfPlugin+"/"+made.ID, ""))
 			for _, path := range []string{"/api/v1/resources/sites/other/tokens/", "/api/v1/resources/sites/none/tokens/", "/api/v1/resources/wts/plugin/tokens/", "/api/v1/tokens/"} {
 				for what, row := range map[string][3]string{
@@ -243,7 +244,7 @@ func TestLesson29EveryMaintainerSeesAndRevokes(t *testing.T) {
 	for name, maker := range makers {
 		other := makers[map[string]string{"alice": "bob", "bob": "alice"}[name]]
 		t.Run("made by "+name, func(t *testing.T) {
-			made := r.makeFor(t, maker, tokensOfPlugin, opaqueUpload)
+			made := r.makeFor(t, maker, opaqueUpload)
 			at := tokensOfPlugin + "/" + made.ID
 			for method, path := range map[string]string{http.MethodGet: at, http.MethodDelete: at, http.MethodPost: at + "/rotate"} {
 				if got := r.sendJSON(t, carol, method, path, ""); got.status != http.StatusNotFound {
@@ -311,7 +312,7 @@ func TestLesson30ATokenOutlivesItsMaker(t *testing.T) {
 			}
 			alice, user := r.signedIn(t, "alice"), r.idOf(t, "alice")
 			r.putResource(t, "plugin", "alice")
-			values := []string{r.makeFor(t, alice, tokensOfPlugin, opaqueUpload).Token, r.makeFor(t, alice, tokensOfPlugin, signedUpload).Token}
+			values := []string{r.makeFor(t, alice, opaqueUpload).Token, r.makeFor(t, alice, signedUpload).Token}
 			personal := r.makeToken(t, alice, `{"audience": "sites", "name": "n", "scopes": ["upload"]}`)
 			active := func() bool {
 				return strings.Contains(r.form(t, "/oauth2/introspect", "client_id", "sites", "client_secret", siteSecret, "token", personal.Token).body, `"active":true`)
@@ -327,7 +328,7 @@ func TestLesson30ATokenOutlivesItsMaker(t *testing.T) {
 				comesTrue(t, "the maker's own token", func() error {
 					r.authn.Forget()
 					if active() {
-						return fmt.Errorf("it is active") //nolint:err113,perfsprint // of a test
+						return errors.New("it is active")
 					}
 					return nil
 				})
@@ -349,7 +350,7 @@ func TestLesson34UsesAreNotedOnceAMinute(t *testing.T) {
 	r := startReplica(t, withSites)
 	alice := r.signedIn(t, "alice")
 	r.putResource(t, "plugin", "alice")
-	made := r.makeFor(t, alice, tokensOfPlugin, opaqueUpload)
+	made := r.makeFor(t, alice, opaqueUpload)
 	execSQLite(t, r, "CREATE TABLE noted (at integer)")
 	execSQLite(t, r, "CREATE TRIGGER noting AFTER UPDATE ON api_tokens BEGIN INSERT INTO noted VALUES (new.last_used_at); END")
 	notes := func() int { return len(column(t, r, "SELECT at FROM noted")) }

@@ -70,21 +70,24 @@ type introspected struct {
 	Description string `json:"token_description"`
 }
 
-// introspect asks what a token is worth at the moment.
+// introspect asks what a token is worth at the moment. The credentials are in the form (RFC 6749 2.3.1).
 func (a *authority) introspect(ctx context.Context, token string) (said introspected, err error) {
-	form := url.Values{"token": {token}}.Encode()
+	form := url.Values{"token": {token}, "client_id": {a.audience}, "client_secret": {a.secret}}.Encode()
 	err = a.call(ctx, http.MethodPost, "/oauth2/introspect", "application/x-www-form-urlencoded", []byte(form), &said)
 	return said, err
 }
 
-// call calls wts by the audience's credentials, HTTP Basic (RFC 7617), and reads its answer where one is wanted.
+// call calls wts and reads its answer where one is wanted. JSON goes with the audience's credentials by HTTP Basic (RFC
+// 7617), as they are; an OAuth endpoint would read them form-encoded there, so that a form holds its own.
 func (a *authority) call(ctx context.Context, method, path, kind string, body []byte, into any) error {
 	request, err := http.NewRequestWithContext(ctx, method, a.url+path, bytes.NewReader(body))
 	if err != nil {
 		return fmt.Errorf("--wts: %w", err)
 	}
 	request.Header.Set("Content-Type", kind)
-	request.SetBasicAuth(a.audience, a.secret)
+	if kind == "application/json" {
+		request.SetBasicAuth(a.audience, a.secret)
+	}
 	response, err := patient.Do(request)
 	if err != nil {
 		return fmt.Errorf("wts cannot be reached: %w", err)

@@ -29,8 +29,8 @@ import (
 func TestMain(m *testing.M) { os.Exit(instance.Main(m)) }
 
 const (
-	siteSecret   = "canary-secret-of-the-site"
-	staffAddress = "127.0.0.3" // of a worker of the staff's
+	siteSecret   = "canary %41+secret of the site" // with what a form would read otherwise
+	staffAddress = "127.0.0.3"                     // of a worker of the staff's
 )
 
 // house is a wts, a provider at which people log in, an issuer of CI jobs, and the site.
@@ -91,7 +91,7 @@ audiences:
     profile: resource
     algorithm: ES256
     scopes: [upload, read, approve]
-    secret: %s
+    secret: "%s"
     access: [{everyone: true, scopes: [upload, read]}, {users: [staff]}]
     api_tokens: {personal: true, resource: true, jwt: true, endless: true}
   elsewhere: {scopes: [upload], api_tokens: {personal: true}}

@@ -191,6 +191,9 @@ audiences:
   {{.Audience}}:
     scopes: [data:read, data:write]
     api_tokens: {personal: true, resource: true}
+  wts: # for programs that are no worker, as examples/workspace on one machine
+    scopes: [token]
+    api_tokens: {personal: true}
   plugins: # for examples/plugins
     profile: resource
     algorithm: ES256

@@ -4,7 +4,7 @@ package web
 type Integrations struct{ Rows []IntegrationRow }
 
 func (Integrations) page() page {
-	return page{file: "integrations.html", view: ViewIntegrations, title: "Integrations"}
+	return page{file: "integrations.html", view: ViewAdmin, title: "Integrations"}
 }
 
 // IntegrationRow is one of them.
@@ -33,7 +33,7 @@ type Integration struct {
 }
 
 func (i Integration) page() page {
-	return page{file: "integration.html", view: ViewIntegrations, title: i.ID}
+	return page{file: "integration.html", view: ViewAdmin, title: i.ID}
 }
 
 // RoleRow is a role, whom it is for, and the claims that a person of it gets.

@@ -10,7 +10,6 @@ import (
 	"html/template"
 	"io"
 	"net/http"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -57,30 +56,20 @@ type Frame struct {
 }
 
 // View is an entry of the list of views.
-type View struct {
-	Name, Path string
-	admins     bool // they alone see it
-}
+type View struct{ Name, Path string }
 
 // The views, in their order.
 const (
-	ViewConnections  = "Connections"
-	ViewTokens       = "Tokens"
-	ViewResources    = "Resources"
-	ViewActivity     = "Activity"
-	ViewSessions     = "Sessions"
-	ViewIntegrations = "Integrations"
-	ViewAdmin        = "Admin"
+	ViewConnections = "Connections"
+	ViewTokens      = "Tokens"
+	ViewResources   = "Resources"
+	ViewActivity    = "Activity"
+	ViewSessions    = "Sessions"
+	ViewAdmin       = "Admin"
 )
 
 var listed = []View{
-	{ViewConnections, "/", false},
-	{ViewTokens, "/tokens", false},
-	{ViewResources, "/resources", false},
-	{ViewActivity, "/activity", false},
-	{ViewSessions, "/sessions", false},
-	{ViewIntegrations, "/integrations", true},
-	{ViewAdmin, "/admin", true},
+	{ViewConnections, "/"}, {ViewTokens, "/tokens"}, {ViewResources, "/resources"}, {ViewActivity, "/activity"}, {ViewSessions, "/sessions"}, {ViewAdmin, "/admin"},
 }
 
 // Site renders pages. It is safe for concurrent use.
@@ -113,7 +102,7 @@ func (s *Site) Write(w io.Writer, frame Frame, content Content) error {
 	of := content.page()
 	shown := listed
 	if !frame.Admin {
-		shown = slices.DeleteFunc(slices.Clone(listed), func(view View) bool { return view.admins })
+		shown = listed[:len(listed)-1]
 	}
 	if err := s.templates.ExecuteTemplate(w, of.file, struct {
 		Base, Title, Refresh, View string

@@ -232,7 +232,15 @@ func (i *Issuer) signerOf(id string, audience Audience, now, expiresAt time.Time
 			return &own, nil
 		}
 	}
-	return nil, ErrNoSecret
+	return nil, audience.errKeyless()
+}
+
+// errKeyless is the error of an audience whose first key is missing: an admin makes a secret, and Maintain a public key.
+func (a *Audience) errKeyless() error {
+	if a.Algorithm == HS256 {
+		return ErrNoSecret
+	}
+	return ErrNoKey
 }
 
 // A key that a service was told of wrongly is found before it signs for people: a trial is signed with the next key, and
@@ -268,7 +276,7 @@ func (i *Issuer) nextSignerOf(id string, audience Audience, _, _ time.Time) (*si
 
 // PublicKeys are the public keys of an audience with which its tokens are verified, as PEM: the one that signs, then the
 // next one, then those whose tokens may be valid. Touches memory alone. The errors are ErrNotOwn, of an audience whose
-// readers know no public key of its own, and ErrNoSecret where none signs yet.
+// readers know no public key of its own, and ErrNoKey where none signs yet.
 func (i *Issuer) PublicKeys(audience string) ([]string, error) {
 	of, ok := i.config.Audiences[audience]
 	if !ok || of.Algorithm == HS256 || !i.OwnKeys(audience) {
@@ -286,7 +294,7 @@ func (i *Issuer) PublicKeys(audience string) ([]string, error) {
 			}
 		}
 		if wanted == Active && len(pems) == 0 {
-			return nil, ErrNoSecret
+			return nil, ErrNoKey
 		}
 	}
 	return pems, nil

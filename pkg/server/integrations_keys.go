@@ -121,21 +121,21 @@ func (i *integrations) tryNext(x *exchange, id string, of issuer.Integration) er
 
 // dropKey answers DELETE of the next key, which never signed.
 func (i *integrations) dropKey(x *exchange) error {
-	if _, err := i.dropped(x); err != nil {
+	if err := i.dropped(x); err != nil {
 		return err
 	}
 	x.Status(http.StatusNoContent)
 	return nil
 }
 
-func (i *integrations) dropped(x *exchange) (issuer.AudienceKey, error) {
+func (i *integrations) dropped(x *exchange) error {
 	if err := recent(x); err != nil {
-		return issuer.AudienceKey{}, err
+		return err
 	}
 	id, _ := i.of(x)
 	dropped, err := i.issuer.DropAudienceKey(x.Request.Context(), id)
 	x.event.Token = dropped.ID
-	return dropped, ofKeys(err)
+	return ofKeys(err)
 }
 
 // ofKeys is an error of changing keys: what the admin can do something about, or an outage.

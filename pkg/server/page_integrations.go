@@ -234,7 +234,7 @@ func (v *integrationPages) activate(x *exchange) error {
 
 // drop answers POST: the next key is gone.
 func (v *integrationPages) drop(x *exchange) error {
-	_, err := v.dropped(x)
+	err := v.dropped(x)
 	switch {
 	case errors.Is(err, issuer.ErrNoNext):
 		return goTo(x, v.here(x), "There is no next key any more.")

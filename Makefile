@@ -22,7 +22,7 @@ build: ## Build bin/wts, static, without a C compiler
 rootfs: build ready-rootfs ## Build the tree of the image in rootfs, without a container engine
 	deploy/image/rootfs rootfs
 
-run: build bin/demo ## Run everything on this machine: the service, two providers, a worker, a resource service: FIPS=1
+run: build bin/demo ## Run everything on this machine: the service, two providers, a worker, the services of examples: FIPS=1
 	bin/demo --dir .demo $(DEMO)
 
 demo: build bin/demo ## Run the same story by itself, and fail if a step fails: FIPS=1
@@ -30,6 +30,7 @@ demo: build bin/demo ## Run the same story by itself, and fail if a step fails: 
 
 bin/demo: FORCE
 	$(GO) build -tags $(TAGS) -o bin/demo ./test/demo
+	mkdir -p bin/examples && $(GO) build -tags $(TAGS) -o bin/examples/ ./examples/...
 FORCE:
 
 test: ready-test build ## Test everything on SQLite and PostgreSQL, with the race detector

@@ -1,5 +1,5 @@
 // Command demo runs the whole of wts on one machine: the service, as a process of its own, two identity providers, a
-// worker and a resource service. `make run` starts it, and `make demo` has it tell its story by itself.
+// worker, a resource service and the services of examples. `make run` starts it, and `make demo` has it tell its story by itself.
 package main
 
 import (
@@ -57,7 +57,8 @@ func run(ctx context.Context, out io.Writer, args []string) error {
 	flags.StringVar(&options.wts, "wts", "bin/wts", "the service's binary")
 	flags.BoolVar(&options.once, "once", false, "run the story by itself, print each step, and fail if one fails")
 	flags.StringVar(&options.dir, "dir", "", "where to keep the configuration, the database and the keys (default: a folder of its own in the temporary one)")
-	flags.IntVar(&options.port, "port", 8080, "the first of four ports; 0 picks free ones")
+	flags.StringVar(&options.examples, "examples", "bin/examples", "the folder of the examples' binaries")
+	flags.IntVar(&options.port, "port", 8080, "the first of eight ports; 0 picks free ones")
 	flags.BoolVar(&options.verbose, "verbose", false, "show the service's log")
 	if err := flags.Parse(args); err != nil {
 		return err
@@ -77,6 +78,7 @@ func run(ctx context.Context, out io.Writer, args []string) error {
 type options struct {
 	once, verbose bool
 	wts, dir      string
+	examples      string
 	port          int
 }
 
@@ -85,6 +87,10 @@ type demo struct {
 	out           io.Writer
 	url           string // of the service
 	resource      string // of the resource service
+	page          string // of the demo itself
+	hub, datasets string // of the examples
+	plugins       string
+	archive       string // the file of a plugin
 	first, second *providertest.Server
 	worker        *http.Client
 	closers       []func() error
@@ -118,18 +124,24 @@ func startDemo(ctx context.Context, out io.Writer, options options) (_ *demo, er
 	if err := d.startProviders(ports); err != nil {
 		return nil, err
 	}
-	if err := d.startService(ctx, options, ports[0]); err != nil {
+	if err := d.startService(ctx, options, ports); err != nil {
 		return nil, err
 	}
 	if err := d.startResource(ctx, ports[3]); err != nil {
+		return nil, err
+	}
+	if err := d.startExamples(ctx, options, ports); err != nil {
 		return nil, err
 	}
 	d.worker = instance.WorkerAt(demoWorker)
 	return d, nil
 }
 
-// demoPorts are four ports in a row, or four free ones.
-func demoPorts(first int) (ports [4]int, err error) {
+// demoCount is how many ports the demo has: of wts, two providers, a resource service, the page and three examples.
+const demoCount = 8
+
+// demoPorts are ports in a row, or free ones.
+func demoPorts(first int) (ports [demoCount]int, err error) {
 	for i := range ports {
 		if first != 0 {
 			ports[i] = first + i
@@ -151,7 +163,7 @@ const (
 	demoPassword = "demo"
 )
 
-func (d *demo) startProviders(ports [4]int) (err error) {
+func (d *demo) startProviders(ports [demoCount]int) (err error) {
 	people := []providertest.User{
 		{Name: "alice", Email: "alice@example.org", Password: demoPassword},
 		{Name: "bob", Email: "bob@example.org", Password: demoPassword},
@@ -201,6 +213,18 @@ audiences:
     secret: {{.Secret}}
     access: [{everyone: true, scopes: [upload, read]}, {users: [alice]}]
     api_tokens: {resource: true, jwt: true, endless: true}
+  hub: {profile: pephub, algorithm: ES256, api_tokens: {personal: true, jwt: true, max_lifetime: 720h}}
+  portal:
+    profile: proteinpaint
+    signing_secret: {{.PortalSecret}}
+    integration:
+      dataset: ds0
+      cohorts: [{id: ds0, label: Sample}]
+      embedders: [localhost]
+      origins: ["{{.Datasets}}"]
+      instance_url: {{.Datasets}}
+      roles: [{everyone: true, result: {role: user}}]
+auth: {audience: hub, name: The hub, redirect_uris: ["{{.Hub}}/callback"], origins: ["{{.Hub}}"]}
 default_provider: university
 providers:
   university: {name: Example University, issuer: "{{.First}}", client_id: {{.Client}}, client_secret: {{.Secret}}, username_claim: preferred_username}
@@ -208,10 +232,12 @@ providers:
 `))
 
 // startService runs the service as an operator does: a configuration, a key file, and `wts serve`.
-func (d *demo) startService(ctx context.Context, options options, port int) error {
+func (d *demo) startService(ctx context.Context, options options, ports [demoCount]int) error {
+	public := func(port int) string { return "http://" + net.JoinHostPort(demoHost, strconv.Itoa(port)) }
 	var text strings.Builder
 	err := settings.Execute(&text, map[string]string{
-		"URL": d.url, "Listen": net.JoinHostPort(demoLoopback, strconv.Itoa(port)), "Audience": demoAudience,
+		"URL": d.url, "Listen": net.JoinHostPort(demoLoopback, strconv.Itoa(ports[0])), "Audience": demoAudience,
+		"Hub": public(ports[5]), "Datasets": public(ports[6]), "PortalSecret": demoPortalSecret,
 		"First": d.first.Issuer, "Second": d.second.Issuer, "Client": demoClient, "Secret": demoSecret,
 	})
 	err = errors.Join(err, os.MkdirAll(options.dir, 0o700))

@@ -17,12 +17,15 @@ import (
 // explain says what to open and what to type.
 func (d *demo) explain() {
 	fmt.Fprintf(d.out, `
-wts is running, with two identity providers, a worker of alice's and a resource service.
+wts is running, with two identity providers, a worker of alice's, a resource service, and the small
+services of examples/ in the place of PEPhub, ProteinPaint and a plugin site.
 
   1. Open       %[1]s/
      log in as  alice, with the password %[2]s
   2. On the page: connect the second provider, make an API token (Tokens), see what was done (Activity).
-  3. Watch here: the worker asks for a token every five seconds,
+  3. Open       %[5]s
+     which has the lines to type for each of the four systems.
+  4. Watch here: the worker asks for a token every five seconds,
      and the resource service verifies it by the published keys.
 
   By hand, as the worker:     curl --interface %[3]s '%[4]s/token/?expires=600'
@@ -30,7 +33,7 @@ wts is running, with two identity providers, a worker of alice's and a resource 
   the keys that verify ours:  curl %[4]s/.well-known/jwks.json
   Stop with Ctrl-C.
 
-`, d.url, demoPassword, demoWorker, strings.Replace(d.url, demoHost, demoLoopback, 1))
+`, d.url, demoPassword, demoWorker, strings.Replace(d.url, demoHost, demoLoopback, 1), d.page)
 }
 
 // work is the sample worker: it asks for a token and uses it, again and again.
@@ -115,15 +118,18 @@ func call(ctx context.Context, client *http.Client, address, bearer string) (int
 	return response.StatusCode, string(body), nil
 }
 
+// storyStep is a step of the story.
+type storyStep struct {
+	name string
+	run  func() (string, error)
+}
+
 // tell runs the story by itself: what a person does in a browser is done over HTTP, as a browser
 // would.
 func (d *demo) tell(ctx context.Context) error {
 	browser := providertest.Browser()
 	var token handedOut
-	steps := []struct {
-		name string
-		run  func() (string, error)
-	}{
+	steps := []storyStep{
 		{"the worker is refused before anyone has logged in", func() (string, error) {
 			_, err := d.workersToken(ctx, "/token/?expires=600")
 			if err == nil {
@@ -166,6 +172,18 @@ func (d *demo) tell(ctx context.Context) error {
 			return d.resourceSays(ctx, short.Token, http.StatusUnauthorized)
 		}},
 	}
+	for _, one := range d.systems() {
+		steps = append(steps, storyStep{one.Title + ": the lines of the demo's page", func() (string, error) {
+			if one.First == "" {
+				return d.typeLines(ctx, one)
+			}
+			value, err := d.pluginToken(ctx, browser)
+			if err != nil {
+				return "", err
+			}
+			return d.typeLines(ctx, one, "TOKEN="+value)
+		}})
+	}
 	for i, step := range steps {
 		outcome, err := step.run()
 		if err != nil {
@@ -204,7 +222,23 @@ var shownOnce = regexp.MustCompile(`<code id="value">([^<]+)</code>`)
 // makeToken makes an API token as the form of the page does, and uses it.
 func (d *demo) makeToken(ctx context.Context, browser *http.Client) (string, error) {
 	form := url.Values{"name": {"laptop"}, "audience": {demoAudience}, "scope": {demoAudience + " data:read"}, "expires": {"30"}}
-	request, err := http.NewRequestWithContext(ctx, http.MethodPost, d.url+"/tokens", strings.NewReader(form.Encode()))
+	value, err := d.createToken(ctx, browser, "/tokens", form)
+	if err != nil {
+		return "", err
+	}
+	status, _, err := call(ctx, http.DefaultClient, d.url+"/api/v1/tokens/self", value)
+	return fmt.Sprintf("%d characters, and wts says %d to it", len(value), status), expect(err, status == http.StatusOK, "another status")
+}
+
+// pluginToken makes a token of the plugin, as its maintainer does on the page.
+func (d *demo) pluginToken(ctx context.Context, browser *http.Client) (string, error) {
+	form := url.Values{"name": {"ci"}, "audience": {"plugins"}, "scope": {"plugins upload"}, "expires": {"30"}}
+	return d.createToken(ctx, browser, "/resources/plugins/"+demoPlugin+"/tokens", form)
+}
+
+// createToken sends the form of a page, and returns the value that the page after it shows.
+func (d *demo) createToken(ctx context.Context, browser *http.Client, path string, form url.Values) (string, error) {
+	request, err := http.NewRequestWithContext(ctx, http.MethodPost, d.url+path, strings.NewReader(form.Encode()))
 	if err != nil {
 		return "", fmt.Errorf("a request: %w", err)
 	}
@@ -222,6 +256,5 @@ func (d *demo) makeToken(ctx context.Context, browser *http.Client) (string, err
 	if shown == nil {
 		return "", fmt.Errorf("%w: the page shows no token", errNotDemo)
 	}
-	status, _, err := call(ctx, http.DefaultClient, d.url+"/api/v1/tokens/self", string(shown[1]))
-	return fmt.Sprintf("%d characters, and wts says %d to it", len(shown[1]), status), expect(err, status == http.StatusOK, "another status")
+	return string(shown[1]), nil
 }

@@ -59,8 +59,8 @@ def login():
 def pep(name):
     return {
         "config": {"name": name, "pep_version": "2.1.0", "description": "of the test"},
-        "sample_list": [{"sample_name": "s1", "organism": "pig"}],
-        "subsample_list": [],
+        "samples": [{"sample_name": "s1", "organism": "pig"}],
+        "subsamples": [],
     }
 
 

@@ -19,6 +19,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/workspace-token-service/wts/pkg/provider/providertest"
 	"github.com/workspace-token-service/wts/test/instance"
 )
 
@@ -158,7 +159,7 @@ func TestPEPHubClient(t *testing.T) {
 	}, used.Statuses); diff != "" {
 		t.Errorf("the statuses (-want +got):\n%s", diff)
 	}
-	if used.Found != 1 || used.Public != 0 || used.Raw["config"] == nil || used.Raw["sample_list"] == nil {
+	if used.Found != 1 || used.Public != 0 || used.Raw["config"] == nil || used.Raw["samples"] == nil {
 		t.Errorf("found %d, without a login %d; the project: %v", used.Found, used.Public, used.Raw)
 	}
 	alice.open(h.public + "/sessions")
@@ -179,7 +180,7 @@ func TestPEPhubDecodes(t *testing.T) {
 		}
 		return claims, err
 	}
-	logIn(t, newJar(t), h.public+"/oauth2/authorization_url", "alice")
+	logIn(t, providertest.Browser(), h.public+"/oauth2/authorization_url", "alice")
 	token := h.Token(t, instance.Worker(), "?audience=stock&expires=2")
 	claims, err := decode(token.Token, stockSecret)
 	if err != nil {

@@ -45,6 +45,8 @@ type reading struct {
 	options []verifier.Option
 }
 
+// label reads the routes of a dataset in the order in which they stand, since the first one that fits a request counts:
+// a map would lose it. Beside the routes stands the header that holds where a credential names none.
 func (p reading) label(label member) ([]Rule, error) {
 	routes, err := members(label.value)
 	if err != nil {
@@ -104,6 +106,8 @@ type wireCredential struct {
 	MaxAge     any `json:"maxSessionAge"`
 }
 
+// credential reads what a request has to show. A member that is not known is an error: one that was misspelled would
+// leave out what it restricts.
 func (p reading) credential(text json.RawMessage) (Credential, error) {
 	if _, err := members(text); err != nil {
 		return Credential{}, err
@@ -155,7 +159,8 @@ func (p reading) tokens(wire wireCredential) (Tokens, error) {
 	return nil, fmt.Errorf("the type is %q, want jwt, wts or forbidden", wire.Type)
 }
 
-// keys are the keys of a credential of type jwt.
+// keys are the keys of a credential of type jwt. In dsCredentials a PEM stands where a secret does; it is a public key
+// here wherever it stands, and one that cannot be read is an error and no secret.
 func (c wireCredential) keys() ([]verifier.Key, error) {
 	var all []verifier.Key
 	secrets := c.Secrets

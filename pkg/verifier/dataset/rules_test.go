@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/workspace-token-service/wts/pkg/verifier"
 	"github.com/workspace-token-service/wts/pkg/verifier/dataset"
 )
 
@@ -160,4 +161,20 @@ func FuzzRequest(f *testing.F) {
 			t.Fatalf("%d", got.Code)
 		}
 	})
+}
+
+// What introspection says of an opaque token may lack an end, and then it opens nothing.
+func TestAnOpaqueTokenWithoutAnEnd(t *testing.T) {
+	for said, want := range map[string]int{`"exp": 99999999999, `: 200, ``: 401} {
+		issuer := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			_, _ = w.Write([]byte(`{"active": true, ` + said + `"aud": "portal", "datasets": ["ds0"]}`))
+		}))
+		t.Cleanup(issuer.Close)
+		tokens := must(verifier.New(t.Context(), issuer.URL, "portal", verifier.WithIntrospection(issuer.URL, "portal", "secret")))
+		guard := must(dataset.New([]dataset.Rule{{Label: "ds0", Route: dataset.Any, Embedder: dataset.Any, Credential: dataset.Credential{Tokens: tokens}}}))
+		handler := guard.Middleware(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+		if got := get(handler, data, header, "wtsp_opaque"); got.Code != want {
+			t.Errorf("%q: %d %s, want %d", said, got.Code, got.Body, want)
+		}
+	}
 }

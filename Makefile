@@ -129,7 +129,7 @@ ready-api:
 	@test/ready node jq
 
 ready-e2e:
-	@test/ready node jwt authlib requests java jackson chromium
+	@test/ready node jwt authlib requests django simplejwt java jackson chromium
 	cd test/e2e/provider && npm ci --no-audit --no-fund --loglevel=error
 
 clean: ## Delete what was built

@@ -31,6 +31,8 @@ type Request struct {
 	IDP string
 	// Scopes are for an audience's token.
 	Scopes []string
+	// Datasets are those of an integration that the token is to name; all of them where there is none.
+	Datasets []string
 	// Expires is the life wanted, to the second; 0 leaves it to the service.
 	Expires time.Duration
 }
@@ -128,7 +130,7 @@ func (c *Client) Token(ctx context.Context, want Request) (Token, error) {
 
 func (c *Client) request(ctx context.Context, want Request) (*http.Request, error) {
 	query := url.Values{}
-	for name, value := range map[string]string{"audience": want.Audience, "idp": want.IDP, "scope": strings.Join(want.Scopes, " ")} {
+	for name, value := range map[string]string{"audience": want.Audience, "idp": want.IDP, "scope": strings.Join(want.Scopes, " "), "datasets": strings.Join(want.Datasets, ",")} {
 		if value != "" {
 			query.Set(name, value)
 		}

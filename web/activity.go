@@ -26,6 +26,7 @@ var deeds = map[string]string{ //nolint:gosec // no credentials: words about tok
 	"rotate token": "API token rotated", "revoke token": "API token revoked", "use token": "API token used", "report token": "API token reported", "exchange": "Token exchanged for",
 	"introspect": "Token checked by", "allow": "Program let in", "put resource": "Resource changed", "user disable": "Account disabled", "user enable": "Account enabled",
 	"user rename": "Account renamed", "add publisher": "Publisher added to", "remove publisher": "Publisher removed from", "add key": "Signing key added",
+	"make audience key": "Next key made for", "activate audience key": "Next key activated for", "drop audience key": "Next key dropped of", "test integration": "Integration tested",
 }
 
 // tried are those of them that say otherwise where nothing came of it.
@@ -33,6 +34,7 @@ var tried = map[string]string{ //nolint:gosec // as above
 	"login": "Sign in at", "connect": "Connect", "disconnect": "Disconnect", "end session": "End a session", "create token": "Make an API token for", "edit token": "Rename an API token",
 	"rotate token": "Rotate an API token", "revoke token": "Revoke an API token", "use token": "Use an API token", "allow": "Let a program in", "put resource": "Change a resource",
 	"add publisher": "Add a publisher to", "remove publisher": "Remove a publisher from", "exchange": "Exchange a token for",
+	"make audience key": "Make the next key for", "activate audience key": "Activate the next key for", "drop audience key": "Drop the next key of", "test integration": "Test an integration",
 }
 
 // Deeds are the actions that a person may look for, by the audit's names.
@@ -202,5 +204,6 @@ type ProviderRow struct {
 // KeyRow is a signing key.
 type KeyRow struct {
 	ID, Algorithm, State, Tone, Text string
+	PEM                              string // of the next key of an audience's own
 	From, At                         time.Time
 }

@@ -68,7 +68,7 @@ func views() map[string]web.Content {
 	return map[string]web.Content{
 		"message": &web.Message{}, "sign in": &web.SignIn{}, "connections": &web.Connections{}, "tokens": &web.Tokens{}, "new token": &web.NewToken{}, "resources": &web.Resources{},
 		"resource": &web.Resource{}, "sessions": &web.Sessions{}, "consent": &web.Consent{}, "device": &web.Device{}, "activity": &web.Activity{}, "not me": &web.NotMe{},
-		"admin": &web.Admin{}, "docs": &web.Docs{},
+		"admin": &web.Admin{}, "integrations": &web.Integrations{}, "integration": &web.Integration{}, "docs": &web.Docs{},
 	}
 }
 

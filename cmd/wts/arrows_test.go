@@ -46,6 +46,8 @@ var arrows = map[string][]string{
 	"examples/pephub":           {"pkg/verifier", "pkg/verifier/namespace"},
 	"web":                       {},
 	"api":                       {"pkg/unverified"},
+	"examples/plugins":          {"pkg/verifier"},
+	"examples/workspace":        {"api"},
 }
 
 // frameworks may be imported by these packages and no others.

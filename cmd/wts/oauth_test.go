@@ -191,7 +191,7 @@ func TestIntrospection(t *testing.T) {
 	opaque := r.makeToken(t, alice, `{"audience": "files", "name": "n", "scopes": ["read", "write"]}`)
 	held := r.makeToken(t, alice, `{"audience": "files", "name": "n", "scopes": ["read"], "networks": ["192.0.2.0/24"]}`)
 	signed := r.makeToken(t, alice, jwtToken)
-	plugin := decoded[shown](t, r.sendJSON(t, alice, http.MethodPost, "/api/v1/resources/sites/plugin/tokens", `{"name": "ci", "scopes": ["upload"], "expires_in": null}`), 201)
+	plugin := decoded[shown](t, r.sendJSON(t, alice, http.MethodPost, "/api/v1/resources/sites/plugin/tokens", `{"name": "ci", "description": "of the releases", "scopes": ["upload"], "expires_in": null}`), 201)
 	minted := decoded[map[string]any](t, r.exchange(t, opaque.Token), 200)["access_token"].(string)
 	other := decoded[map[string]any](t, r.exchange(t, r.makeToken(t, alice, personalToken).Token, "audience", "storage"), 200)["access_token"].(string)
 	ask := func(client, token string, pairs ...string) answer {
@@ -206,10 +206,10 @@ func TestIntrospection(t *testing.T) {
 		client, token string
 		want          map[string]any
 	}{
-		"an opaque one": {"files", opaque.Token, map[string]any{"aud": "files", "sub": user.ID, "username": "alice", "scope": "read write", "jti": opaque.ID}},
+		"an opaque one": {"files", opaque.Token, map[string]any{"aud": "files", "sub": user.ID, "username": "alice", "scope": "read write", "jti": opaque.ID, "token_name": nil}},
 		"a JWT":         {"files", signed.Token, map[string]any{"aud": "files", "sub": user.ID, "username": "alice", "scope": "read", "jti": signed.ID}},
 		"a minted one":  {"files", minted, map[string]any{"aud": "files", "sub": user.ID, "username": "alice", "scope": "read write", "client_id": "api_token"}},
-		"a resource's":  {"sites", plugin.Token, map[string]any{"aud": "sites", "sub": "resource:plugin", "resource": "plugin", "scope": "upload", "exp": nil}},
+		"a resource's":  {"sites", plugin.Token, map[string]any{"aud": "sites", "sub": "resource:plugin", "resource": "plugin", "scope": "upload", "exp": nil, "token_name": "ci", "token_description": "of the releases"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			got := decoded[map[string]any](t, ask(row.client, row.token), 200)

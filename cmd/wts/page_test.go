@@ -200,6 +200,7 @@ func TestAFormThatIsRefused(t *testing.T) {
 var forms = []string{
 	"/tokens", "/tokens/x/rotate", "/tokens/x/revoke", "/tokens/revoke", "/resources/sites/plugin/tokens", "/resources/sites/plugin/tokens/x/rotate", "/resources/sites/plugin/tokens/x/revoke",
 	"/sessions/x/end", "/sessions/end", "/admin/disable?name=alice", "/admin/enable?name=alice", "/oauth2/logout", "/oauth2/logout?idp=first", "/device",
+	"/integrations/x/keys", "/integrations/x/keys/activate", "/integrations/x/keys/drop", "/integrations/x/selftest",
 }
 
 // Rule C3: no page of another site acts for a person.
@@ -223,7 +224,7 @@ func TestFormsOfOtherSites(t *testing.T) {
 }
 
 // personal are the views of a person.
-var personal = []string{"/", "/tokens", "/tokens/new", "/resources", "/activity", "/activity/not-me", "/sessions", "/admin", "/resources/sites/plugin"}
+var personal = []string{"/", "/tokens", "/tokens/new", "/resources", "/activity", "/activity/not-me", "/sessions", "/admin", "/integrations", "/integrations/x", "/resources/sites/plugin"}
 
 // Who is not signed in is shown the way to sign in, and comes back; a form changes nothing.
 func TestPagesOfWhoIsNotSignedIn(t *testing.T) {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -43,6 +44,7 @@ outages of a provider. That is what a workspace's sidecar runs; a notebook reads
   an init step:    wts token --wait 2m --url http://wts.wts --out /var/run/wts/token
   git:             git config credential.https://git.example.org.helper '!wts token --file /var/run/wts/token --format git-credential --host git.example.org'
   kubectl:         exec: {command: wts, args: [token, --file, /var/run/wts/token, --format, exec-credential]}
+  ProteinPaint:    wts token --audience clinical --format proteinpaint-bearer --url https://wts.example.org --proof-file api-token
   a shell:         eval "$(wts token --url http://wts.wts --format env)"`,
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -64,9 +66,10 @@ outages of a provider. That is what a workspace's sidecar runs; a notebook reads
 	flags.StringVar(&options.want.Audience, "audience", "", "want a token that wts signs for this audience")
 	flags.StringVar(&options.want.IDP, "idp", "", "want this provider's own access token")
 	flags.StringSliceVar(&options.want.Scopes, "scope", nil, "scopes of an audience's token")
+	flags.StringSliceVar(&options.want.Datasets, "dataset", nil, "datasets of an integration that the token is to name; all of them where none is named")
 	flags.DurationVar(&options.want.Expires, "expires", 10*time.Minute, "the life that is wanted")
 	flags.StringVar(&options.out, "out", "", "write to this file instead of printing")
-	flags.StringVar(&options.format, "format", formatToken, "token, env, git-credential or exec-credential")
+	flags.StringVar(&options.format, "format", formatToken, "token, env, git-credential, exec-credential or proteinpaint-bearer")
 	flags.StringSliceVar(&options.hosts, "host", nil, "a git server that may have the token, as in its address; for --format git-credential, repeatable")
 	flags.BoolVar(&options.watch, "watch", false, "keep the file fresh until told to stop")
 	flags.DurationVar(&options.wait, "wait", 0, "try again for so long where the service is away, or the person has yet to log in")
@@ -79,13 +82,14 @@ const (
 	formatEnv   = "env"
 	formatGit   = "git-credential"
 	formatExec  = "exec-credential"
+	formatPaint = "proteinpaint-bearer"
 )
 
 func runToken(cmd *cobra.Command, options tokenOptions) error {
 	render, ok := formats[options.format]
 	switch {
 	case !ok:
-		return fmt.Errorf("--format is %q, want token, env, git-credential or exec-credential", options.format)
+		return fmt.Errorf("--format is %q, want token, env, git-credential, exec-credential or proteinpaint-bearer", options.format)
 	case options.watch && options.out == "":
 		return errors.New("--watch needs --out")
 	case options.file == "" && options.url == "":
@@ -130,14 +134,15 @@ func (o tokenOptions) getter() func(context.Context) (api.Token, error) {
 	return func(ctx context.Context) (api.Token, error) { return client.Token(ctx, o.want) }
 }
 
-// formats render a token: for a reader of a file, a shell, git (gitcredentials(7)), and kubectl
-// (client.authentication.k8s.io/v1).
+// formats render a token: for a reader of a file, a shell, git (gitcredentials(7)), kubectl
+// (client.authentication.k8s.io/v1), and the Authorization header of ProteinPaint, which wants base64 of the JWT.
 var formats = map[string]func(api.Token) string{
 	formatToken: func(token api.Token) string { return token.Value + "\n" },
 	formatEnv: func(token api.Token) string {
 		return "export BEARER_TOKEN='" + strings.ReplaceAll(token.Value, "'", `'\''`) + "'\n"
 	},
-	formatGit: gitCredential,
+	formatGit:   gitCredential,
+	formatPaint: func(token api.Token) string { return base64.StdEncoding.EncodeToString([]byte(token.Value)) + "\n" },
 	formatExec: func(token api.Token) string {
 		status := map[string]string{"token": token.Value}
 		if !token.ExpiresAt.IsZero() {

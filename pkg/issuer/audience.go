@@ -18,7 +18,7 @@ type Audience struct {
 	// Profile is what its tokens say beside who they are for: standard (the default), resource, gen3, pephub or
 	// proteinpaint; see docs/tokens.md.
 	Profile string `config:"profile"`
-	// Algorithm signs its tokens. Default ES256; RS256 for gen3, HS256 for pephub.
+	// Algorithm signs its tokens. Default ES256; RS256 for gen3, HS256 for pephub and proteinpaint.
 	Algorithm string `config:"algorithm"`
 	// SigningSecret is what signs its tokens by HS256 where the resource service chose it; SigningSecretFile names a file
 	// that holds it, and wins. Without one a secret is made here, and shown once.
@@ -39,6 +39,8 @@ type Audience struct {
 	// file that holds it, and wins. Without one it cannot.
 	Secret     secret.Text `config:"secret"`
 	SecretFile string      `config:"secret_file"`
+	// Integration is the dataset of a ProteinPaint server, for the profile proteinpaint and no other.
+	Integration *Integration `config:"integration"`
 }
 
 // Access is one rule of who may have an audience's tokens.
@@ -123,6 +125,7 @@ func (a Audience) withDefaults() Audience {
 	if a.DefaultLifetime == 0 {
 		a.DefaultLifetime = min(cmp.Or(profiles[a.Profile].usual, 10*time.Minute), a.MaxLifetime)
 	}
+	a.Integration = a.Integration.withDefaults()
 	policy := &a.APITokens
 	if policy.MaxLifetime == 0 {
 		policy.MaxLifetime = defaultMaxLifetime
@@ -152,9 +155,13 @@ func (a Audience) validate(id string) error {
 	if a.Algorithm != "" && a.Algorithm != HS256 && !slices.Contains(Algorithms, a.Algorithm) {
 		fault("algorithm: is %q, want one of %v", a.Algorithm, append([]string{HS256}, Algorithms...))
 	} else if known && a.Algorithm != "" && !profile.signs(a.Algorithm) {
-		fault("algorithm: is %q, want one of %v for the profile %s", a.Algorithm, profile.algorithms, cmp.Or(a.Profile, ProfileStandard))
+		why := ""
+		if profile.refuses[a.Algorithm] != "" {
+			why = ": " + profile.refuses[a.Algorithm]
+		}
+		fault("algorithm: is %q, want one of %v for the profile %s%s", a.Algorithm, profile.algorithms, cmp.Or(a.Profile, ProfileStandard), why)
 	}
-	if longest := max(longestLife, profile.longest); a.MaxLifetime != 0 && a.MaxLifetime < time.Second || a.MaxLifetime > longest {
+	if longest := profile.bound(); a.MaxLifetime != 0 && a.MaxLifetime < time.Second || a.MaxLifetime > longest {
 		fault("max_lifetime: is %s, want 1s to %s", a.MaxLifetime, longest)
 	}
 	if a.SigningSecret != "" {
@@ -189,7 +196,24 @@ func (a Audience) validate(id string) error {
 	if policy := a.APITokens; policy.JWT && known && cmp.Or(a.Algorithm, profile.algorithm()) == HS256 && policy.MaxLifetime > longestUnheard {
 		fault("api_tokens.max_lifetime: is %s, want at most %s: who verifies with a shared secret hears of no revocation", policy.MaxLifetime, longestUnheard)
 	}
-	return errors.Join(append(faults, a.APITokens.validate(id))...)
+	integration := a.validateIntegration(id, fault) // which adds to the faults
+	return errors.Join(append(faults, integration, a.APITokens.validate(id))...)
+}
+
+// validateIntegration wants an integration where the profile is ProteinPaint's, and nowhere else.
+func (a Audience) validateIntegration(id string, fault func(string, ...any)) error {
+	switch is := a.Profile == ProfileProteinPaint; {
+	case is && a.Integration == nil:
+		fault("integration: is missing; the profile %s wants dataset and embedders", ProfileProteinPaint)
+	case !is && a.Integration != nil:
+		fault("integration: is for the profile %s alone", ProfileProteinPaint)
+	case is && a.APITokens.JWT:
+		fault("api_tokens.jwt: is not for the profile %s: ProteinPaint looks into no status list, so that such a token could not be revoked", ProfileProteinPaint)
+	}
+	if a.Integration == nil {
+		return nil
+	}
+	return a.Integration.validate(id)
 }
 
 // validate reports every fault of the policy at once, each with the name of its field.

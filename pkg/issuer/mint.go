@@ -11,6 +11,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"net/netip"
 	"time"
 )
 
@@ -31,8 +32,15 @@ type Request struct {
 	AuthenticatedAt time.Time
 	// Lifetime wanted; 0 is the audience's default. More than its maximum is cut to the maximum.
 	Lifetime time.Duration
+	// Datasets are those of an integration that the token is to name; all of them where it names none. Address is that of
+	// the person's browser, for integrations that compare it; the zero address is not known.
+	Datasets []string
+	Address  netip.Addr
 	// ID is the jti where the caller has to know it before the token is made; empty for one that is drawn.
 	ID string
+
+	integration *Integration // of the audience
+	trial       bool         // the audience's next key signs
 }
 
 // Actor says how the caller was proven (RFC 8693 4.1).
@@ -51,7 +59,7 @@ type Token struct {
 }
 
 // Mint signs a token. Every entrance goes through here, so that what an audience allows is decided
-// in one place. The errors are ErrAudience, ErrScope, ErrAccess and ErrNoKey.
+// in one place. The errors are ErrAudience, ErrScope, ErrAccess, ErrDataset, ErrAddress, ErrNoSecret and ErrNoKey.
 func (i *Issuer) Mint(request Request) (Token, error) {
 	audience, ok := i.config.Audiences[request.Audience]
 	// A token for wts itself is of a login that its person can end: no worker makes one of its own.
@@ -62,6 +70,9 @@ func (i *Issuer) Mint(request Request) (Token, error) {
 		audience.Access = nil
 	}
 	if err := audience.allow(request.Person, request.Scopes); err != nil {
+		return Token{}, err
+	}
+	if err := audience.integrated(&request); err != nil {
 		return Token{}, err
 	}
 	lifetime := request.Lifetime
@@ -90,7 +101,11 @@ func (i *Issuer) mint(audience Audience, request Request, lifetime time.Duration
 	if err != nil {
 		return Token{}, err
 	}
-	signing, err := i.signerOf(request.Audience, audience, now, time.Unix(body.ExpiresAt, 0))
+	sign := i.signerOf
+	if request.trial {
+		sign = i.nextSignerOf
+	}
+	signing, err := sign(request.Audience, audience, now, time.Unix(body.ExpiresAt, 0))
 	if err != nil {
 		return Token{}, err
 	}

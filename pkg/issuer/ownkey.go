@@ -232,5 +232,110 @@ func (i *Issuer) signerOf(id string, audience Audience, now, expiresAt time.Time
 			return &own, nil
 		}
 	}
-	return nil, ErrNoSecret
+	return nil, audience.errKeyless()
+}
+
+// errKeyless is the error of an audience whose first key is missing: an admin makes a secret, and Maintain a public key.
+func (a *Audience) errKeyless() error {
+	if a.Algorithm == HS256 {
+		return ErrNoSecret
+	}
+	return ErrNoKey
+}
+
+// A key that a service was told of wrongly is found before it signs for people: a trial is signed with the next key, and
+// judged by the service as any other token.
+
+// Trial is Mint with the next key of an audience. The errors are those of Mint, ErrNotOwn and ErrNoNext.
+func (i *Issuer) Trial(request Request) (Token, error) {
+	if !i.OwnKeys(request.Audience) {
+		return Token{}, ErrNotOwn
+	}
+	request.trial = true
+	return i.Mint(request)
+}
+
+// nextSignerOf is what will sign the tokens of an audience.
+func (i *Issuer) nextSignerOf(id string, audience Audience, _, _ time.Time) (*signer, error) {
+	state := i.state.Load()
+	if state == nil {
+		return nil, ErrNoKey
+	}
+	for _, key := range state.own[id] {
+		if key.State() != Next || key.Algorithm != audience.Algorithm {
+			continue
+		}
+		if key.Secret == "" && key.Private == nil {
+			return nil, ErrNoKey // this keyring does not open it
+		}
+		own := key.signer()
+		return &own, nil
+	}
+	return nil, ErrNoNext
+}
+
+// PublicKeys are the public keys of an audience with which its tokens are verified, as PEM: the one that signs, then the
+// next one, then those whose tokens may be valid. Touches memory alone. The errors are ErrNotOwn, of an audience whose
+// readers know no public key of its own, and ErrNoKey where none signs yet.
+func (i *Issuer) PublicKeys(audience string) ([]string, error) {
+	of, ok := i.config.Audiences[audience]
+	if !ok || of.Algorithm == HS256 || !i.OwnKeys(audience) {
+		return nil, ErrNotOwn
+	}
+	state := i.state.Load()
+	if state == nil {
+		return nil, ErrNoKey
+	}
+	var pems []string
+	for _, wanted := range []State{Active, Next, Retired} {
+		for _, key := range state.own[audience] {
+			if key.State() == wanted && key.Algorithm == of.Algorithm {
+				pems = append(pems, key.PEM())
+			}
+		}
+		if wanted == Active && len(pems) == 0 {
+			return nil, ErrNoKey
+		}
+	}
+	return pems, nil
+}
+
+// errThere ends the making of a first key that another replica has made meanwhile.
+var errThere = errors.New("the audience has a key")
+
+// makeFirst makes the first key of each audience whose readers know one public key, so that the operator finds it when
+// they configure the reader. A secret is made by an admin, since it is shown once. A key that this keyring does not open
+// counts too: this replica may be the one that is wrong.
+func (i *Issuer) makeFirst(ctx context.Context) error {
+	state := i.state.Load()
+	for _, id := range i.Audiences() {
+		of := i.config.Audiences[id]
+		has := func(key AudienceKey) bool {
+			return key.Audience == id && key.Algorithm == of.Algorithm && key.State() == Active
+		}
+		if of.Algorithm == HS256 || !of.ownKeys() || slices.ContainsFunc(state.own[id], has) {
+			continue
+		}
+		made, err := newAudienceKey(id, of.Algorithm)
+		if err != nil {
+			return err
+		}
+		err = i.changeAudienceKeys(ctx, func(keys []AudienceKey, now time.Time) ([]AudienceKey, error) {
+			if slices.ContainsFunc(keys, has) {
+				return nil, errThere
+			}
+			made.CreatedAt, made.ActivatesAt = now, now
+			return append(keys, made), nil
+		})
+		switch {
+		case errors.Is(err, errThere):
+			err = i.Reload(ctx)
+		case err == nil && i.added != nil:
+			i.added(Key{ID: made.ID, Algorithm: made.Algorithm, ActivatesAt: made.ActivatesAt})
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }

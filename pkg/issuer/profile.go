@@ -14,6 +14,8 @@ const (
 	ProfileResource = "resource" // standard, and what sites want that verify with simplejwt
 	ProfileGen3     = "gen3"     // what Gen3's authutils wants of a Fence's access token
 	ProfilePEPhub   = "pephub"   // what PEPhub reads: login and organisations
+	// ProfileProteinPaint is what ProteinPaint reads: the datasets of an integration, and a role.
+	ProfileProteinPaint = "proteinpaint"
 )
 
 // profile is what the tokens of an audience say beside who they are for. To add one: a line in profiles, and the
@@ -33,6 +35,10 @@ type profile struct {
 	about bool
 	// longest and usual are the greatest lifetime and the default one, where they are not those of other profiles.
 	longest, usual time.Duration
+	// bounded: no configuration allows more than longest.
+	bounded bool
+	// refuses says of an algorithm why the readers of its tokens do not know it.
+	refuses map[string]string
 }
 
 var profiles = map[string]profile{
@@ -53,11 +59,16 @@ var profiles = map[string]profile{
 		algorithms: []string{HS256, RS256, ES256}, kind: typePEPhub, about: true, longest: 3 * day,
 		replace: func(body claims, request Request) any { return pephub(body, request.Person) },
 	},
+	ProfileProteinPaint: {
+		algorithms: []string{HS256, RS256, ES256}, pinned: true, about: true, longest: longestProteinPaint, usual: usualProteinPaint, bounded: true,
+		replace: proteinPaint,
+		refuses: map[string]string{EdDSA: "jsonwebtoken, the library by which ProteinPaint verifies, does not know it"},
+	},
 }
 
 // Profiles are the names of all profiles.
 func Profiles() []string {
-	return []string{ProfileStandard, ProfileResource, ProfileGen3, ProfilePEPhub}
+	return []string{ProfileStandard, ProfileResource, ProfileGen3, ProfilePEPhub, ProfileProteinPaint}
 }
 
 // algorithm is the one that signs where the operator names none.
@@ -70,6 +81,14 @@ func (p profile) algorithm() string {
 
 // signs tells whether the readers of a profile's tokens know an algorithm.
 func (p profile) signs(algorithm string) bool { return slices.Contains(p.algorithms, algorithm) }
+
+// bound is the greatest lifetime that may be configured.
+func (p profile) bound() time.Duration {
+	if p.bounded {
+		return p.longest
+	}
+	return max(longestLife, p.longest)
+}
 
 // render is the payload of a token.
 func (p profile) render(body claims, request Request) ([]byte, error) {

@@ -44,7 +44,7 @@ func (i *Issuer) Reload(ctx context.Context) error {
 	return nil
 }
 
-// Maintain makes the first key, names a successor for one that is old, and removes those that are
+// Maintain makes the first key, and that of each audience with a public key of its own, names a successor for one that is old, and removes those that are
 // gone. Any replica may call it at any time.
 func (i *Issuer) Maintain(ctx context.Context) error {
 	err := i.update(ctx, func(c *change) error {
@@ -58,7 +58,10 @@ func (i *Issuer) Maintain(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("maintaining the signing keys: %w", err)
 	}
-	return i.Reload(ctx)
+	if err := i.Reload(ctx); err != nil {
+		return err
+	}
+	return i.makeFirst(ctx)
 }
 
 // maintain names a successor where one is due, in the transaction that holds the keys: two replicas that find the same

@@ -85,6 +85,15 @@ var table = []struct {
 	{aggregate.ErrEndpoint, answer{http.StatusNotFound, "endpoint", "supplied endpoint is not configured in the Workspace Token Service aggregate endpoint allowlist", 0}},
 	{aggregate.ErrTooOften, answer{http.StatusTooManyRequests, "too_often", "Too many requests, try again in a moment", time.Second}},
 	{issuer.ErrAccess, answer{http.StatusForbidden, "access", denied + "you may not have such a token for the audience", 0}},
+	{issuer.ErrDataset, answer{http.StatusForbidden, "dataset", denied + issuer.ErrDataset.Error(), 0}},
+	{issuer.ErrAddress, answer{http.StatusBadRequest, "address", issuer.ErrAddress.Error() + "; a program names it in ip", 0}},
+	{issuer.ErrNoSecret, answer{http.StatusServiceUnavailable, "no_secret", issuer.ErrNoSecret.Error(), time.Minute}},
+	{issuer.ErrPending, answer{http.StatusConflict, "pending_key", issuer.ErrPending.Error(), 0}},
+	{issuer.ErrNoNext, answer{http.StatusConflict, "no_next", issuer.ErrNoNext.Error(), 0}},
+	{issuer.ErrNotOwn, answer{http.StatusConflict, "not_own", issuer.ErrNotOwn.Error(), 0}},
+	{errNoIntegration, answer{http.StatusNotFound, "unknown", errNoIntegration.Error(), 0}},
+	{errNoPublicKey, answer{http.StatusNotFound, "no_public_key", errNoPublicKey.Error(), 0}},
+	{errSignIn, answer{http.StatusUnauthorized, "sign_in", refused + errSignIn.Error(), 0}},
 	{issuer.ErrScope, answer{http.StatusForbidden, "scope", denied + "the scope is not one that this audience gives", 0}},
 	{errClient, answer{http.StatusUnauthorized, "client", refused + errClient.Error(), 0}},
 	{errGrantType, answer{http.StatusBadRequest, "grant_type", errGrantType.Error(), 0}},
@@ -167,7 +176,7 @@ func problem(x *exchange, said answer, _ string) error {
 
 // connectURL is where a person logs in whose connection is what is missing; empty where a login does not help.
 func (x *exchange) connectURL(code string) string {
-	if !slices.Contains([]string{"not_connected", "grant_expired", "grant_broken", "step_up", "no_person"}, code) {
+	if !slices.Contains([]string{"not_connected", "grant_expired", "grant_broken", "step_up", "no_person", "sign_in"}, code) {
 		return ""
 	}
 	address := x.public + "/oauth2/authorization_url"
@@ -248,6 +257,8 @@ func (x *exchange) fail(err error) {
 	case errors.Is(err, authn.ErrBearer):
 		said = answer{status: http.StatusUnauthorized, code: "invalid_token", message: refused + strings.TrimPrefix(err.Error(), authn.ErrBearer.Error()+": ")}
 		x.Header("WWW-Authenticate", `Bearer error="invalid_token"`)
+	case errors.Is(err, errNextRefused):
+		said = answer{status: http.StatusConflict, code: "next_refused", message: err.Error()}
 	case errors.As(err, &input):
 		said = answer{status: http.StatusBadRequest, code: "bad_request", message: input.message}
 	case errors.Is(err, publisher.ErrToken):

@@ -126,6 +126,9 @@ func (o *oauth) issue(x *exchange, form url.Values, target string) error {
 	tellEnd(x, x.caller.ExpiresAt)
 	scopes := strings.Fields(form.Get("scope"))
 	if x.want.audience != "" {
+		if err := o.tokens.narrow(x, form.Get("datasets"), form.Get("ip")); err != nil {
+			return err
+		}
 		minted, err := o.tokens.minted(x, life, scopes)
 		if err != nil {
 			return err

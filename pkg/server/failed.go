@@ -89,6 +89,8 @@ var failures = []failure{
 	{apitoken.ErrRotations, "", http.StatusConflict, "This token was rotated too often", "Make another one in its place.", goBack},
 	{apitoken.ErrRevoked, "", http.StatusConflict, "This token was revoked before", "A token that was revoked is not rotated. Make a new one.", goBack},
 	{apitoken.ErrExpired, "", http.StatusConflict, "This token has expired", "A token that has expired is not rotated. Make a new one.", goBack},
+	{errNoIntegration, "", http.StatusNotFound, "It is not there any more", "The configuration has no such integration.", toHome},
+	{issuer.ErrNotOwn, "", http.StatusConflict, "This key is not made here", "The secret stands in the configuration; change it there.", goBack},
 	{issuer.ErrAccess, "", http.StatusForbidden, "You may not have such a token", "An operator says who may have tokens of this service, and with which scopes.", goBack},
 	{grant.ErrClient, "", http.StatusBadRequest, "The program is not known here", "It asks under a name that no operator has registered. Nothing was given to it.", tellOperator},
 	{grant.ErrRedirect, "", http.StatusBadRequest, "The program wants its answer elsewhere", "It asks to have you sent to an address that is not registered for it. Nothing was given to it.", tellOperator},

@@ -125,7 +125,7 @@ var oauthErrors = map[string]string{
 	"pending": "authorization_pending", "slow": "slow_down", "denied": "access_denied", "expired": "expired_token", "grant_type": "unsupported_grant_type", "token_type": "unsupported_token_type",
 	"audience": "invalid_target", "access": "invalid_target", "not_connected": "invalid_target", "grant_expired": "invalid_target",
 	"grant_broken": "invalid_target", "self_renewal": "invalid_target",
-	"scope": "invalid_scope", "token_scope": "invalid_scope",
+	"scope": "invalid_scope", "token_scope": "invalid_scope", "dataset": "invalid_target",
 }
 
 // oauthShape is the error of an OAuth endpoint (RFC 6749 5.2), and beside it what all errors of ours have.
@@ -167,6 +167,10 @@ type introspected struct {
 	ID        string   `json:"jti,omitempty"`
 	Resource  string   `json:"resource,omitempty"`
 	Groups    []string `json:"groups,omitempty"`
+	// Of a resource's API token what its maintainers call it, so that the service can say who uploaded. What a person
+	// calls their own is theirs.
+	Name        string `json:"token_name,omitempty"`
+	Description string `json:"token_description,omitempty"`
 }
 
 // introspect answers POST /oauth2/introspect (RFC 7662): what a token that a resource service was sent is worth now. The
@@ -213,6 +217,9 @@ func (o *oauth) inspect(x *exchange, token, audience string, sender netip.Addr) 
 		said = introspected{
 			Active: true, Scope: strings.Join(found.Scopes, " "), ClientID: "api_token", Username: who.Username, TokenType: "Bearer", ExpiresAt: unix(found.ExpiresAt),
 			IssuedAt: unix(found.CreatedAt), Subject: who.ID, Audience: found.Audience, Issuer: o.issuer.URL(), ID: found.ID, Resource: found.Resource, Groups: who.Groups,
+		}
+		if found.Kind == apitoken.Resource {
+			said.Name, said.Description = found.Name, found.Description
 		}
 		return said, nil
 	}

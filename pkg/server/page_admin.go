@@ -38,13 +38,13 @@ const (
 // keys with the database's time, and refusals along an index that has these alone.
 
 // only lets in admins alone. Who they are is asked anew, and not taken from what is at hand.
-func (v *adminPages) only(handle func(*exchange) error) func(*exchange) error {
+func (a *apiTokens) only(handle func(*exchange) error) func(*exchange) error {
 	return func(x *exchange) error {
-		who, err := v.person(x, "")
+		who, err := a.person(x, "")
 		if err != nil {
 			return err
 		}
-		if !v.service.IsAdmin(who) {
+		if !a.service.IsAdmin(who) {
 			return errNotAdmin
 		}
 		return handle(x)

@@ -240,6 +240,7 @@ func (s *Server) routes(parts Parts, crossSite *http.CrossOriginProtection) {
 	grants := &grants{parts.Grants, limits, crossSite, parts.Config.URL}
 	s.pages(parts, api)
 	s.apiRoutes(parts, api, jobs)
+	s.integrationRoutes(parts, api, tokens)
 	s.oauthRoutes(parts, &oauth{tokens, parts.APITokens, parts.Issuer, limits, jobs, grants})
 	audience, _ := parts.Grants.Auth()
 	s.authRoutes(&auths{parts.Grants, parts.APITokens, parts.Issuer, limits, logins, audience, parts.Config.URL}, callback)

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
@@ -33,6 +34,9 @@ type tokenWanted struct {
 	idpNamed bool
 	audience string // empty: the provider's own token
 	provider string // the id of the idp; empty where there is no such one
+	// Of an integration: the datasets that are asked for, all where there is none, and the person's address.
+	datasets []string
+	address  netip.Addr
 }
 
 // wanted reads what is asked for, once for each request. A provider that is not configured is no error yet: who asks
@@ -195,6 +199,11 @@ func (t *tokens) mint(x *exchange, life time.Duration) error {
 	if !t.issuer.Audience(want.audience) {
 		return badRequest("message", fmt.Sprintf("The audience %q is not registered", cut(want.audience)))
 	}
+	datasets, _ := x.param("datasets")
+	address, _ := x.param("ip")
+	if err := t.narrow(x, datasets, address); err != nil {
+		return err
+	}
 	scope, _ := x.param("scope")
 	token, err := t.minted(x, life, strings.Fields(scope))
 	if err != nil {
@@ -227,7 +236,7 @@ func (t *tokens) minted(x *exchange, life time.Duration, scopes []string) (issue
 	token, err := t.issuer.Mint(issuer.Request{
 		Audience: want.audience, Person: who,
 		ClientID: string(x.caller.Proof), Actor: issuer.Actor{Subject: x.caller.Actor},
-		Scopes: scopes, Lifetime: life,
+		Scopes: scopes, Lifetime: life, Datasets: x.want.datasets, Address: x.want.address,
 	})
 	if err != nil {
 		return issuer.Token{}, err

@@ -191,6 +191,16 @@ audiences:
   {{.Audience}}:
     scopes: [data:read, data:write]
     api_tokens: {personal: true, resource: true}
+  wts: # for programs that are no worker, as examples/workspace on one machine
+    scopes: [token]
+    api_tokens: {personal: true}
+  plugins: # for examples/plugins
+    profile: resource
+    algorithm: ES256
+    scopes: [upload, read, approve]
+    secret: {{.Secret}}
+    access: [{everyone: true, scopes: [upload, read]}, {users: [alice]}]
+    api_tokens: {resource: true, jwt: true, endless: true}
 default_provider: university
 providers:
   university: {name: Example University, issuer: "{{.First}}", client_id: {{.Client}}, client_secret: {{.Secret}}, username_claim: preferred_username}

@@ -610,7 +610,7 @@ func TestPlainManifests(t *testing.T) {
 	if err != nil || len(files) < 7 {
 		t.Fatalf("got %v, %v; want len(files) >= 7", files, err)
 	}
-	for _, file := range files {
+	for _, file := range append(files, root+"/examples/workspace/workspace.yaml") {
 		if base := filepath.Base(file); base == "kustomization.yaml" || base == "wts.yaml" {
 			continue
 		}

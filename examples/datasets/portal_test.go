@@ -47,7 +47,7 @@ func newPortal(t *testing.T, credentials string, log *slog.Logger) http.Handler 
 }
 
 const credentials = `{
-	"ds0": {"termdb": {"portal.example.org": {"type": "jwt", "secret": "` + secret + `", "protectedRoutes": ["/termdb/matrix"]}}},
+	"ds0": {"termdb": {"portal.example.org": {"type": "jwt", "secret": "` + secret + `", "looseIpCheck": true, "protectedRoutes": ["/termdb/matrix"]}}},
 	"*": {"*": {"*": {"type": "forbidden"}}}}`
 
 func ask(handler http.Handler, method, target, body string, headers ...string) *httptest.ResponseRecorder {

@@ -17,11 +17,21 @@ import (
 //
 // A credential of type jwt has a secret, or several secrets while one takes the place of another; a PEM among them, or
 // in publicKeys, is a public key. One of type wts names an issuer and an audience, whose key set is followed. One of
-// type forbidden opens nothing. Labels that begin with "#" are comments. The options are those of the verifiers.
+// type forbidden opens nothing. Labels that begin with "#" are comments. A credential of type jwt that says nothing of the
+// address is strict, as there. The block of a serverconfig.json that wts writes for an integration is read too: its
+// dsCredentials count. The options are those of the verifiers.
 func Parse(ctx context.Context, text []byte, options ...verifier.Option) ([]Rule, error) {
 	labels, err := members(text)
 	if err != nil {
 		return nil, fmt.Errorf("dataset: the rules: %w", err)
+	}
+	for _, one := range labels {
+		if one.name != "dsCredentials" {
+			continue
+		}
+		if labels, err = members(one.value); err != nil {
+			return nil, fmt.Errorf("dataset: dsCredentials: %w", err)
+		}
 	}
 	reading := reading{ctx, options}
 	var rules []Rule
@@ -123,8 +133,12 @@ func (p reading) credential(text json.RawMessage) (Credential, error) {
 		return Credential{}, fmt.Errorf("a member that is not known: %w", err)
 	}
 	credential := Credential{Header: wire.HeaderKey, Protected: wire.Protected, IPCheck: wire.IPCheck}
-	if wire.Loose && wire.IPCheck == "" {
+	switch { // without a word of it, the shape means strict; rules that are moved here are not to become looser
+	case wire.IPCheck != "":
+	case wire.Loose, wire.Type != "jwt":
 		credential.IPCheck = Loose
+	default:
+		credential.IPCheck = Strict
 	}
 	for _, name := range wire.Names {
 		credential.Datasets = append(credential.Datasets, name.ID)

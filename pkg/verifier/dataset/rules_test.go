@@ -16,14 +16,16 @@ func TestTheAddressOfTheClient(t *testing.T) {
 		check, token, client string
 		want                 int
 	}{
-		"loose, none":                     {"", "", "192.0.2.1", 200},
+		"loose, none":                     {"loose", "", "192.0.2.1", 200},
+		"nothing said, none":              {"", "", "192.0.2.1", 401},
+		"nothing said, another network":   {"", "2001:db8::2", "2001:db8::1", 401},
 		"loose, the same":                 {"loose", "192.0.2.1", "192.0.2.1", 200},
-		"loose, mapped into IPv6":         {"", "192.0.2.1", "::ffff:192.0.2.1", 200},
-		"loose, another":                  {"", "192.0.2.2", "192.0.2.1", 401},
-		"loose, of the other family":      {"", "192.0.2.2", "2001:db8::1", 200},
-		"loose, IPv6 of the same network": {"", "2001:db8::2", "2001:db8::1", 200},
-		"loose, IPv6 of another network":  {"", "2001:db8:0:1::1", "2001:db8::1", 401},
-		"loose, client not known":         {"", "192.0.2.1", "", 401},
+		"loose, mapped into IPv6":         {"loose", "192.0.2.1", "::ffff:192.0.2.1", 200},
+		"loose, another":                  {"loose", "192.0.2.2", "192.0.2.1", 401},
+		"loose, of the other family":      {"loose", "192.0.2.2", "2001:db8::1", 200},
+		"loose, IPv6 of the same network": {"loose", "2001:db8::2", "2001:db8::1", 200},
+		"loose, IPv6 of another network":  {"loose", "2001:db8:0:1::1", "2001:db8::1", 401},
+		"loose, client not known":         {"loose", "192.0.2.1", "", 401},
 		"strict, none":                    {"strict", "", "192.0.2.1", 401},
 		"strict, the same":                {"strict", "2001:db8::1", "2001:db8::1", 200},
 		"strict, the same network":        {"strict", "2001:db8::2", "2001:db8::1", 401},
@@ -175,6 +177,22 @@ func TestAnOpaqueTokenWithoutAnEnd(t *testing.T) {
 		handler := guard.Middleware(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
 		if got := get(handler, data, header, "wtsp_opaque"); got.Code != want {
 			t.Errorf("%q: %d %s, want %d", said, got.Code, got.Body, want)
+		}
+	}
+}
+
+// The block that wts writes for an integration, as it stands, and rules of Go's own, which are loose where they say nothing.
+func TestTheBlockOfAServerConfig(t *testing.T) {
+	handler := guardOf(t, `{"dsCredentials": `+rules(shared)+`, "features": {"maxSessionAge": 600000}}`)
+	if got := get(handler, data, header, portal(nil)); got.Code != 200 {
+		t.Errorf("%d %s, want 200", got.Code, got.Body)
+	}
+	tokens := must(verifier.NewPinned([]verifier.Key{must(verifier.SecretKey(first))}))
+	guard := must(dataset.New([]dataset.Rule{{Label: "ds0", Route: dataset.Any, Embedder: dataset.Any, Credential: dataset.Credential{Tokens: tokens}}}))
+	own := guard.Middleware(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+	for ip, want := range map[any]int{nil: 200, "192.0.2.1": 200, "192.0.2.2": 401} {
+		if got := get(own, data, header, portal(object{"ip": ip})); got.Code != want {
+			t.Errorf("%v: %d %s, want %d", ip, got.Code, got.Body, want)
 		}
 	}
 }

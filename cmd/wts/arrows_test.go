@@ -42,6 +42,7 @@ var arrows = map[string][]string{
 	"pkg/verifier/namespace":    {},
 	"pkg/verifier/verifiertest": {},
 	"pkg/telemetry":             {},
+	"examples/datasets":         {"pkg/verifier/dataset"},
 	"examples/pephub":           {"pkg/verifier", "pkg/verifier/namespace"},
 	"web":                       {},
 	"api":                       {"pkg/unverified"},

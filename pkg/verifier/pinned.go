@@ -53,6 +53,7 @@ func openHMAC(token string, key []byte) ([]byte, error) {
 	if !hmac.Equal(signature, mac.Sum(nil)) {
 		return nil, ErrSignature
 	}
+	// The claims are decoded after the signature was found good, from the very bytes that it covers.
 	_, text, _ := strings.Cut(input, ".")
 	payload, err := base64.RawURLEncoding.Strict().DecodeString(text)
 	if err != nil {
@@ -78,6 +79,7 @@ func PublicKeys(text []byte) ([]Key, error) {
 	return keys, nil
 }
 
+// publicKeyOf reads one block. The kind of the key decides on the algorithm, here and not when a token comes.
 func publicKeyOf(block *pem.Block) (Key, error) {
 	var raw any
 	var err error

@@ -116,6 +116,8 @@ func New(rules []Rule, options ...Option) (*Guard, error) {
 	return guard, errors.Join(failures...)
 }
 
+// add files a rule under its label and route. Two rules for the same embedder are refused, rather than the last one
+// winning: which of them was meant decides on who sees data.
 func (g *Guard) add(rule Rule) error {
 	pattern, err := newPattern(rule.Route)
 	switch {
@@ -165,10 +167,11 @@ func (c *Credential) check(route pattern) error {
 	return nil
 }
 
-// find is what a request has to show. The rules of a label that has some are all that count for it.
+// find is what a request has to show. The rules of a label that has some are all that count for it, and the first route
+// that fits is the only one: an embedder that it does not name is not looked for in the next, which could open more.
 func (g *Guard) find(asked asked, fits func(pattern) bool) (*Credential, pattern, error) {
 	routes, named := g.labels[asked.label]
-	if !named || asked.label == Any {
+	if !named {
 		routes = g.labels[Any]
 	}
 	if asked.label == "" || asked.label == Any {

@@ -123,12 +123,12 @@ func rules(credential string) string {
 	return `{"ds0": {"*": {"portal.example.org": ` + credential + `}}}`
 }
 
-const shared = `{"type": "jwt", "secret": "` + first + `"}`
+const shared = `{"type": "jwt", "secret": "` + first + `", "looseIpCheck": true}`
 
 const data = "/termdb/matrix?dslabel=ds0&embedder=portal.example.org"
 
 func TestAGoodToken(t *testing.T) {
-	handler := guardOf(t, rules(`{"type": "jwt", "secrets": ["`+first+`", "`+second+`"]}`))
+	handler := guardOf(t, rules(`{"type": "jwt", "secrets": ["`+first+`", "`+second+`"], "ipCheck": "loose"}`))
 	token := portal(nil)
 	for name, headers := range map[string][]string{
 		"in its header":          {header, token},
@@ -213,7 +213,7 @@ func direct(t *testing.T, handler http.Handler) http.Handler {
 // A token has to say which datasets it opens: none is not all of them.
 func TestLesson21ATokenWithoutDatasetsOpensNothing(t *testing.T) {
 	plain := guardOf(t, rules(shared))
-	cohorts := guardOf(t, rules(`{"type": "jwt", "secret": "`+first+`", "dsnames": [{"id": "a", "label": "A"}, {"id": "b", "label": "B"}]}`))
+	cohorts := guardOf(t, rules(`{"type": "jwt", "secret": "`+first+`", "dsnames": [{"id": "a", "label": "A"}, {"id": "b", "label": "B"}], "ipCheck": "loose"}`))
 	for name, row := range map[string]struct {
 		handler  http.Handler
 		datasets any
@@ -296,7 +296,7 @@ func TestLesson23AlgorithmsFollowTheKey(t *testing.T) {
 	edPublic, edKey, _ := ed25519.GenerateKey(rand.Reader)
 	rsaPEM, ecPEM := pemOf(rsaKey.Public()), pemOf(ecKey.Public())
 	guard := func(members object) http.Handler {
-		members["type"] = "jwt"
+		members["type"], members["looseIpCheck"] = "jwt", true
 		return guardOf(t, rules(string(must(json.Marshal(members)))))
 	}
 	secret, ofRSA, ofEC := guard(object{"secret": first}), guard(object{"secret": rsaPEM}), guard(object{"publicKeys": []string{ecPEM}})

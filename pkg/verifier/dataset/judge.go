@@ -57,7 +57,8 @@ func (g *Guard) judge(r *http.Request) (*Access, error) {
 	return g.admit(r, asked, credential, route)
 }
 
-// admit judges the token.
+// admit judges the token: its signature and times, then which datasets it opens, then whose it is. The answer to a token
+// that is not accepted is 401, and to one that is accepted and opens something else 403.
 func (g *Guard) admit(r *http.Request, asked asked, credential *Credential, route pattern) (*Access, error) {
 	token := presented(r, credential.Header)
 	if token == "" {
@@ -104,7 +105,8 @@ func (c *Credential) opens(label string, datasets []string) bool {
 	return len(c.Datasets) > 0 && !slices.ContainsFunc(c.Datasets, func(id string) bool { return !slices.Contains(datasets, id) })
 }
 
-// compare compares the address that a token names with the client's.
+// compare compares the address that a token names with the client's. An IPv4 address that is written as an IPv6 one is
+// the same (RFC 4291 2.5.5.2).
 func (c IPCheck) compare(named string, client netip.Addr) error {
 	if c == NoCheck || c != Strict && named == "" {
 		return nil

@@ -78,7 +78,7 @@ func refuse(w http.ResponseWriter, err error) {
 	case errors.Is(err, verifier.ErrUnavailable):
 		status = http.StatusServiceUnavailable
 		w.Header().Set("Retry-After", "5")
-		err = verifier.ErrUnavailable
+		err = verifier.ErrUnavailable // without the addresses that the cause names
 	case errors.Is(err, ErrRequest):
 		status = http.StatusBadRequest
 	case errors.Is(err, ErrNoToken), errors.Is(err, ErrToken):
@@ -88,6 +88,7 @@ func refuse(w http.ResponseWriter, err error) {
 	answer(w, status, map[string]string{"error": err.Error()})
 }
 
+// answer writes JSON that no cache keeps: it was for this token.
 func answer(w http.ResponseWriter, status int, body any) {
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("Cache-Control", "no-store")

@@ -17,11 +17,21 @@ import (
 //
 // A credential of type jwt has a secret, or several secrets while one takes the place of another; a PEM among them, or
 // in publicKeys, is a public key. One of type wts names an issuer and an audience, whose key set is followed. One of
-// type forbidden opens nothing. Labels that begin with "#" are comments. The options are those of the verifiers.
+// type forbidden opens nothing. Labels that begin with "#" are comments. A credential of type jwt that says nothing of the
+// address is strict, as there. The block of a serverconfig.json that wts writes for an integration is read too: its
+// dsCredentials count. The options are those of the verifiers.
 func Parse(ctx context.Context, text []byte, options ...verifier.Option) ([]Rule, error) {
 	labels, err := members(text)
 	if err != nil {
 		return nil, fmt.Errorf("dataset: the rules: %w", err)
+	}
+	for _, one := range labels {
+		if one.name != "dsCredentials" {
+			continue
+		}
+		if labels, err = members(one.value); err != nil {
+			return nil, fmt.Errorf("dataset: dsCredentials: %w", err)
+		}
 	}
 	reading := reading{ctx, options}
 	var rules []Rule
@@ -45,6 +55,8 @@ type reading struct {
 	options []verifier.Option
 }
 
+// label reads the routes of a dataset in the order in which they stand, since the first one that fits a request counts:
+// a map would lose it. Beside the routes stands the header that holds where a credential names none.
 func (p reading) label(label member) ([]Rule, error) {
 	routes, err := members(label.value)
 	if err != nil {
@@ -104,6 +116,8 @@ type wireCredential struct {
 	MaxAge     any `json:"maxSessionAge"`
 }
 
+// credential reads what a request has to show. A member that is not known is an error: one that was misspelled would
+// leave out what it restricts.
 func (p reading) credential(text json.RawMessage) (Credential, error) {
 	if _, err := members(text); err != nil {
 		return Credential{}, err
@@ -119,8 +133,12 @@ func (p reading) credential(text json.RawMessage) (Credential, error) {
 		return Credential{}, fmt.Errorf("a member that is not known: %w", err)
 	}
 	credential := Credential{Header: wire.HeaderKey, Protected: wire.Protected, IPCheck: wire.IPCheck}
-	if wire.Loose && wire.IPCheck == "" {
+	switch { // without a word of it, the shape means strict; rules that are moved here are not to become looser
+	case wire.IPCheck != "":
+	case wire.Loose, wire.Type != "jwt":
 		credential.IPCheck = Loose
+	default:
+		credential.IPCheck = Strict
 	}
 	for _, name := range wire.Names {
 		credential.Datasets = append(credential.Datasets, name.ID)
@@ -155,7 +173,8 @@ func (p reading) tokens(wire wireCredential) (Tokens, error) {
 	return nil, fmt.Errorf("the type is %q, want jwt, wts or forbidden", wire.Type)
 }
 
-// keys are the keys of a credential of type jwt.
+// keys are the keys of a credential of type jwt. In dsCredentials a PEM stands where a secret does; it is a public key
+// here wherever it stands, and one that cannot be read is an error and no secret.
 func (c wireCredential) keys() ([]verifier.Key, error) {
 	var all []verifier.Key
 	secrets := c.Secrets

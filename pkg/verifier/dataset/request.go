@@ -16,6 +16,7 @@ import (
 	"github.com/workspace-token-service/wts/pkg/verifier"
 )
 
+// maxBodyBytes bounds what is read before it is known who asks.
 const maxBodyBytes = 1 << 20
 
 // asked is what a request says that it is about.
@@ -27,9 +28,11 @@ type asked struct {
 // ask reads what a request is about, from its query and from the JSON object that is its body, which the handler may
 // read again. The two may not differ, and no name may stand twice: the handler could read the other one.
 func ask(r *http.Request) (asked, error) {
+	// A path with dots, or with a slash that is encoded, may be another one for the guard than for the handler.
 	if path.Clean("/"+r.URL.Path) != strings.TrimSuffix("/"+strings.TrimPrefix(r.URL.Path, "/"), "/") && r.URL.Path != "/" || strings.Contains(strings.ToLower(r.URL.RawPath), "%2f") {
 		return asked{}, fmt.Errorf("%w: the path is not in its shortest form", ErrRequest)
 	}
+	// URL.Query would pass over what it cannot read, and a handler that reads the query otherwise would not.
 	query, err := url.ParseQuery(r.URL.RawQuery)
 	if err != nil {
 		return asked{}, fmt.Errorf("%w: the query cannot be read", ErrRequest)
@@ -54,6 +57,7 @@ func said(name string, query []string, body []member) (string, error) {
 			continue
 		}
 		var text string
+		// A handler in Go reads DSLABEL as dslabel, and one in JavaScript does not.
 		if in.name != name || json.Unmarshal(in.value, &text) != nil {
 			return "", fmt.Errorf("%w: %s is to be one text, named in lower case", ErrRequest, name)
 		}
@@ -70,7 +74,8 @@ func said(name string, query []string, body []member) (string, error) {
 	return query[0], nil
 }
 
-// bodyOf reads the body, and puts it back.
+// bodyOf reads the body, and puts it back. Whatever its Content-Type says it is read as JSON, since a handler may do so
+// too: a body of another kind is refused, as what it says could not be compared with the query.
 func bodyOf(r *http.Request) ([]member, error) {
 	if r.Body == nil || r.Body == http.NoBody {
 		return nil, nil

@@ -33,6 +33,7 @@ func newPattern(text string) (pattern, error) {
 	case !strings.HasPrefix(text, "/"):
 		return pattern{}, fmt.Errorf("the route %q is neither a word nor does it begin with a slash", text)
 	}
+	// A segment that path.Match cannot read is found here, so that matching has no error that could let a request in.
 	segments := strings.Split(word, "/")
 	for _, segment := range segments {
 		if _, err := path.Match(segment, ""); err != nil || segment != "**" && strings.Contains(segment, "**") {
@@ -53,7 +54,8 @@ func (p pattern) rank() int {
 	return 1
 }
 
-// matches tells whether a path is of the route.
+// matches tells whether a path is of the route. A word does not match what only begins like it: /termdbx is no part of
+// termdb, and is refused where no other rule names it.
 func (p pattern) matches(name string) bool {
 	name = strings.TrimPrefix(name, "/")
 	if p.segments == nil {
@@ -90,13 +92,14 @@ func matchSegments(glob, name []string) bool {
 
 // needed tells whether a request has to show a token: on the route termdb, aggregated data may be open.
 func (c *Credential) needed(route pattern, name, wanted string) bool {
+	// Open is what a rule says is open: without a list of what is protected, all of it is.
 	if route.text != termdb || len(c.Protected) == 0 {
 		return true
 	}
 	for _, text := range append([]string{"matrix"}, c.Protected...) {
 		protected, err := newPattern(text)
 		switch {
-		case err != nil:
+		case err != nil: // which New refuses
 			return true
 		case protected.segments == nil && (wanted == text || path.Base(name) == text):
 			return true

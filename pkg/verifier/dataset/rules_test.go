@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/workspace-token-service/wts/pkg/verifier"
 	"github.com/workspace-token-service/wts/pkg/verifier/dataset"
 )
 
@@ -15,14 +16,16 @@ func TestTheAddressOfTheClient(t *testing.T) {
 		check, token, client string
 		want                 int
 	}{
-		"loose, none":                     {"", "", "192.0.2.1", 200},
+		"loose, none":                     {"loose", "", "192.0.2.1", 200},
+		"nothing said, none":              {"", "", "192.0.2.1", 401},
+		"nothing said, another network":   {"", "2001:db8::2", "2001:db8::1", 401},
 		"loose, the same":                 {"loose", "192.0.2.1", "192.0.2.1", 200},
-		"loose, mapped into IPv6":         {"", "192.0.2.1", "::ffff:192.0.2.1", 200},
-		"loose, another":                  {"", "192.0.2.2", "192.0.2.1", 401},
-		"loose, of the other family":      {"", "192.0.2.2", "2001:db8::1", 200},
-		"loose, IPv6 of the same network": {"", "2001:db8::2", "2001:db8::1", 200},
-		"loose, IPv6 of another network":  {"", "2001:db8:0:1::1", "2001:db8::1", 401},
-		"loose, client not known":         {"", "192.0.2.1", "", 401},
+		"loose, mapped into IPv6":         {"loose", "192.0.2.1", "::ffff:192.0.2.1", 200},
+		"loose, another":                  {"loose", "192.0.2.2", "192.0.2.1", 401},
+		"loose, of the other family":      {"loose", "192.0.2.2", "2001:db8::1", 200},
+		"loose, IPv6 of the same network": {"loose", "2001:db8::2", "2001:db8::1", 200},
+		"loose, IPv6 of another network":  {"loose", "2001:db8:0:1::1", "2001:db8::1", 401},
+		"loose, client not known":         {"loose", "192.0.2.1", "", 401},
 		"strict, none":                    {"strict", "", "192.0.2.1", 401},
 		"strict, the same":                {"strict", "2001:db8::1", "2001:db8::1", 200},
 		"strict, the same network":        {"strict", "2001:db8::2", "2001:db8::1", 401},
@@ -160,4 +163,36 @@ func FuzzRequest(f *testing.F) {
 			t.Fatalf("%d", got.Code)
 		}
 	})
+}
+
+// What introspection says of an opaque token may lack an end, and then it opens nothing.
+func TestAnOpaqueTokenWithoutAnEnd(t *testing.T) {
+	for said, want := range map[string]int{`"exp": 99999999999, `: 200, ``: 401} {
+		issuer := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			_, _ = w.Write([]byte(`{"active": true, ` + said + `"aud": "portal", "datasets": ["ds0"]}`))
+		}))
+		t.Cleanup(issuer.Close)
+		tokens := must(verifier.New(t.Context(), issuer.URL, "portal", verifier.WithIntrospection(issuer.URL, "portal", "secret")))
+		guard := must(dataset.New([]dataset.Rule{{Label: "ds0", Route: dataset.Any, Embedder: dataset.Any, Credential: dataset.Credential{Tokens: tokens}}}))
+		handler := guard.Middleware(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+		if got := get(handler, data, header, "wtsp_opaque"); got.Code != want {
+			t.Errorf("%q: %d %s, want %d", said, got.Code, got.Body, want)
+		}
+	}
+}
+
+// The block that wts writes for an integration, as it stands, and rules of Go's own, which are loose where they say nothing.
+func TestTheBlockOfAServerConfig(t *testing.T) {
+	handler := guardOf(t, `{"dsCredentials": `+rules(shared)+`, "features": {"maxSessionAge": 600000}}`)
+	if got := get(handler, data, header, portal(nil)); got.Code != 200 {
+		t.Errorf("%d %s, want 200", got.Code, got.Body)
+	}
+	tokens := must(verifier.NewPinned([]verifier.Key{must(verifier.SecretKey(first))}))
+	guard := must(dataset.New([]dataset.Rule{{Label: "ds0", Route: dataset.Any, Embedder: dataset.Any, Credential: dataset.Credential{Tokens: tokens}}}))
+	own := guard.Middleware(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+	for ip, want := range map[any]int{nil: 200, "192.0.2.1": 200, "192.0.2.2": 401} {
+		if got := get(own, data, header, portal(object{"ip": ip})); got.Code != want {
+			t.Errorf("%v: %d %s, want %d", ip, got.Code, got.Body, want)
+		}
+	}
 }

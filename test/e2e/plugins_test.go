@@ -281,18 +281,19 @@ func TestACIJobUploadsToTheExample(t *testing.T) {
 	change(t, p.browser, http.MethodDelete, p.tokens(audience, "one")+"/"+revoked.ID, "")
 	for i, row := range []struct {
 		what, token string
+		size        int // of the plugin; of a large one the answer comes while it is being sent
 		good        bool
 		says        string
 	}{
-		{"an opaque token", opaque.Token, true, "token of the releases"},
-		{"a JWT", p.make(t, audience, "one", "jwt").Token, true, "token of the releases"},
-		{"a trusted publisher's", p.exchange(t, "subject_token", job, "subject_token_type", "urn:ietf:params:oauth:token-type:id_token", "audience", audience, "resource", "one"), true, "trusted publisher"},
-		{"another plugin's", p.make(t, audience, "other", "opaque").Token, false, "403"},
-		{"one that was revoked", revoked.Token, false, "403"},
-		{"nonsense", "invalid_token", false, "403"},
+		{"an opaque token", opaque.Token, 12 << 20, true, "token of the releases"},
+		{"a JWT", p.make(t, audience, "one", "jwt").Token, 0, true, "token of the releases"},
+		{"a trusted publisher's", p.exchange(t, "subject_token", job, "subject_token_type", "urn:ietf:params:oauth:token-type:id_token", "audience", audience, "resource", "one"), 0, true, "trusted publisher"},
+		{"another plugin's", p.make(t, audience, "other", "opaque").Token, 0, false, "403"},
+		{"one that was revoked", revoked.Token, 12 << 20, false, "403"},
+		{"nonsense", "invalid_token", 12 << 20, false, "403"},
 	} {
 		t.Run(row.what, func(t *testing.T) {
-			archive := pluginArchive(t, fmt.Sprintf("1.%d", i))
+			archive := pluginArchive(t, fmt.Sprintf("1.%d", i), row.size)
 			upload := exec.CommandContext(t.Context(), "/usr/bin/python3", "plugin_upload.py", site, "one", archive)
 			upload.Stdin = strings.NewReader(row.token)
 			output, err := upload.CombinedOutput()
@@ -305,8 +306,8 @@ func TestACIJobUploadsToTheExample(t *testing.T) {
 	}
 }
 
-// pluginArchive is the zip of a version of the plugin one.
-func pluginArchive(t *testing.T, version string) (name string) {
+// pluginArchive is the zip of a version of the plugin one, at least so large.
+func pluginArchive(t *testing.T, version string, size int) (name string) {
 	t.Helper()
 	name = filepath.Join(t.TempDir(), "one."+version+".zip")
 	file, err := os.Create(name)
@@ -318,6 +319,11 @@ func pluginArchive(t *testing.T, version string) (name string) {
 	entry, err := archive.Create("one/metadata.txt")
 	if err == nil {
 		_, err = entry.Write([]byte("[general]\nname=One\nversion=" + version + "\nqgisMinimumVersion=3.0\n"))
+	}
+	if err == nil && size > 0 {
+		if entry, err = archive.Create("one/data.bin"); err == nil {
+			_, err = io.CopyN(entry, rand.Reader, int64(size))
+		}
 	}
 	if err = errors.Join(err, archive.Close()); err != nil {
 		t.Fatal(err)

@@ -265,6 +265,9 @@ func (c Config) validateAudiences(fault func(format string, args ...any)) {
 			fault("audiences.%s: is a provider's name too; at /oauth2/token one name means one thing", id)
 		}
 		grouped := slices.ContainsFunc(c.Audiences[id].Access, func(rule issuer.Access) bool { return len(rule.Groups) > 0 })
+		if of := c.Audiences[id].Integration; of != nil && !groups && slices.ContainsFunc(of.Roles, func(role issuer.Role) bool { return len(role.Groups) > 0 }) {
+			fault("audiences.%s.integration.roles: name groups, and providers.%s.groups_claim is missing, which says where they stand", id, c.Broker.DefaultProvider)
+		}
 		if grouped && !groups {
 			fault("audiences.%s.access: names groups, and providers.%s.groups_claim is missing, which says where they stand", id, c.Broker.DefaultProvider)
 		}

@@ -271,6 +271,9 @@ func (c Config) validateAudiences(fault func(format string, args ...any)) {
 		if id == c.Grants.Auth.Audience && c.Audiences[id].Profile != issuer.ProfilePEPhub {
 			fault("auth.audience: audiences.%s has not the profile %s, whose tokens its clients read", id, issuer.ProfilePEPhub)
 		}
+		if of := c.Audiences[id].Integration; of != nil && !groups && slices.ContainsFunc(of.Roles, func(role issuer.Role) bool { return len(role.Groups) > 0 }) {
+			fault("audiences.%s.integration.roles: name groups, and providers.%s.groups_claim is missing, which says where they stand", id, c.Broker.DefaultProvider)
+		}
 		if grouped && !groups {
 			fault("audiences.%s.access: names groups, and providers.%s.groups_claim is missing, which says where they stand", id, c.Broker.DefaultProvider)
 		}

@@ -68,6 +68,10 @@ func TestTheExampleIsGood(t *testing.T) {
 		loaded.Authn.Bearer.Audiences[0] != "wts" || loaded.Providers["main"].LoginParams["hd"] != "example.org" {
 		t.Errorf("with everything: %+v", loaded)
 	}
+	of := loaded.Issuer.Audiences["clinical"].Integration
+	if of == nil || of.Cohorts[0].Label != "Trial 1" || of.Roles[0].Result["role"] != "admin" || !of.Roles[1].Everyone {
+		t.Errorf("the integration: %+v", of)
+	}
 }
 
 func TestTheEnvironmentWins(t *testing.T) {

@@ -36,6 +36,7 @@ func (s *Service) draft(who issuer.Person, wanted Wanted) (Token, error) {
 	if wanted.Resource != "" {
 		kind = Resource
 	}
+	_, decide := s.judge.audiences.Groups(wanted.Audience)
 	networks, err := parseNetworks(wanted.Networks)
 	switch {
 	case !registered:
@@ -52,7 +53,7 @@ func (s *Service) draft(who issuer.Person, wanted Wanted) (Token, error) {
 		return Token{}, err
 	case wanted.Format == JWT && len(networks) > 0:
 		return Token{}, fmt.Errorf("%w: a JWT cannot be held to networks: who verifies it by itself does not ask", ErrPolicy)
-	case wanted.Format == JWT && kind == Personal && s.judge.audiences.GroupsDecide(wanted.Audience):
+	case wanted.Format == JWT && kind == Personal && decide:
 		return Token{}, fmt.Errorf("%w: who may have its tokens depends on groups, and a JWT does not change with them; make an opaque one", ErrPolicy)
 	}
 	if err := checkText("name", wanted.Name, maxName, true); err != nil {

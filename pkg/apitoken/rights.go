@@ -99,7 +99,8 @@ func (j *judge) rights(ctx context.Context, token Token) (who issuer.Person, sco
 		scopes, err = j.audiences.Narrow(token.Audience, nil, token.Scopes)
 		return issuer.Person{ID: "resource:" + token.Resource}, scopes, err
 	}
-	who, err = j.people.Now(ctx, token.UserID, j.audiences.AsksGroups(token.Audience), policy.MaxUnseen)
+	asked, _ := j.audiences.Groups(token.Audience)
+	who, err = j.people.Now(ctx, token.UserID, asked, policy.MaxUnseen)
 	if err != nil {
 		return who, nil, err
 	}

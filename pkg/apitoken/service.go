@@ -28,9 +28,9 @@ type Audiences interface {
 	APITokens(audience string) (issuer.APITokens, bool)
 	// PersonalJWTs are the audiences of personal tokens that are JWTs, each with its max_unseen.
 	PersonalJWTs() map[string]time.Duration
-	// AsksGroups tells that an audience's tokens, or who may have them, depend on groups; GroupsDecide that who may does.
-	AsksGroups(audience string) bool
-	GroupsDecide(audience string) bool
+	// Groups tells whether an audience's tokens say anything of groups, or depend on them; and whether they decide who may
+	// have one.
+	Groups(audience string) (asked, decide bool)
 	// Allow judges whether a user may have tokens for an audience with these scopes now.
 	Allow(audience string, who issuer.Person, scopes []string) error
 	// Narrow returns those of the scopes that a user may have now; no user, that the audience has.
@@ -105,7 +105,8 @@ func (s *Service) ForgetAll() {
 // ErrInput, ErrPolicy, ErrForbidden, ErrFull, those of People for a personal token, and those of issuer.Mint.
 func (s *Service) Create(ctx context.Context, who issuer.Person, wanted Wanted) (token Token, value string, err error) {
 	if wanted.Resource == "" {
-		if who, err = s.people.Now(ctx, who.ID, s.judge.audiences.AsksGroups(wanted.Audience), 0); err != nil {
+		asked, _ := s.judge.audiences.Groups(wanted.Audience)
+		if who, err = s.people.Now(ctx, who.ID, asked, 0); err != nil {
 			return Token{}, "", err
 		}
 	}
@@ -140,7 +141,7 @@ func (s *Service) value(ctx context.Context, token Token, who issuer.Person, now
 	if err != nil {
 		return "", Value{}, err
 	}
-	if !s.judge.audiences.AsksGroups(token.Audience) { // they may be known for who is an admin
+	if asked, _ := s.judge.audiences.Groups(token.Audience); !asked { // they may be known for who is an admin
 		who.Groups = nil
 	}
 	request := issuer.Request{

@@ -67,45 +67,50 @@ func (c AuthConfig) validate(audience func(id string) bool) (faults []error) {
 	return faults
 }
 
-// Auth is the audience that is served at /auth; false where none is.
-func (s *Service) Auth() (audience string, served bool) {
+// Auth serves /auth, on what the grants are made of.
+type Auth struct {
+	*Service
+	client Client
+	// Audience is the one that is served; empty where none is.
+	Audience string
+}
+
+// Auth is what serves /auth.
+func (s *Service) Auth() *Auth {
 	client, served := s.clients[AuthClient]
 	if !served {
-		return "", false
+		return &Auth{Service: s}
 	}
-	return client.Audiences[0], true
+	return &Auth{Service: s, client: client, Audience: client.Audiences[0]}
 }
 
-// AuthRedirects tells whether a browser may be sent back to an address; no address is a page of ours.
-func (s *Service) AuthRedirects(redirectURI string) bool {
-	return redirectURI == "" || s.clients[AuthClient].redirects(redirectURI)
+// Redirects tells whether a browser may be sent back to an address; no address is a page of ours.
+func (s *Auth) Redirects(redirectURI string) bool {
+	return redirectURI == "" || s.client.redirects(redirectURI)
 }
 
-// AuthAllowed tells whether the scripts of a site may call /auth.
-func (s *Service) AuthAllowed(origin string) bool {
-	return slices.Contains(s.clients[AuthClient].Origins, origin)
-}
+// AllowedOrigin tells whether the scripts of a site may call /auth.
+func (s *Auth) AllowedOrigin(origin string) bool { return slices.Contains(s.client.Origins, origin) }
 
-// AllowAuth makes a code for a person who has logged in. A challenge (RFC 7636 4.3, S256) is optional, since the clients
+// AllowLogin makes a code for a person who has logged in. A challenge (RFC 7636 4.3, S256) is optional, since the clients
 // are older. The errors are ErrRedirect, those of People and issuer.Allow, and ErrUnavailable.
-func (s *Service) AllowAuth(ctx context.Context, redirectURI, challenge, userID string, authenticatedAt time.Time) (code string, err error) {
-	client := s.clients[AuthClient]
-	if !s.AuthRedirects(redirectURI) {
+func (s *Auth) AllowLogin(ctx context.Context, redirectURI, challenge, userID string, authenticatedAt time.Time) (code string, err error) {
+	if !s.Redirects(redirectURI) {
 		return "", ErrRedirect
 	}
-	if err := s.May(ctx, userID, client.Audiences[0], nil); err != nil {
+	if err := s.May(ctx, userID, s.Audience, nil); err != nil {
 		return "", err
 	}
 	code, now := rand.Text(), s.now()
 	return code, s.store.CreateAuthorization(ctx, Authorization{
-		Digest: digestOf(code), Client: AuthClient, Audience: client.Audiences[0], State: Allowed, RedirectURI: redirectURI, Challenge: challenge,
+		Digest: digestOf(code), Client: AuthClient, Audience: s.Audience, State: Allowed, RedirectURI: redirectURI, Challenge: challenge,
 		UserID: userID, AuthenticatedAt: authenticatedAt, CreatedAt: now, ExpiresAt: now.Add(AuthLife),
 	})
 }
 
-// ExchangeAuth trades a code for the token of a login. The code is spent by the first attempt, good or bad. The errors are
+// Redeem trades a code for the token of a login. The code is spent by the first attempt, good or bad. The errors are
 // ErrGrant, ErrRedirect, those of People and issuer.Mint, and ErrUnavailable.
-func (s *Service) ExchangeAuth(ctx context.Context, code, redirectURI, verifier string) (Issued, error) {
+func (s *Auth) Redeem(ctx context.Context, code, redirectURI, verifier string) (Issued, error) {
 	login := authDraft()
 	spent, err := s.store.Spend(ctx, digestOf(code), login.digest())
 	switch {
@@ -125,24 +130,23 @@ func (s *Service) ExchangeAuth(ctx context.Context, code, redirectURI, verifier 
 	return s.begin(ctx, login, spent)
 }
 
-// BeginAuthDevice is BeginDevice for the audience that is served at /auth.
-func (s *Service) BeginAuthDevice(ctx context.Context, address, agent string) (Device, error) {
-	client := s.clients[AuthClient]
-	return s.beginDevice(ctx, Request{Client: AuthClient, Audience: client.Audiences[0]}, AuthLife, address, agent)
+// BeginLogin is BeginDevice for the audience that is served at /auth.
+func (s *Auth) BeginLogin(ctx context.Context, address, agent string) (Device, error) {
+	return s.beginDevice(ctx, Request{Client: AuthClient, Audience: s.Audience}, AuthLife, address, agent)
 }
 
-// PollAuth is Poll for it.
-func (s *Service) PollAuth(ctx context.Context, deviceCode string) (Issued, error) {
+// PollLogin is Poll for it.
+func (s *Auth) PollLogin(ctx context.Context, deviceCode string) (Issued, error) {
 	return s.poll(ctx, AuthClient, deviceCode, authDraft())
 }
 
 // authDraft draws a login of /auth: it ends with its token, whose jti is its secret.
 func authDraft() *draft { return &draft{id: rand.Text(), secret: rand.Text(), keeps: true} }
 
-// AuthLogin is the login that a token of /auth is of, by its sid and jti; newest tells that it is the login's newest
+// LoginOf is the login that a token of /auth is of, by its sid and jti; newest tells that it is the login's newest
 // token. Who it is of is what the row says, since a token may be forged. The errors are ErrGrant for a login that has
 // ended, those of People, and ErrUnavailable.
-func (s *Service) AuthLogin(ctx context.Context, session, tokenID string) (login Login, newest bool, err error) {
+func (s *Auth) LoginOf(ctx context.Context, session, tokenID string) (login Login, newest bool, err error) {
 	raw, err := hex.DecodeString(session)
 	if err != nil || len(raw) != len(Digest{}) {
 		return Login{}, false, ErrGrant
@@ -161,10 +165,10 @@ func (s *Service) AuthLogin(ctx context.Context, session, tokenID string) (login
 	return login, subtle.ConstantTimeCompare(login.Secret[:], presented[:]) == 1, nil
 }
 
-// RenewAuth gives a login another token in the place of its newest, for at most thirty days from when its person logged
+// Renew gives a login another token in the place of its newest, for at most thirty days from when its person logged
 // in. The errors are ErrGrant, ErrRenewed, those of People and issuer.Mint, and ErrUnavailable.
-func (s *Service) RenewAuth(ctx context.Context, session, tokenID string) (Issued, error) {
-	login, newest, err := s.AuthLogin(ctx, session, tokenID)
+func (s *Auth) Renew(ctx context.Context, session, tokenID string) (Issued, error) {
+	login, newest, err := s.LoginOf(ctx, session, tokenID)
 	done := Issued{UserID: login.UserID, Login: login.Digest.String()[:8]}
 	switch {
 	case err != nil:
@@ -201,9 +205,9 @@ func (l *logins) mintAs(ctx context.Context, login Login, tokenID string) (issue
 	return token, who.Username, err
 }
 
-// EndAuth ends a login. The errors are those of AuthLogin; a token of the past ends it too.
-func (s *Service) EndAuth(ctx context.Context, session string) (Login, error) {
-	login, _, err := s.AuthLogin(ctx, session, "")
+// End ends a login. The errors are those of LoginOf; a token of the past ends it too.
+func (s *Auth) End(ctx context.Context, session string) (Login, error) {
+	login, _, err := s.LoginOf(ctx, session, "")
 	if err != nil {
 		return login, err
 	}

@@ -303,10 +303,11 @@ func (r registry) Audience(id string) bool {
 	return ok
 }
 
-// GroupsDecide tells that who may have an audience's tokens depends on their groups.
-func (r registry) GroupsDecide(id string) bool {
+// Groups tells whether an audience's tokens say anything of groups, or depend on them; and whether they decide who may
+// have one.
+func (r registry) Groups(id string) (asked, decide bool) {
 	audience := r[id]
-	return audience.groupsDecide()
+	return audience.asksGroups(), audience.groupsDecide()
 }
 
 // AsksGroups tells that an audience's tokens, or who may have them, depend on groups and what else the default provider

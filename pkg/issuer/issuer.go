@@ -109,18 +109,28 @@ type Store interface {
 
 // Issuer mints tokens. It is safe for concurrent use; Mint and KeySet touch memory only.
 type Issuer struct {
+	*signing
+	*audienceKeys
+}
+
+// signing is what tokens are signed with, and read by: the keys of all audiences, and those of one alone.
+type signing struct {
 	registry
 	config Config
 	store  Store
 	now    func() time.Time
 	state  atomic.Pointer[keyState]
-	added  func(Key)
+	added  func(Key) // is told of each key that this process adds
 }
+
+// audienceKeys makes and replaces the keys that are one audience's own.
+type audienceKeys struct{ *signing }
 
 // New makes an issuer of a valid configuration. It has no keys until Reload.
 func New(config Config, store Store, now func() time.Time) *Issuer {
 	config = config.WithDefaults()
-	return &Issuer{registry: config.Audiences, config: config, store: store, now: now}
+	keys := &signing{registry: config.Audiences, config: config, store: store, now: now}
+	return &Issuer{signing: keys, audienceKeys: &audienceKeys{keys}}
 }
 
 // OnAdded has a function told of each key that this process adds, once it is stored. Set it before anything else is

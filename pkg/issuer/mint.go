@@ -117,7 +117,7 @@ func (i *Issuer) mint(audience Audience, request Request, lifetime time.Duration
 }
 
 // SigningSince is when the oldest of the keys that sign now began to; zero where none does.
-func (i *Issuer) SigningSince() (oldest time.Time) {
+func (i *signing) SigningSince() (oldest time.Time) {
 	state, now := i.state.Load(), i.now()
 	if state == nil {
 		return time.Time{}
@@ -137,7 +137,7 @@ func (i *Issuer) SigningSince() (oldest time.Time) {
 }
 
 // signer is the newest key that has begun to sign and is published for as long as the token lives.
-func (i *Issuer) signer(algorithm string, now, expiresAt time.Time) (*signer, error) {
+func (i *signing) signer(algorithm string, now, expiresAt time.Time) (*signer, error) {
 	state := i.state.Load()
 	if state == nil {
 		return nil, ErrNoKey

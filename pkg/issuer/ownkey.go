@@ -73,7 +73,7 @@ func (r registry) OwnKeys(audience string) bool {
 func (a *Audience) ownKeys() bool { return a.Algorithm == HS256 || profiles[a.Profile].pinned }
 
 // AudienceKeys are an audience's own keys, the newest first.
-func (i *Issuer) AudienceKeys(ctx context.Context, audience string) ([]AudienceKey, error) {
+func (i *audienceKeys) AudienceKeys(ctx context.Context, audience string) ([]AudienceKey, error) {
 	all, err := i.store.AudienceKeys(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("reading the keys of audiences: %w", err)
@@ -85,7 +85,7 @@ func (i *Issuer) AudienceKeys(ctx context.Context, audience string) ([]AudienceK
 
 // MakeAudienceKey makes an audience's next key and returns it: the only time that a secret is shown. Where the audience
 // has none that signs, it signs at once. The errors are ErrAudience, ErrNotOwn and ErrPending.
-func (i *Issuer) MakeAudienceKey(ctx context.Context, audience string) (AudienceKey, error) {
+func (i *audienceKeys) MakeAudienceKey(ctx context.Context, audience string) (AudienceKey, error) {
 	of, ok := i.config.Audiences[audience]
 	switch {
 	case !ok:
@@ -118,7 +118,7 @@ func (i *Issuer) MakeAudienceKey(ctx context.Context, audience string) (Audience
 
 // ActivateAudienceKey has the next key of an audience sign from now on. The one before it is kept for as long as a token
 // that it signed may be valid. The errors are ErrNotOwn and ErrNoNext.
-func (i *Issuer) ActivateAudienceKey(ctx context.Context, audience string) (AudienceKey, error) {
+func (i *audienceKeys) ActivateAudienceKey(ctx context.Context, audience string) (AudienceKey, error) {
 	return i.withNext(ctx, audience, func(keys []AudienceKey, next int, now time.Time) []AudienceKey {
 		retire(keys, audience, now)
 		keys[next].ActivatesAt = now
@@ -127,14 +127,14 @@ func (i *Issuer) ActivateAudienceKey(ctx context.Context, audience string) (Audi
 }
 
 // DropAudienceKey drops the next key of an audience, which never signed. The errors are ErrNotOwn and ErrNoNext.
-func (i *Issuer) DropAudienceKey(ctx context.Context, audience string) (AudienceKey, error) {
+func (i *audienceKeys) DropAudienceKey(ctx context.Context, audience string) (AudienceKey, error) {
 	return i.withNext(ctx, audience, func(keys []AudienceKey, next int, _ time.Time) []AudienceKey {
 		return slices.Delete(keys, next, next+1)
 	})
 }
 
 // withNext changes the keys by the next one of an audience, which it returns.
-func (i *Issuer) withNext(ctx context.Context, audience string, change func([]AudienceKey, int, time.Time) []AudienceKey) (next AudienceKey, err error) {
+func (i *audienceKeys) withNext(ctx context.Context, audience string, change func([]AudienceKey, int, time.Time) []AudienceKey) (next AudienceKey, err error) {
 	if !i.OwnKeys(audience) {
 		return AudienceKey{}, ErrNotOwn
 	}
@@ -158,7 +158,7 @@ func retire(keys []AudienceKey, audience string, now time.Time) {
 }
 
 // changeAudienceKeys changes the keys under the store's lock, drops what no token needs any more, and reads them again.
-func (i *Issuer) changeAudienceKeys(ctx context.Context, change func([]AudienceKey, time.Time) ([]AudienceKey, error)) error {
+func (i *audienceKeys) changeAudienceKeys(ctx context.Context, change func([]AudienceKey, time.Time) ([]AudienceKey, error)) error {
 	err := i.store.UpdateAudienceKeys(ctx, func(keys []AudienceKey, now time.Time) ([]AudienceKey, error) {
 		changed, err := change(keys, now)
 		return slices.DeleteFunc(changed, func(key AudienceKey) bool {
@@ -172,7 +172,7 @@ func (i *Issuer) changeAudienceKeys(ctx context.Context, change func([]AudienceK
 }
 
 // ownTokenLife is the longest that a token of an audience may live.
-func (i *Issuer) ownTokenLife(audience string) time.Duration {
+func (i *signing) ownTokenLife(audience string) time.Duration {
 	of := i.config.Audiences[audience]
 	if of.APITokens.JWT {
 		return max(of.MaxLifetime, of.APITokens.MaxLifetime)
@@ -206,7 +206,7 @@ func (k AudienceKey) signer() signer {
 }
 
 // signerOf is what signs the tokens of an audience now.
-func (i *Issuer) signerOf(id string, audience Audience, now, expiresAt time.Time) (*signer, error) {
+func (i *signing) signerOf(id string, audience Audience, now, expiresAt time.Time) (*signer, error) {
 	kind := profiles[audience.Profile].kind
 	if !audience.ownKeys() {
 		found, err := i.signer(audience.Algorithm, now, expiresAt)
@@ -256,7 +256,7 @@ func (i *Issuer) Trial(request Request) (Token, error) {
 }
 
 // nextSignerOf is what will sign the tokens of an audience.
-func (i *Issuer) nextSignerOf(id string, audience Audience, _, _ time.Time) (*signer, error) {
+func (i *signing) nextSignerOf(id string, audience Audience, _, _ time.Time) (*signer, error) {
 	state := i.state.Load()
 	if state == nil {
 		return nil, ErrNoKey
@@ -277,7 +277,7 @@ func (i *Issuer) nextSignerOf(id string, audience Audience, _, _ time.Time) (*si
 // PublicKeys are the public keys of an audience with which its tokens are verified, as PEM: the one that signs, then the
 // next one, then those whose tokens may be valid. Touches memory alone. The errors are ErrNotOwn, of an audience whose
 // readers know no public key of its own, and ErrNoKey where none signs yet.
-func (i *Issuer) PublicKeys(audience string) ([]string, error) {
+func (i *signing) PublicKeys(audience string) ([]string, error) {
 	of, ok := i.config.Audiences[audience]
 	if !ok || of.Algorithm == HS256 || !i.OwnKeys(audience) {
 		return nil, ErrNotOwn
@@ -306,7 +306,7 @@ var errThere = errors.New("the audience has a key")
 // makeFirst makes the first key of each audience whose readers know one public key, so that the operator finds it when
 // they configure the reader. A secret is made by an admin, since it is shown once. A key that this keyring does not open
 // counts too: this replica may be the one that is wrong.
-func (i *Issuer) makeFirst(ctx context.Context) error {
+func (i *audienceKeys) makeFirst(ctx context.Context) error {
 	state := i.state.Load()
 	for _, id := range i.Audiences() {
 		of := i.config.Audiences[id]

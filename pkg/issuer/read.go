@@ -36,7 +36,7 @@ type Said struct {
 // Read verifies a token of an audience whose tokens are signed with a secret, or of the profile pephub. Who knows the
 // secret can make such tokens: what matters has to be known of the login besides. The errors are ErrNotOurs and ErrEnded,
 // with which what the token says is returned too.
-func (i *Issuer) Read(audience, token string) (Said, error) {
+func (i *signing) Read(audience, token string) (Said, error) {
 	of, ok := i.config.Audiences[audience]
 	parts := strings.Split(token, ".")
 	if !ok || len(parts) != 3 || len(token) > maxRead {
@@ -73,7 +73,7 @@ func (i *Issuer) Read(audience, token string) (Said, error) {
 const maxRead = 64 << 10
 
 // signed tells whether a token's signature is by a key of the audience's.
-func (i *Issuer) signed(id string, audience Audience, keyID, kind, token string) bool {
+func (i *signing) signed(id string, audience Audience, keyID, kind, token string) bool {
 	state := i.state.Load()
 	if state == nil {
 		return false
@@ -102,7 +102,7 @@ func (i *Issuer) signed(id string, audience Audience, keyID, kind, token string)
 }
 
 // secretsOf are the secrets that may have signed a valid token of an audience.
-func (i *Issuer) secretsOf(state *keyState, id string, audience Audience) (keys []AudienceKey) {
+func (i *signing) secretsOf(state *keyState, id string, audience Audience) (keys []AudienceKey) {
 	if audience.SigningSecret != "" {
 		return []AudienceKey{{ID: "configured", Algorithm: HS256, Secret: audience.SigningSecret}}
 	}

@@ -23,7 +23,7 @@ const settle = 3 * time.Second
 const overlap = 2 * time.Minute
 
 // Reload reads the keys into memory. Replicas call it when the change feed says so.
-func (i *Issuer) Reload(ctx context.Context) error {
+func (i *signing) Reload(ctx context.Context) error {
 	keys, _, err := i.store.SigningKeys(ctx)
 	if err != nil {
 		return fmt.Errorf("reading the signing keys: %w", err)
@@ -225,7 +225,7 @@ func newKeyState(keys []Key) (*keyState, error) {
 }
 
 // KeySet is the JWKS document (RFC 7517 5), its ETag, and how long it may be kept.
-func (i *Issuer) KeySet() (body []byte, etag string, maxAge time.Duration, err error) {
+func (i *signing) KeySet() (body []byte, etag string, maxAge time.Duration, err error) {
 	state := i.state.Load()
 	if state == nil {
 		return nil, "", 0, ErrNoKey
@@ -234,7 +234,7 @@ func (i *Issuer) KeySet() (body []byte, etag string, maxAge time.Duration, err e
 }
 
 // Sealed is how many keys are published whose private half the keyring does not open.
-func (i *Issuer) Sealed() int {
+func (i *signing) Sealed() int {
 	if state := i.state.Load(); state != nil {
 		return state.sealed
 	}

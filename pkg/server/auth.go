@@ -20,14 +20,17 @@ import (
 
 // auths answers below /auth, where PEPhub's clients log in, for the one audience that is served there.
 type auths struct {
-	service  *grant.Service
-	keys     *apitoken.Service
+	service  *grant.Auth
+	tokens   *apitoken.Service
 	issuer   *issuer.Issuer
 	limits   *limits
 	logins   *logins
 	audience string // empty where none is served
 	public   string
 }
+
+// authDevices answers programs without a browser.
+type authDevices struct{ *auths }
 
 // What is said where PEPhub's clients look at the text.
 var (
@@ -85,7 +88,7 @@ func (a *auths) asked(x *exchange) (asked authAsked, err error) {
 	asked.challenge, _ = x.param("code_challenge")
 	method, _ := x.param("code_challenge_method")
 	switch {
-	case !a.service.AuthRedirects(asked.redirectURI):
+	case !a.service.Redirects(asked.redirectURI):
 		return asked, errAuthAddress
 	case asked.challenge != "" && (method != "S256" || len(asked.challenge) != 43):
 		return asked, &inputError{"code_challenge: want a SHA-256, and code_challenge_method=S256"}
@@ -129,7 +132,7 @@ func (a *auths) complete(x *exchange) error {
 	if err := a.limits.take(x, changes, nil); err != nil {
 		return err
 	}
-	code, err := a.service.AllowAuth(x.Request.Context(), asked.redirectURI, asked.challenge, x.caller.User.ID, x.caller.Since)
+	code, err := a.service.AllowLogin(x.Request.Context(), asked.redirectURI, asked.challenge, x.caller.User.ID, x.caller.Since)
 	if err != nil {
 		return err
 	}
@@ -183,7 +186,7 @@ func (a *auths) token(x *exchange) error {
 	if sent.Redirect != nil {
 		redirect = *sent.Redirect
 	}
-	done, err := a.service.ExchangeAuth(x.Request.Context(), sent.Code, redirect, sent.Verifier)
+	done, err := a.service.Redeem(x.Request.Context(), sent.Code, redirect, sent.Verifier)
 	a.note(x, done)
 	switch {
 	case errors.Is(err, grant.ErrGrant):
@@ -207,11 +210,11 @@ func (a *auths) note(x *exchange, done grant.Issued) {
 }
 
 // device answers POST /auth/device/init. What the device asks by is not in the address that its person opens.
-func (a *auths) device(x *exchange) error {
+func (a *authDevices) device(x *exchange) error {
 	if err := a.limits.take(x, devices, nil); err != nil {
 		return err
 	}
-	begun, err := a.service.BeginAuthDevice(x.Request.Context(), x.peer.Addr.Unmap().String(), readable(x.GetHeader("User-Agent"), maxAgent))
+	begun, err := a.service.BeginLogin(x.Request.Context(), x.peer.Addr.Unmap().String(), readable(x.GetHeader("User-Agent"), maxAgent))
 	if err != nil {
 		return err
 	}
@@ -221,17 +224,17 @@ func (a *auths) device(x *exchange) error {
 }
 
 // showDevice answers GET /auth/device/login/{code}: the page of all devices, on which the person sees who asks.
-func (a *auths) showDevice(x *exchange) error {
+func (a *authDevices) showDevice(x *exchange) error {
 	x.Redirect(http.StatusFound, x.base+"/device?"+url.Values{"user_code": {cut(x.Param("code"))}}.Encode())
 	return nil
 }
 
 // poll answers POST /auth/device/token: the token of a device, once its person has allowed it.
-func (a *auths) poll(x *exchange) error {
+func (a *authDevices) poll(x *exchange) error {
 	if err := a.limits.take(x, mints, nil); err != nil {
 		return errAuthPending
 	}
-	done, err := a.service.PollAuth(x.Request.Context(), x.GetHeader("device-code"))
+	done, err := a.service.PollLogin(x.Request.Context(), x.GetHeader("device-code"))
 	if !errors.Is(err, grant.ErrPending) {
 		a.note(x, done)
 	}
@@ -277,7 +280,7 @@ func (a *auths) caller(x *exchange) (who authCaller, err error) {
 
 // loginOf is the login that a token is of.
 func (a *auths) loginOf(x *exchange, who authCaller) (authCaller, error) {
-	login, newest, err := a.service.AuthLogin(x.Request.Context(), who.said.Session, who.said.ID)
+	login, newest, err := a.service.LoginOf(x.Request.Context(), who.said.Session, who.said.ID)
 	who.userID, who.login, who.newest = login.UserID, &login, newest
 	x.event.UserID, x.event.Proof, x.event.Actor, x.share = login.UserID, string(authn.Login), "login "+login.Digest.String()[:8], login.UserID
 	if errors.Is(err, grant.ErrGrant) || err != nil && !isOutage(err) {
@@ -288,10 +291,10 @@ func (a *auths) loginOf(x *exchange, who authCaller) (authCaller, error) {
 
 // keyOf is the developer key that a token is. One that is neither was minted for minutes, at /token.
 func (a *auths) keyOf(x *exchange, who authCaller, value string) (authCaller, error) {
-	found, person, err := a.keys.PresentTo(x.Request.Context(), a.audience, value, netip.Addr{})
+	found, person, err := a.tokens.PresentTo(x.Request.Context(), a.audience, value, netip.Addr{})
 	switch {
 	case errors.Is(err, apitoken.ErrUnknown):
-		if err := a.keys.MayAct(x.Request.Context(), who.said.Subject, a.audience); err != nil {
+		if err := a.tokens.MayAct(x.Request.Context(), who.said.Subject, a.audience); err != nil {
 			return who, ofKey(err)
 		}
 		return who, nil
@@ -336,7 +339,7 @@ func (a *auths) renew(x *exchange) error {
 	if err := a.limits.take(x, mints, nil); err != nil {
 		return err
 	}
-	done, err := a.service.RenewAuth(x.Request.Context(), who.said.Session, who.said.ID)
+	done, err := a.service.Renew(x.Request.Context(), who.said.Session, who.said.ID)
 	a.note(x, done)
 	switch {
 	case errors.Is(err, grant.ErrGrant):
@@ -357,7 +360,7 @@ func (a *auths) logout(x *exchange) error {
 	if who.login == nil {
 		return fmt.Errorf("%w: a key is revoked at /auth/user/keys", errAuthLogin)
 	}
-	if _, err := a.service.EndAuth(x.Request.Context(), who.said.Session); err != nil && !errors.Is(err, grant.ErrGrant) {
+	if _, err := a.service.End(x.Request.Context(), who.said.Session); err != nil && !errors.Is(err, grant.ErrGrant) {
 		return err
 	}
 	return x.json(http.StatusOK, map[string]string{"message": "Logged out."})
@@ -369,7 +372,7 @@ func (a *auths) crossOrigin(handle func(*exchange) error) func(*exchange) error 
 	return func(x *exchange) error {
 		header := x.Writer.Header()
 		header.Add("Vary", "Origin")
-		if origin := x.GetHeader("Origin"); origin != "" && a.service.AuthAllowed(origin) {
+		if origin := x.GetHeader("Origin"); origin != "" && a.service.AllowedOrigin(origin) {
 			header.Set("Access-Control-Allow-Origin", origin)
 			header.Set("Access-Control-Allow-Methods", "GET, POST, DELETE")
 			header.Set("Access-Control-Allow-Headers", "Authorization, Content-Type, Device-Code")

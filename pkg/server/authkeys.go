@@ -16,6 +16,9 @@ import (
 // Developer keys are API tokens in the format JWT: they stand among a person's API tokens, with all that those have.
 // Their old surface names them by their last five characters, which means one of the caller's own, or is refused.
 
+// authKeys answers /auth/user/keys.
+type authKeys struct{ *auths }
+
 // maxKeys is how many valid keys a person may have.
 const maxKeys = 5
 
@@ -43,11 +46,11 @@ func obscured(token *apitoken.Token) string {
 	return "eyJhb**********" + token.Values[0].Suffix
 }
 
-// keysOf are the keys of a person, the newest first.
-func (a *auths) keysOf(x *exchange, userID string) (keys []apitoken.Token, err error) {
+// of are the keys of a person, the newest first.
+func (a *authKeys) of(x *exchange, userID string) (keys []apitoken.Token, err error) {
 	filter := apitoken.Filter{Limit: 100}
 	for {
-		page, err := a.keys.List(x.Request.Context(), issuer.Person{ID: userID}, filter)
+		page, err := a.tokens.List(x.Request.Context(), issuer.Person{ID: userID}, filter)
 		if err != nil {
 			return nil, err
 		}
@@ -63,8 +66,8 @@ func (a *auths) keysOf(x *exchange, userID string) (keys []apitoken.Token, err e
 	}
 }
 
-// listKeys answers GET /auth/user/keys: those that are valid.
-func (a *auths) listKeys(x *exchange) error {
+// list answers GET /auth/user/keys: those that are valid.
+func (a *authKeys) list(x *exchange) error {
 	who, err := a.caller(x)
 	if err != nil {
 		return err
@@ -72,7 +75,7 @@ func (a *auths) listKeys(x *exchange) error {
 	if who.userID == "" {
 		return errAuthToken
 	}
-	keys, err := a.keysOf(x, who.userID)
+	keys, err := a.of(x, who.userID)
 	if err != nil {
 		return err
 	}
@@ -85,9 +88,9 @@ func (a *auths) listKeys(x *exchange) error {
 	return x.json(http.StatusOK, map[string]any{"keys": shown})
 }
 
-// makeKey answers POST /auth/user/keys: a key, which is shown once. Only the newest token of a login makes one: a key
+// create answers POST /auth/user/keys: a key, which is shown once. Only the newest token of a login makes one: a key
 // makes no keys, and who knows the audience's secret cannot make up a login.
-func (a *auths) makeKey(x *exchange) error {
+func (a *authKeys) create(x *exchange) error {
 	who, err := a.caller(x)
 	switch {
 	case err != nil:
@@ -101,7 +104,7 @@ func (a *auths) makeKey(x *exchange) error {
 	if err := a.limits.take(x, changes, nil); err != nil {
 		return err
 	}
-	keys, err := a.keysOf(x, who.userID)
+	keys, err := a.of(x, who.userID)
 	if err != nil {
 		return err
 	}
@@ -109,7 +112,7 @@ func (a *auths) makeKey(x *exchange) error {
 	if valid := slices.DeleteFunc(keys, func(token apitoken.Token) bool { return token.State(now) != "active" }); len(valid) >= maxKeys {
 		return errAuthManyKeys
 	}
-	made, value, err := a.keys.Create(x.Request.Context(), issuer.Person{ID: who.userID}, apitoken.Wanted{
+	made, value, err := a.tokens.Create(x.Request.Context(), issuer.Person{ID: who.userID}, apitoken.Wanted{
 		Audience: a.audience, Format: apitoken.JWT, Name: "Developer key", Description: "made by a client of " + a.audience,
 	})
 	x.event.Token = made.ID
@@ -120,8 +123,8 @@ func (a *auths) makeKey(x *exchange) error {
 	return x.json(http.StatusOK, map[string]authKey{"key": {value, naive(made.CreatedAt), naive(made.ExpiresAt)}})
 }
 
-// dropKey answers DELETE /auth/user/keys: the caller's own key with these last five characters is revoked.
-func (a *auths) dropKey(x *exchange) error {
+// drop answers DELETE /auth/user/keys: the caller's own key with these last five characters is revoked.
+func (a *authKeys) drop(x *exchange) error {
 	who, err := a.caller(x)
 	switch {
 	case err != nil:
@@ -142,7 +145,7 @@ func (a *auths) dropKey(x *exchange) error {
 	if err := a.limits.take(x, changes, nil); err != nil {
 		return err
 	}
-	keys, err := a.keysOf(x, who.userID)
+	keys, err := a.of(x, who.userID)
 	if err != nil {
 		return err
 	}
@@ -155,7 +158,7 @@ func (a *auths) dropKey(x *exchange) error {
 		return errAuthTwoKeys
 	case len(valid) == 1:
 		x.event.Token = valid[0].ID
-		if _, err := a.keys.Revoke(x.Request.Context(), issuer.Person{ID: who.userID, Username: "its user"}, valid[0].ID); err != nil {
+		if _, err := a.tokens.Revoke(x.Request.Context(), issuer.Person{ID: who.userID, Username: "its user"}, valid[0].ID); err != nil {
 			return err
 		}
 	}

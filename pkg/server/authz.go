@@ -14,6 +14,9 @@ import (
 // A service in another language than Go has the decision about a namespace here. It sends the token that its caller sent
 // it, and answers as it is answered. The groups are those of now, whatever the token says.
 
+// authz answers /authz/check.
+type authz struct{ *auths }
+
 // Why a namespace is not the caller's.
 var (
 	errNamespaceUnknown = errors.New("there is no such project, or it is not yours to see")
@@ -22,7 +25,7 @@ var (
 )
 
 // check answers POST /authz/check.
-func (a *auths) check(x *exchange) error {
+func (a *authz) check(x *exchange) error {
 	var asked struct {
 		Namespace  string               `json:"namespace"`
 		Action     namespace.Action     `json:"action"`
@@ -66,7 +69,7 @@ func (a *auths) check(x *exchange) error {
 
 // member is the person of the token that was sent, with their groups of now. A token that has expired, or is none, is no
 // token, so that its user still reads what is public; one that was revoked is refused.
-func (a *auths) member(x *exchange) (namespace.Caller, error) {
+func (a *authz) member(x *exchange) (namespace.Caller, error) {
 	if x.GetHeader("Authorization") == "" {
 		return namespace.Caller{}, nil
 	}

@@ -78,7 +78,10 @@ func (v *integrationPages) showOne(x *exchange) error {
 	page := web.Integration{
 		IntegrationRow: web.IntegrationRow{ID: id, Dataset: of.Dataset, Embedders: of.Embedders, Algorithm: v.issuer.Algorithm(id)},
 		Route:          of.Route, IP: of.IP, Header: of.HeaderKey, Origins: of.Origins, Snippet: snippetOf(x, id), Owned: owned, Instance: of.InstanceURL,
-		Files: x.base + "/api/v1/integrations/" + id, Action: x.base + v.here(x), Made: takeNotice(x, true).Made,
+		Files: x.base + "/api/v1/integrations/" + id, Action: x.base + v.here(x),
+	}
+	if made := takeNotice(x, true).Made; made != nil && made.Audience == id {
+		page.Made = made
 	}
 	for _, cohort := range of.Cohorts {
 		page.Cohorts = append(page.Cohorts, cohort.ID)

@@ -242,8 +242,8 @@ func (s *Server) routes(parts Parts, crossSite *http.CrossOriginProtection) {
 	s.apiRoutes(parts, api, jobs)
 	s.integrationRoutes(parts, api, tokens)
 	s.oauthRoutes(parts, &oauth{tokens, parts.APITokens, parts.Issuer, limits, jobs, grants})
-	audience, _ := parts.Grants.Auth()
-	s.authRoutes(&auths{parts.Grants, parts.APITokens, parts.Issuer, limits, logins, audience, parts.Config.URL}, callback)
+	served := parts.Grants.Auth()
+	s.authRoutes(&auths{served, parts.APITokens, parts.Issuer, limits, logins, served.Audience, parts.Config.URL}, callback)
 
 	s.get("/status/:list", anyone, (&statusLists{parts.APITokens}).show)
 	s.get("/.well-known/jwks.json", anyone, keys.keySet)
@@ -330,12 +330,13 @@ func (s *Server) oauthRoutes(parts Parts, oauth *oauth) {
 // authRoutes are those of PEPhub's clients, for the audience that is served there. What a script or a program calls takes
 // no cookie.
 func (s *Server) authRoutes(auth *auths, callback policy) {
+	devices, keys := &authDevices{auth}, &authKeys{auth}
 	browser := policy{accepts: authn.Accepts{Session: true}, anonymous: true, shape: detailShape}
 	s.get("/auth/login", browser, auth.served(auth.login))
 	s.only(http.MethodGet, "/auth/callback", callback, auth.served(auth.logins.authorize)) // for a provider where this address is registered
 	s.only(http.MethodGet, "/auth/complete", browser, auth.served(auth.complete))
 	s.get("/auth/login/success", browser, auth.served(auth.success))
-	s.get("/auth/device/login/:code", browser, auth.served(auth.showDevice))
+	s.get("/auth/device/login/:code", browser, auth.served(devices.showDevice))
 
 	script := func(method, path string, policy policy, handle func(*exchange) error) {
 		policy.api = true
@@ -345,15 +346,15 @@ func (s *Server) authRoutes(auth *auths, callback policy) {
 		s.only(method, path, policy, auth.served(auth.crossOrigin(handle)))
 	}
 	script(http.MethodPost, "/auth/token", policy{}, auth.token)
-	script(http.MethodPost, "/auth/device/init", policy{}, auth.device)
-	script(http.MethodPost, "/auth/device/token", policy{shape: pollShape}, auth.poll)
+	script(http.MethodPost, "/auth/device/init", policy{}, devices.device)
+	script(http.MethodPost, "/auth/device/token", policy{shape: pollShape}, devices.poll)
 	script(http.MethodGet, "/auth/session", policy{quiet: true}, auth.session)
 	script(http.MethodPost, "/auth/renew", policy{action: audit.Mint}, auth.renew)
 	script(http.MethodPost, "/auth/logout", policy{action: audit.EndSession}, auth.logout)
-	script(http.MethodGet, "/auth/user/keys", policy{action: audit.ListTokens}, auth.listKeys)
-	script(http.MethodPost, "/auth/user/keys", policy{action: audit.CreateToken}, auth.makeKey)
-	script(http.MethodDelete, "/auth/user/keys", policy{action: audit.RevokeToken}, auth.dropKey)
-	script(http.MethodPost, "/authz/check", policy{quiet: true}, auth.check)
+	script(http.MethodGet, "/auth/user/keys", policy{action: audit.ListTokens}, keys.list)
+	script(http.MethodPost, "/auth/user/keys", policy{action: audit.CreateToken}, keys.create)
+	script(http.MethodDelete, "/auth/user/keys", policy{action: audit.RevokeToken}, keys.drop)
+	script(http.MethodPost, "/authz/check", policy{quiet: true}, (&authz{auth}).check)
 	for _, path := range []string{"/auth/token", "/auth/device/init", "/auth/device/token", "/auth/session", "/auth/renew", "/auth/logout", "/auth/user/keys"} {
 		s.only(http.MethodOptions, path, policyOfOptions, auth.served(auth.crossOrigin(preflight)))
 	}

@@ -124,7 +124,11 @@ audiences:
 `, h.public, port, instance.NewKeyring(t), workersFile(t), provider.issuer, integration("hs256"), integration("rs256"), integration("es256")))
 	h.AwaitReady(t)
 	for _, id := range []string{"rs256", "es256"} { // the first RSA key takes a moment
-		h.AwaitStatus(t, "/api/v1/integrations/"+id+"/pubkey.pem", http.StatusOK)
+		for deadline := time.Now().Add(time.Minute); !strings.HasPrefix(h.published(t, id), "-----BEGIN PUBLIC KEY-----"); time.Sleep(50 * time.Millisecond) {
+			if time.Now().After(deadline) {
+				t.Fatalf("there is no key of %s after a minute", id)
+			}
+		}
 	}
 	logIn(t, h.admin, h.public+"/oauth2/authorization_url", "alice")
 	return h
@@ -239,6 +243,7 @@ func TestProteinPaintTakesOurTokens(t *testing.T) {
 					t.Errorf("%s: %d %s, want %q", what, got.code, got.text, row[1])
 				}
 			}
+			h.byProcessor(t, id, good, short, tampered(good))
 			if got := status(id, "elsewhere.example", good); got.code != 401 {
 				t.Errorf("for another embedder: %d %s", got.code, got.text)
 			}
@@ -255,6 +260,39 @@ func TestProteinPaintTakesOurTokens(t *testing.T) {
 	}
 	if got := h.Token(t, worker, "?audience=hs256&datasets=hs256-3"); got.Status != http.StatusForbidden {
 		t.Errorf("a dataset that the integration does not have: %d", got.Status)
+	}
+}
+
+// byProcessor checks a ProteinPaint server that has the processor of an integration: it takes the tokens of the present
+// and of the next key, and no others, and its sessions are its own.
+func (h *paintHouse) byProcessor(t *testing.T, id, good string, bad ...string) {
+	t.Helper()
+	if id == "hs256" {
+		return // TestAPortalInABrowserShowsProteinPaint has it
+	}
+	folder, port := t.TempDir(), instance.FreePort(t)
+	for name, text := range map[string]string{"processor.mjs": string(h.api(t, http.MethodGet, id+"/processor.mjs")), "wts-local-secret": "a-secret-of-this-machine-alone"} {
+		if err := os.WriteFile(filepath.Join(folder, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	startPaint(t, port, h.configured(t, "a-secret-of-this-machine-alone", id), filepath.Join(folder, "processor.mjs"))
+	status := func(token string) asked {
+		return askPaint(t, port, "/jwt-status", id, "localhost", "x-ds-access-token", token)
+	}
+	got := status(good)
+	if got.code != 200 || got.Session == "" {
+		t.Fatalf("the processor: %d %s", got.code, got.text)
+	}
+	if again := askPaint(t, port, "/data", id, "localhost", "Authorization", "Bearer "+base64.StdEncoding.EncodeToString([]byte(got.Session))); again.code != 200 {
+		t.Errorf("the session: %d %s", again.code, again.text)
+	}
+	claims := good[strings.Index(good, "."):strings.LastIndex(good, ".")]
+	unsigned := base64.RawURLEncoding.EncodeToString([]byte(`{"alg":"none","typ":"JWT"}`)) + claims + "."
+	for _, one := range append(bad, unsigned, byPublicKey(good, h.published(t, id)), "x", "", "a.b.c") {
+		if got := status(one); got.code != 401 || got.Session != "" {
+			t.Errorf("the processor takes %q: %d %s", one, got.code, got.text)
+		}
 	}
 }
 

@@ -34,11 +34,11 @@ type authDevices struct{ *auths }
 
 // What is said where PEPhub's clients look at the text.
 var (
-	errAuthToken    = errors.New("Invalid token")                                                                         //nolint:staticcheck // its words
-	errAuthExpired  = errors.New("JWT has expired")                                                                       //nolint:staticcheck // its words
-	errAuthRevoked  = errors.New("JWT has been revoked")                                                                  //nolint:staticcheck // its words
-	errAuthCode     = errors.New("Invalid authorization code.")                                                           //nolint:staticcheck,revive // its words
-	errAuthRedirect = errors.New("The provided client_redirect_uri is invalid. Please try logging in again.")             //nolint:staticcheck,revive // its words
+	errAuthToken    = errors.New("Invalid token")   //nolint:staticcheck // its words
+	errAuthExpired  = errors.New("JWT has expired") //nolint:staticcheck // its words
+	errAuthRevoked  = errors.New("JWT has been revoked")
+	errAuthCode     = errors.New("Invalid authorization code.")                                                           //nolint:staticcheck // its words
+	errAuthRedirect = errors.New("The provided client_redirect_uri is invalid. Please try logging in again.")             //nolint:staticcheck // its words
 	errAuthPending  = errors.New("User didn't log in")                                                                    //nolint:staticcheck // its words
 	errAuthDevice   = errors.New("Item not found")                                                                        //nolint:staticcheck // its words
 	errAuthAddress  = errors.New("client_redirect_uri is not registered here; an operator adds it to auth.redirect_uris") //nolint:lll // one text

@@ -63,6 +63,7 @@ func (a *authz) check(x *exchange) error {
 		return errNamespaceLogin
 	case namespace.Forbid:
 		return errNamespaceOther
+	case namespace.Hide:
 	}
 	return errNamespaceUnknown
 }

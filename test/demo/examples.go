@@ -22,7 +22,7 @@ import (
 // has the lines to type for each, and the story types them.
 
 const (
-	demoPortalSecret = "not-a-secret-of-the-portal-in-a-demo" //nolint:gosec // it is public
+	demoPortalSecret = "not-a-secret-of-the-portal-in-a-demo"
 	demoPlugin       = "sample_plugin"
 )
 
@@ -206,8 +206,11 @@ func (d *demo) typeLines(ctx context.Context, one system, environment ...string)
 		command := exec.CommandContext(ctx, "sh", "-c", script.String())
 		command.Env = append(os.Environ(), environment...)
 		said, err := command.CombinedOutput()
-		if err != nil || !strings.Contains(string(said), one.Lines[i].Says) {
-			return "", fmt.Errorf("%w: %s\nsays %s (%v), want %s in it", errNotDemo, one.Lines[i].Type, said, err, one.Lines[i].Says)
+		if err != nil {
+			return "", fmt.Errorf("%w: %s\nsays %s: %w", errNotDemo, one.Lines[i].Type, said, err)
+		}
+		if !strings.Contains(string(said), one.Lines[i].Says) {
+			return "", fmt.Errorf("%w: %s\nsays %s, want %s in it", errNotDemo, one.Lines[i].Type, said, one.Lines[i].Says)
 		}
 	}
 	return fmt.Sprintf("%d lines, as the page has them", len(one.Lines)), nil

@@ -1,6 +1,7 @@
 package issuer_test
 
 import (
+	"context"
 	"crypto/x509"
 	"encoding/pem"
 	"errors"
@@ -107,6 +108,40 @@ func TestProteinPaintProfile(t *testing.T) {
 		if _, err := i.Preview(audience, role); !errors.Is(err, issuer.ErrAudience) {
 			t.Errorf("a preview of %s, role %d: %v", audience, role, err)
 		}
+	}
+}
+
+// late is a store in which the key that another replica has made just now is not seen at first.
+type late struct {
+	*memory
+	reads int
+}
+
+func (l *late) AudienceKeys(ctx context.Context) ([]issuer.AudienceKey, error) {
+	if l.reads++; l.reads == 1 {
+		return nil, nil
+	}
+	return l.memory.AudienceKeys(ctx)
+}
+
+// Two replicas that start at once make one key, and both have it.
+func TestOneFirstKey(t *testing.T) {
+	config := issuer.Config{URL: url, Audiences: map[string]issuer.Audience{"own": proteinPaint(issuer.ES256)}}
+	kept := &memory{}
+	one, two := issuer.New(config, kept, time.Now), issuer.New(config, &late{memory: kept}, time.Now)
+	var keys []string
+	for _, replica := range []*issuer.Issuer{one, two} {
+		if err := replica.Maintain(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		published, err := replica.PublicKeys("own")
+		if err != nil {
+			t.Fatal(err)
+		}
+		keys = append(keys, published...)
+	}
+	if len(kept.own) != 1 || len(keys) != 2 || keys[0] != keys[1] {
+		t.Errorf("%d keys are kept, and the replicas have %q; want one, the same", len(kept.own), keys)
 	}
 }
 

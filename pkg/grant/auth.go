@@ -140,6 +140,10 @@ func (s *Auth) PollLogin(ctx context.Context, deviceCode string) (Issued, error)
 	return s.poll(ctx, AuthClient, deviceCode, authDraft())
 }
 
+// The newest token of a login is known by its jti, whose digest is the login's secret in the database: it makes keys and is
+// renewed, as a refresh token is used once. A token before it stays good for reading until it expires, since a page may
+// be open in two windows; so a replay ends nothing, and gets nothing.
+
 // authDraft draws a login of /auth: it ends with its token, whose jti is its secret.
 func authDraft() *draft { return &draft{id: rand.Text(), secret: rand.Text(), keeps: true} }
 

@@ -168,8 +168,8 @@ func (a Audience) validate(id string) error {
 		switch {
 		case known && cmp.Or(a.Algorithm, profile.algorithm()) != HS256:
 			fault("signing_secret: is for the algorithm %s alone", HS256)
-		case len(a.SigningSecret) < minSecret:
-			fault("signing_secret: has %d bytes, want at least %d random ones", len(a.SigningSecret), minSecret)
+		case len(a.SigningSecret) < secretBytes: // RFC 7518 3.2
+			fault("signing_secret: has %d bytes, want at least %d random ones", len(a.SigningSecret), secretBytes)
 		}
 	}
 	if a.DefaultLifetime != 0 && a.DefaultLifetime < time.Second || a.MaxLifetime > 0 && a.DefaultLifetime > a.MaxLifetime {

@@ -93,7 +93,7 @@ func TestPEPhubProfile(t *testing.T) {
 // A key of an audience's own is replaced in two steps, and what it signed is read until it has expired.
 func TestAudienceKeys(t *testing.T) {
 	i := startedWith(t, issuer.Config{URL: url, Audiences: map[string]issuer.Audience{
-		"own": {Profile: issuer.ProfilePEPhub}, "other": {Profile: issuer.ProfilePEPhub}, "plain": {}, "configured": {Profile: issuer.ProfilePEPhub, SigningSecret: "a-secret-of-the-operators-own"},
+		"own": {Profile: issuer.ProfilePEPhub}, "other": {Profile: issuer.ProfilePEPhub}, "plain": {}, "configured": {Profile: issuer.ProfilePEPhub, SigningSecret: "a-secret-of-the-operators-own-choice"},
 	}})
 	mint := func(audience string) (issuer.Token, error) {
 		return i.Mint(issuer.Request{Audience: audience, Person: curator})

@@ -72,6 +72,9 @@ func (i *signing) Read(audience, token string) (Said, error) {
 // maxRead is how long a token may be that is read, in bytes.
 const maxRead = 64 << 10
 
+// A token chooses neither the algorithm nor the type by which it is verified: the audience has one of each (RFC 8725 3.1,
+// 3.11). A retired secret reads on for as long as what it signed may be valid, and the next one reads nothing yet.
+
 // signed tells whether a token's signature is by a key of the audience's.
 func (i *signing) signed(id string, audience Audience, keyID, kind, token string) bool {
 	state := i.state.Load()

@@ -18,6 +18,12 @@ import (
 	"github.com/workspace-token-service/wts/web"
 )
 
+// A login at /auth goes through four addresses. /auth/login compares the client's redirect URI with those that are
+// registered, and sends the browser to the default provider as any login here. /auth/complete, where it comes back to,
+// wants a session of the last minutes, makes a code and sends the browser to the client. The client trades the code at
+// /auth/token for the token of a login, which is a row among the person's sessions: it is seen on their page, renewed at
+// /auth/renew and ended at /auth/logout, or by the person, or with the user.
+
 // auths answers below /auth, where PEPhub's clients log in, for the one audience that is served there.
 type auths struct {
 	service  *grant.Auth
@@ -249,6 +255,10 @@ func (a *authDevices) poll(x *exchange) error {
 	x.record()
 	return x.json(http.StatusOK, map[string]string{"jwt_token": done.Token.Value})
 }
+
+// What a token says is one thing, and who sent it is another: where the audience verifies with a secret it can sign what
+// it likes. So nothing is done for a user by the claims alone. A login is the row that sid names, and the person is that
+// row's; a key is found by the digest of the whole token, which is kept since it was made.
 
 // authCaller is who sent a token to /auth: by a login that goes on, or by a developer key.
 type authCaller struct {

@@ -36,6 +36,9 @@ type authKey struct {
 	Expires   string `json:"expires"`
 }
 
+// The answers have the members and the forms that the clients of old parse: times without a zone, a list that shows the
+// ends of keys, 202 for what is gone. What they do not see is kept as for any API token.
+
 // naive is a time as PEPhub's clients parse it: UTC, in microseconds, without saying so.
 func naive(at time.Time) string {
 	return at.UTC().Truncate(time.Millisecond).Format("2006-01-02T15:04:05.000000")

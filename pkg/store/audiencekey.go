@@ -112,6 +112,9 @@ func (s *SigningKeys) UpdateAudienceKeys(ctx context.Context, update func([]issu
 	})
 }
 
+// The keys are few, and each change of them is one transaction under the lock of the signing keys: a replica that reads
+// the feed's word reads all of them again, and signs with what it read.
+
 // storeAudienceKeys makes the table hold these keys and no others. A key that was there keeps its halves, byte for byte.
 func (s *SigningKeys) storeAudienceKeys(tx *gorm.DB, rows map[string]audienceKey, keys []issuer.AudienceKey) error {
 	for _, key := range keys {

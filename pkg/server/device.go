@@ -115,6 +115,9 @@ func (g *grants) decideDevice(x *exchange) error {
 	return nil
 }
 
+// A device asks again and again until its person has decided. What is remembered of that is in this replica's memory: a
+// device that is led to another replica may ask once more than it should, and learns nothing more by it.
+
 // poll asks for a device, which waits between two questions: who does not is told to (RFC 8628 3.5).
 func (g *grants) poll(x *exchange, client, code string) (grant.Issued, error) {
 	key := "poll " + cut(code)

@@ -77,6 +77,9 @@ func (o *oauth) exchange(x *exchange, form url.Values) error {
 	return o.issue(x, form, target)
 }
 
+// An API token of a resource service is good at that service alone: here it becomes a short token for it, and nothing
+// else. One for wts itself is its user, and goes on as any proof does, by its scopes.
+
 // trade trades an API token for a short one of its own audience.
 func (o *oauth) trade(x *exchange, form url.Values, subject string, token apitoken.Token) error {
 	x.event.Action, x.event.Audience, x.event.Resource = audit.Mint, token.Audience, token.Resource

@@ -62,12 +62,13 @@ func (s *Server) integrationRoutes(parts Parts, api *apiTokens, tokens *tokens) 
 
 	read(one+"/serverconfig.json", i.serverConfig)
 	read(one+"/preview", i.preview)
-	read(one+"/keys", i.keys)
-	change(http.MethodPost, one+"/keys", audit.MakeAudienceKey, i.makeKey)
-	change(http.MethodPost, one+"/keys/activate", audit.ActivateAudienceKey, i.activateKey)
-	change(http.MethodDelete, one+"/keys/next", audit.DropAudienceKey, i.dropKey)
+	keys := &integrationKeys{i}
+	read(one+"/keys", keys.keys)
+	change(http.MethodPost, one+"/keys", audit.MakeAudienceKey, keys.makeKey)
+	change(http.MethodPost, one+"/keys/activate", audit.ActivateAudienceKey, keys.activateKey)
+	change(http.MethodDelete, one+"/keys/next", audit.DropAudienceKey, keys.dropKey)
 	change(http.MethodPost, one+"/selftest", audit.TestIntegration, i.selfTest)
-	s.integrationPages(parts, i)
+	s.integrationPages(parts, keys)
 }
 
 // named wants the integration of the address to be there.

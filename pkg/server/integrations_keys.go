@@ -16,6 +16,9 @@ var errNextRefused = errors.New("the ProteinPaint server does not accept a token
 // begins to sign. The last step tries the next key at the server first, where that is known, so that a step that was
 // forgotten refuses nobody.
 
+// integrationKeys answers /api/v1/integrations/{id}/keys.
+type integrationKeys struct{ *integrations }
+
 // audienceKeyView is a key as an admin sees it.
 type audienceKeyView struct {
 	ID          string     `json:"id"`
@@ -40,7 +43,7 @@ func viewOfKey(key issuer.AudienceKey) audienceKeyView {
 }
 
 // keys answers GET of the integration's keys, the newest first.
-func (i *integrations) keys(x *exchange) error {
+func (i *integrationKeys) keys(x *exchange) error {
 	id, _ := i.of(x)
 	keys, err := i.issuer.AudienceKeys(x.Request.Context(), id)
 	if err != nil {
@@ -54,7 +57,7 @@ func (i *integrations) keys(x *exchange) error {
 }
 
 // makeKey answers POST: the next key, whose secret is shown this once.
-func (i *integrations) makeKey(x *exchange) error {
+func (i *integrationKeys) makeKey(x *exchange) error {
 	made, err := i.made(x)
 	if err != nil {
 		return err
@@ -65,7 +68,7 @@ func (i *integrations) makeKey(x *exchange) error {
 }
 
 // made makes the next key. The audit has the line before the admin has the secret.
-func (i *integrations) made(x *exchange) (issuer.AudienceKey, error) {
+func (i *integrationKeys) made(x *exchange) (issuer.AudienceKey, error) {
 	if err := recent(x); err != nil {
 		return issuer.AudienceKey{}, err
 	}
@@ -79,8 +82,11 @@ func (i *integrations) made(x *exchange) (issuer.AudienceKey, error) {
 	return made, nil
 }
 
+// Two admins who activate at once find one next key: the second is told that there is none. And where the server was not
+// told of the key, the trial says so before anything has changed: force is for one that this service cannot reach.
+
 // activateKey answers POST: the next key signs from now on. With ?force=true the ProteinPaint server is not asked.
-func (i *integrations) activateKey(x *exchange) error {
+func (i *integrationKeys) activateKey(x *exchange) error {
 	activated, err := i.activated(x)
 	if err != nil {
 		return err
@@ -89,7 +95,7 @@ func (i *integrations) activateKey(x *exchange) error {
 }
 
 // activated activates the next key, once the ProteinPaint server has accepted a token of it.
-func (i *integrations) activated(x *exchange) (issuer.AudienceKey, error) {
+func (i *integrationKeys) activated(x *exchange) (issuer.AudienceKey, error) {
 	if err := recent(x); err != nil {
 		return issuer.AudienceKey{}, err
 	}
@@ -106,7 +112,7 @@ func (i *integrations) activated(x *exchange) (issuer.AudienceKey, error) {
 }
 
 // tryNext has the ProteinPaint server judge a token that the next key signed.
-func (i *integrations) tryNext(x *exchange, id string, of issuer.Integration) error {
+func (i *integrationKeys) tryNext(x *exchange, id string, of issuer.Integration) error {
 	ctx, cancel := withinTest(x)
 	defer cancel()
 	token, err := i.trialToken(x, id, i.issuer.Trial)
@@ -120,7 +126,7 @@ func (i *integrations) tryNext(x *exchange, id string, of issuer.Integration) er
 }
 
 // dropKey answers DELETE of the next key, which never signed.
-func (i *integrations) dropKey(x *exchange) error {
+func (i *integrationKeys) dropKey(x *exchange) error {
 	if err := i.dropped(x); err != nil {
 		return err
 	}
@@ -128,7 +134,7 @@ func (i *integrations) dropKey(x *exchange) error {
 	return nil
 }
 
-func (i *integrations) dropped(x *exchange) error {
+func (i *integrationKeys) dropped(x *exchange) error {
 	if err := recent(x); err != nil {
 		return err
 	}

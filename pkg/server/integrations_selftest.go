@@ -33,6 +33,7 @@ func newProbe() *http.Client {
 	}
 }
 
+// withinTest bounds a self-test, however many embedders there are.
 func withinTest(x *exchange) (context.Context, context.CancelFunc) {
 	return context.WithTimeout(x.Request.Context(), testTime)
 }
@@ -115,6 +116,9 @@ type answered struct {
 	session bool
 	fault   string
 }
+
+// The address is the operator's, by the configuration, so that nobody who signs in chooses where a token is sent. It is
+// one of thirty seconds, of the admin who asks, and goes where the tokens of every portal go.
 
 // ask posts a token to /jwt-status as a portal's page does.
 func (i *integrations) ask(ctx context.Context, of issuer.Integration, embedder, token string) answered {

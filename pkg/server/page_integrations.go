@@ -17,14 +17,15 @@ import (
 // integrationPages are the pages on which an admin connects a ProteinPaint server: what to copy there, the keys, and
 // whether it works.
 type integrationPages struct {
-	*integrations
+	*integrationKeys
 	people *people
 }
 
 // A page does what the API does, by the same functions; what it adds are the words, and that a step which needs a fresh
 // login leads there.
 
-func (s *Server) integrationPages(parts Parts, i *integrations) {
+// integrationPages are their routes.
+func (s *Server) integrationPages(parts Parts, i *integrationKeys) {
 	v := &integrationPages{i, &people{i.apiTokens}}
 	person := policy{accepts: authn.Accepts{Session: true, Bearer: parts.Config.Portal}, anonymous: true, both: parts.Config.Portal, forPeople: true}
 	show := func(path string, handle func(*exchange) error) {

@@ -86,6 +86,9 @@ func (s *Logins) Connect(ctx context.Context, grant broker.Grant) (stored broker
 	return stored, nil
 }
 
+// What a login says of a person counts at once for what is minted next: it is as fresh as a word of the provider can be,
+// and spares the question that the first token would ask.
+
 // identify finds the user of an identity, or makes one, and lets the username mean them. Issuer and
 // subject are the person; a name that comes back with another subject is another person, who
 // inherits nothing (docs/architecture.md, "Users").

@@ -14,6 +14,8 @@ import (
 	"github.com/workspace-token-service/wts/pkg/keyring"
 )
 
+// signingKey is a row of signing_keys. Times are unix milliseconds of the database, since a replica's own clock may be
+// wrong about when a key may sign.
 type signingKey struct {
 	ID          string `gorm:"primaryKey"`
 	Algorithm   string
@@ -25,6 +27,7 @@ type signingKey struct {
 	TokenLife   int64
 }
 
+// keyPlace binds a sealed private half to its row: one that is moved to another does not open.
 func keyPlace(id string) keyring.Place {
 	return keyring.Place{Table: "signing_keys", Owner: id, Column: "private"}
 }
@@ -40,6 +43,9 @@ func (s *SigningKeys) SigningKeys(ctx context.Context) (keys []issuer.Key, now t
 	})
 	return keys, now, err
 }
+
+// A key is written once and then only dated: its halves stay byte for byte what they were, so that a replica whose keyring
+// does not open the private half can date it too, and loses nothing of it.
 
 // signingKeys reads the keys with the database's time, by which they activate and leave.
 func (s *SigningKeys) signingKeys(tx *gorm.DB) (rows []signingKey, keys []issuer.Key, now time.Time, err error) {
@@ -104,6 +110,9 @@ func (s *SigningKeys) UpdateSigningKeys(ctx context.Context, update func([]issue
 		return s.tell(tx, now.UnixMilli(), keysChanged, "")
 	})
 }
+
+// Every replica maintains the keys once a minute, and most of the time there is nothing to do: what is the same is not
+// written, and no replica is told of it.
 
 // storeKeys makes the table hold these keys and no others, touching only what differs.
 func (s *SigningKeys) storeKeys(tx *gorm.DB, rows []signingKey, keys []issuer.Key) (changed bool, err error) {

@@ -17,6 +17,8 @@ import (
 var unpinnedKnown = map[string]string{
 	"deploy/image/Dockerfile golang:1.26.8-bookworm":                                   "a full version; its digest could not be looked up, for want of a way to the registry",
 	"deploy/compose/compose.yaml postgres:16.15-alpine":                                "a full version; its digest could not be looked up, for want of a way to the registry",
+	"examples/workspace/Dockerfile golang:1.26.8-bookworm":                             "the same release as the image of wts is built with",
+	"examples/workspace/workspace.yaml workspace":                                      "what the Dockerfile beside it builds",
 	"deploy/kubernetes/sample-workspace.yaml quay.io/jupyter/base-notebook:2025-03-14": "a full version of a sample, which operators replace by their own image",
 	"helm/wts/values.yaml postgres:16.15-alpine":                                       "a full version; operators set their own",
 	"test/vulnerabilities-unknown https://vuln.go.dev/index/db.json":                   "what is known of vulnerabilities has to be the newest",

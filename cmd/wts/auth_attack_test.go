@@ -1,0 +1,20 @@
+package main
+
+import (
+	"net/http"
+	"testing"
+)
+
+// Attacks on the logins at /auth that are nobody's lesson yet.
+
+// A client that proves itself with PKCE takes no code that was asked for without it: such a code is one that somebody else
+// asked for, and put into this client's way (RFC 9700 4.8.2).
+func TestAuthTakesNoVerifierForACodeWithoutAChallenge(t *testing.T) {
+	r := startReplica(t, withHub)
+	code := r.authCodeOf(t, "alice", toHub).Get("code")
+	got := r.authRedeem(t, code, `, "client_redirect_uri": "`+hubCallback+`", "code_verifier": "verifier-verifier-verifier-verifier-verifier"`)
+	if got.status != http.StatusBadRequest || detailOf(got) != "Invalid authorization code." {
+		t.Errorf("a code without a challenge, with a verifier: %d %s", got.status, got.body)
+	}
+}
+

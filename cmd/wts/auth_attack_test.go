@@ -18,3 +18,13 @@ func TestAuthTakesNoVerifierForACodeWithoutAChallenge(t *testing.T) {
 	}
 }
 
+// A login begins in the window itself alone, so that no page can begin one unseen (rule A1).
+func TestAuthLoginsBeginInAWindow(t *testing.T) {
+	r := startReplica(t, withHub)
+	for dest, want := range map[string]int{"image": http.StatusForbidden, "iframe": http.StatusForbidden, "document": http.StatusFound} {
+		got := r.call(t, nil, http.MethodGet, "/auth/login"+toHub, "Sec-Fetch-Dest", dest, "Accept", "application/json")
+		if got.status != want {
+			t.Errorf("%s: %d %s, want %d", dest, got.status, got.body, want)
+		}
+	}
+}

@@ -123,6 +123,9 @@ func (s *Auth) Redeem(ctx context.Context, code, redirectURI, verifier string) (
 	case spent.RedirectURI != redirectURI:
 		return Issued{UserID: spent.UserID}, ErrRedirect
 	}
+	if spent.Challenge == "" && verifier != "" { // asked for by another than who has it now (RFC 9700 4.8.2)
+		return Issued{UserID: spent.UserID}, ErrGrant
+	}
 	challenge := sha256.Sum256([]byte(verifier))
 	if spent.Challenge != "" && subtle.ConstantTimeCompare([]byte(base64.RawURLEncoding.EncodeToString(challenge[:])), []byte(spent.Challenge)) != 1 {
 		return Issued{UserID: spent.UserID}, ErrGrant

@@ -87,8 +87,12 @@ func (a *auths) login(x *exchange) error {
 // authAsked is what a client asks for by way of a person's browser.
 type authAsked struct{ redirectURI, finally, challenge string }
 
-// asked reads it. A redirect URI is compared before anything is done.
+// asked reads it. A redirect URI is compared before anything is done. A page can neither begin a login unseen nor get a
+// code: where a browser says what it loads this for, it has to be the window itself (rule A1).
 func (a *auths) asked(x *exchange) (asked authAsked, err error) {
+	if dest := x.GetHeader("Sec-Fetch-Dest"); dest != "" && dest != "document" {
+		return asked, errFraming
+	}
 	asked.redirectURI, _ = x.param("client_redirect_uri")
 	asked.finally, _ = x.param("client_finally_send_to")
 	asked.challenge, _ = x.param("code_challenge")
@@ -123,9 +127,6 @@ const authFresh = 5 * time.Minute
 
 // complete answers GET /auth/complete, where a login that /auth/login began comes back to: a code for the client.
 func (a *auths) complete(x *exchange) error {
-	if dest := x.GetHeader("Sec-Fetch-Dest"); dest != "" && dest != "document" {
-		return errFraming
-	}
 	asked, err := a.asked(x)
 	if err != nil {
 		return err

@@ -1,4 +1,4 @@
-"""What PEPHubClient sends, in its order, with the library that it uses: Authorization as it is, a device without a body, the
+"""What PEPHubClient sends, in its order, with its library. Authorization as it is, a device without a body, the
 header device-code, a 401 with JSON while it waits, and one more try after the prompt. It goes on by lines of JSON.
 
     python3 pephub_client.py https://hub.example.org/

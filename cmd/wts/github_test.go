@@ -114,3 +114,46 @@ func TestAClientThatGitHubRefuses(t *testing.T) {
 		t.Errorf("%d %s\n%s", page.Status, page.URL, page.Body)
 	}
 }
+
+// Beside another default provider GitHub is asked about nobody's groups, and yet its tokens are handed out no longer than
+// it accepts them.
+func TestATokenThatEndsAtASecondGitHub(t *testing.T) {
+	hub, err := providertest.StartGitHub(false, providertest.GitHubUser{ID: 7, Login: "alice"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = hub.Close() })
+	r := startReplica(t, func(c *config.Config) {
+		c.Broker.ClaimsMaxAge = 300 * time.Millisecond
+		c.Providers["hub"] = provider.Config{Type: provider.TypeGitHub, Name: "GitHub", BaseURL: hub.BaseURL, ClientID: "wts", ClientSecret: "canary-github-secret"}.WithDefaults("hub")
+	})
+	hub.Register(providertest.Client{ID: "wts", Secret: "canary-github-secret", RedirectURI: r.url + "/oauth2/authorize/hub"})
+	browser := r.signedIn(t, "alice")
+	r.logIn(t, browser, "/oauth2/authorization_url?idp=hub", "alice")
+	use := func() int { return r.worker(t, "/token/?idp=hub").status }
+	if got := use(); got != http.StatusOK {
+		t.Fatalf("the worker: %d", got)
+	}
+	asked := hub.Calls("/api/v3/user")
+	eventually(t, "GitHub is asked beside who uses the token", func() bool { return use() == http.StatusOK && hub.Calls("/api/v3/user") > asked })
+	asked = hub.Calls("/api/v3/user")
+	for began := time.Now(); time.Since(began) < 200*time.Millisecond; {
+		use()
+	}
+	if got := hub.Calls("/api/v3/user") - asked; got > 1 {
+		t.Errorf("within a fifth of a second it was asked %d times", got)
+	}
+	hub.Limit(true) // that it wants to be left alone ends nothing
+	time.Sleep(400 * time.Millisecond)
+	use()
+	time.Sleep(100 * time.Millisecond)
+	if got := use(); got != http.StatusOK {
+		t.Errorf("while its rate is used up: %d", got)
+	}
+	hub.Limit(false)
+	hub.Revoke("alice")
+	eventually(t, "the token is handed out no more", func() bool { return use() == http.StatusForbidden })
+	if page := r.see(t, browser, "/"); !strings.Contains(page.body, "Needs sign-in") {
+		t.Errorf("the page:\n%s", page.body)
+	}
+}

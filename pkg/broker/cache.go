@@ -30,6 +30,8 @@ type held struct {
 	confirming atomic.Bool
 	read       int64 // when this was read from the row
 	degraded   bool  // it is handed out because no better one can be had
+	// asked is when its provider was asked last whether it accepts the token: askBeside.
+	asked atomic.Int64
 }
 
 // Token is an upstream access token, ready to be handed on.

@@ -43,3 +43,24 @@ func noteRefusal(ctx context.Context, b *Broker, userID, providerID string, acce
 		b.engine.observer.GrantLost(providerID, revoked)
 	}
 }
+
+// Where the access token is the grant, it has no end, and nothing is asked of its provider while it is handed out: a person
+// may have ended it there long ago. So the provider is asked now and then beside a caller who uses it, as often as it is
+// asked for groups. The caller does not wait, and the next one is told.
+
+// askBeside asks the provider of a token without an end whether it still accepts it.
+func askBeside(b *Broker, key cacheKey, known *held, now time.Time) {
+	up := b.engine.upstreams[key.provider]
+	if known.expires != 0 || up == nil || !up.config.AccessIsGrant() {
+		return
+	}
+	last, pause := known.asked.Load(), int64(b.config.ClaimsMaxAge)
+	if now.UnixNano()-max(last, known.issued) < pause || !known.asked.CompareAndSwap(last, now.UnixNano()) {
+		return
+	}
+	b.engine.background(func(ctx context.Context) {
+		ctx, cancel := context.WithTimeout(ctx, b.config.Wait)
+		defer cancel()
+		noteRefusal(ctx, b, key.userID, key.provider, known.value, b.providers[key.provider].Accepts(ctx, known.value))
+	})
+}

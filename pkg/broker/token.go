@@ -60,6 +60,7 @@ const livingPatience = 3 * time.Second
 
 // served makes the token that is handed out, and tells the metrics how much life it has left.
 func (b *Broker) served(key cacheKey, known *held, now time.Time) Token {
+	askBeside(b, key, known, now)
 	token := known.token()
 	token.GrantEnds, token.GrantEndExpected = b.endOf(key, known, now)
 	left := time.Duration(-1)

@@ -82,6 +82,27 @@ func (p github) user(ctx context.Context, ends *endpoints, access secret.Text) (
 	return identity, nil
 }
 
+// Accepts asks a provider that gives no refresh tokens whether it still accepts an access token. The errors are *Error:
+// Refused where it does not.
+func (p *Provider) Accepts(ctx context.Context, access secret.Text) error {
+	if !p.Config.AccessIsGrant() {
+		return nil
+	}
+	ends, err := p.discover(ctx)
+	if err != nil {
+		return err
+	}
+	var said struct{}
+	if _, failure := (github{p}).get(ctx, ends.userInfo+"/user", access, &said); failure != nil {
+		return failure
+	}
+	return nil
+}
+
+// AccessIsGrant tells a provider whose access tokens may have no end and no refresh token behind them: what ends them is
+// found out by asking.
+func (c Config) AccessIsGrant() bool { return c.Type == TypeGitHub }
+
 // about is About at GitHub.
 func (p github) about(ctx context.Context, ends *endpoints, access secret.Text, subject string) (Identity, error) {
 	identity, failure := p.user(ctx, ends, access)

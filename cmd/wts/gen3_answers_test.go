@@ -268,3 +268,35 @@ func TestGen3FailedCallbacks(t *testing.T) {
 		}
 	})
 }
+
+// A bearer that comes again costs no statement; and one whose user was disabled meanwhile is refused within seconds.
+func TestABearerThatComesAgain(t *testing.T) {
+	c := startCommons(t, nil)
+	c.link(t, "alice", "")
+	c.link(t, "alice", "other-google")
+	path, headers := "/token/?idp=other-google", c.bearer("alice")
+	if got := c.call(t, nil, http.MethodGet, path, headers...); got.status != http.StatusOK {
+		t.Fatalf("%d %s", got.status, got.body)
+	}
+	fewest := int64(1000)
+	for range 5 { // what runs beside may send one
+		before := c.store.Statements()
+		for range 20 {
+			if got := c.call(t, nil, http.MethodGet, path, headers...); got.status != http.StatusOK {
+				t.Fatalf("%d %s", got.status, got.body)
+			}
+		}
+		fewest = min(fewest, c.store.Statements()-before)
+	}
+	if fewest > 0 {
+		t.Errorf("20 bearers that were known sent %d statements", fewest)
+	}
+	if err := c.store.Users.SetDisabled(t.Context(), "alice", true); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the user is refused", func() bool { return c.call(t, nil, http.MethodGet, path, headers...).status == http.StatusForbidden })
+	if err := c.store.Users.SetDisabled(t.Context(), "alice", false); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the user is served again", func() bool { return c.call(t, nil, http.MethodGet, path, headers...).status == http.StatusOK })
+}

@@ -15,11 +15,19 @@ type people struct {
 	directory Directory
 	byName    *otter.Cache[string, *User]
 	byID      *otter.Cache[string, *User]
+	// bySubject holds the ids of users, which are for good: what may change of a user is in byID alone.
+	bySubject *otter.Cache[identity, *string]
 }
+
+// identity is who a person is at a provider.
+type identity struct{ issuer, subject string }
 
 func newPeople(directory Directory) *people {
 	remember := &otter.Options[string, *User]{MaximumSize: maxPeople}
-	return &people{directory: directory, byName: otter.Must(remember), byID: otter.Must(remember)}
+	return &people{
+		directory: directory, byName: otter.Must(remember), byID: otter.Must(remember),
+		bySubject: otter.Must(&otter.Options[identity, *string]{MaximumSize: maxPeople}),
+	}
 }
 
 // named finds a user by name. Somebody who never logged in is a user without an id.
@@ -62,6 +70,23 @@ func (p *people) withID(ctx context.Context, id string) (User, error) {
 	return *user, nil
 }
 
+// withSubject finds whom a verified identity means; see Directory.UserBySubject. Who was set aside is found by the id no
+// more: then the identity is looked up anew.
+func (p *people) withSubject(ctx context.Context, who identity, username string) (User, error) {
+	if id, ok := p.bySubject.GetIfPresent(who); ok {
+		user, err := p.withID(ctx, *id)
+		if !errors.Is(err, ErrUnknown) {
+			return user, err
+		}
+		p.bySubject.Invalidate(who)
+	}
+	user, err := p.directory.UserBySubject(ctx, who.issuer, who.subject, username)
+	if err == nil && user.ID != "" {
+		p.bySubject.Set(who, &user.ID)
+	}
+	return user, err
+}
+
 // NameOf is what a user is called now; empty for one who has no name any more, or whose name cannot be read.
 func (a *Authenticator) NameOf(ctx context.Context, userID string) string {
 	user, err := a.people.withID(ctx, userID)
@@ -81,5 +106,6 @@ func (a *Authenticator) ForgetUser(id, username string) {
 func (a *Authenticator) Forget() {
 	a.people.byID.InvalidateAll()
 	a.people.byName.InvalidateAll()
+	a.people.bySubject.InvalidateAll()
 	a.sessions.cache.InvalidateAll()
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"net/http"
+	"sync"
 	"testing"
 )
 
@@ -26,5 +27,20 @@ func TestAuthLoginsBeginInAWindow(t *testing.T) {
 		if got.status != want {
 			t.Errorf("%s: %d %s, want %d", dest, got.status, got.body, want)
 		}
+	}
+}
+
+// Of many requests for keys at once, those beyond the fifth are refused.
+func TestFiveKeysAtOnce(t *testing.T) {
+	r := startReplica(t, withHub)
+	login := r.hubToken(t, "alice")
+	var all sync.WaitGroup
+	for range 12 {
+		all.Go(func() { r.authAs(t, login, http.MethodPost, "/auth/user/keys", "{}") })
+	}
+	all.Wait()
+	listed := decoded[keysShown](t, r.authAs(t, login, http.MethodGet, "/auth/user/keys", ""), http.StatusOK).Keys
+	if len(listed) != 5 {
+		t.Errorf("there are %d keys, want 5", len(listed))
 	}
 }

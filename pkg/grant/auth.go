@@ -143,8 +143,9 @@ func (s *Service) PollAuth(ctx context.Context, deviceCode string) (Issued, erro
 func authDraft() *draft { return &draft{id: rand.Text(), secret: rand.Text(), keeps: true} }
 
 // AuthLogin is the login that a token of /auth is of, by its sid and jti; newest tells that it is the login's newest
-// token. Who it is of is what the row says, since a token may be forged. The errors are ErrGrant for a login that has
-// ended, those of People, and ErrUnavailable.
+// token. Who it is of is what the row says, since a token may be forged. One whose person may not have the audience's
+// tokens any more counts no more, as a key of theirs. The errors are ErrGrant for a login that has ended, those of People
+// and issuer.Allow, and ErrUnavailable.
 func (s *Service) AuthLogin(ctx context.Context, session, tokenID string) (login Login, newest bool, err error) {
 	raw, err := hex.DecodeString(session)
 	if err != nil || len(raw) != len(Digest{}) {
@@ -152,12 +153,16 @@ func (s *Service) AuthLogin(ctx context.Context, session, tokenID string) (login
 	}
 	login, err = s.logins.store.Login(ctx, Digest(raw))
 	switch {
-	case errors.Is(err, ErrUnknown), err == nil && (login.Client != AuthClient || !s.now().Before(login.EndsAt)):
+	case errors.Is(err, ErrUnknown), err == nil && (login.Client != AuthClient || !s.clients[AuthClient].may(login.Audience) || !s.now().Before(login.EndsAt)):
 		return login, false, ErrGrant
 	case err != nil:
 		return login, false, err
 	}
-	if _, err := s.people.Now(ctx, login.UserID, false, 0); err != nil {
+	who, err := s.people.Now(ctx, login.UserID, s.audiences.GroupsDecide(login.Audience), 0)
+	if err != nil {
+		return login, false, err
+	}
+	if err := s.audiences.Allow(login.Audience, who, nil); err != nil {
 		return login, false, err
 	}
 	presented := digestOf(tokenID)

@@ -136,6 +136,7 @@ type People interface {
 type Audiences interface {
 	Audience(id string) bool
 	AsksGroups(id string) bool
+	GroupsDecide(id string) bool
 	Allow(audience string, who issuer.Person, scopes []string) error
 	Narrow(audience string, who *issuer.Person, scopes []string) ([]string, error)
 	Mint(request issuer.Request) (issuer.Token, error)

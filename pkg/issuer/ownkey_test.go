@@ -30,6 +30,21 @@ func ofParts(t *testing.T, token string) (header, claims map[string]any) {
 	return header, claims
 }
 
+// A name in letters that only look like another's, once they are folded, stays another name: PEPhub gives a namespace to
+// who is called like it.
+func TestPEPhubNamesAreNotFoldedIntoAnothers(t *testing.T) {
+	i := startedWith(t, issuer.Config{URL: url, Audiences: map[string]issuer.Audience{"hub": {Profile: issuer.ProfilePEPhub, Algorithm: issuer.ES256}}})
+	const kelvin = "\u212a" // which Unicode folds into k
+	token, err := i.Mint(issuer.Request{Audience: "hub", Person: issuer.Person{ID: "u2", Username: kelvin + "Ate", Groups: []string{"Pep" + kelvin + "it"}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, claims := ofParts(t, token.Value)
+	if claims["login"] != kelvin+"ate" || cmp.Diff([]any{"pep" + kelvin + "it"}, claims["orgs"]) != "" {
+		t.Errorf("the login is %q in %q", claims["login"], claims["orgs"])
+	}
+}
+
 // signedBy tells whether a token's HS256 signature is by a secret, computed as its readers do.
 func signedBy(token, secret string) bool {
 	at := strings.LastIndexByte(token, '.')

@@ -17,7 +17,8 @@ import (
 //
 // A credential of type jwt has a secret, or several secrets while one takes the place of another; a PEM among them, or
 // in publicKeys, is a public key. One of type wts names an issuer and an audience, whose key set is followed. One of
-// type forbidden opens nothing. Labels that begin with "#" are comments. The options are those of the verifiers.
+// type forbidden opens nothing. Without ipCheck and looseIpCheck one of type jwt is Strict, as it is at ProteinPaint.
+// Labels that begin with "#" are comments. The options are those of the verifiers.
 func Parse(ctx context.Context, text []byte, options ...verifier.Option) ([]Rule, error) {
 	labels, err := members(text)
 	if err != nil {
@@ -119,8 +120,12 @@ func (p reading) credential(text json.RawMessage) (Credential, error) {
 		return Credential{}, fmt.Errorf("a member that is not known: %w", err)
 	}
 	credential := Credential{Header: wire.HeaderKey, Protected: wire.Protected, IPCheck: wire.IPCheck}
-	if wire.Loose && wire.IPCheck == "" {
+	switch {
+	case wire.IPCheck != "":
+	case wire.Loose:
 		credential.IPCheck = Loose
+	case wire.Type == "jwt": // as ProteinPaint reads it, whose rules these may be
+		credential.IPCheck = Strict
 	}
 	for _, name := range wire.Names {
 		credential.Datasets = append(credential.Datasets, name.ID)

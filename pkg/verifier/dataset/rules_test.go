@@ -31,7 +31,7 @@ func TestTheAddressOfTheClient(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			client, _ := netip.ParseAddr(row.client)
-			handler := guardOf(t, rules(`{"type": "jwt", "secret": "`+first+`", "ipCheck": "`+row.check+`"}`),
+			handler := guardOf(t, rules(`{"type": "jwt", "looseIpCheck": true, "secret": "`+first+`", "ipCheck": "`+row.check+`"}`),
 				dataset.WithClientIP(func(*http.Request) netip.Addr { return client }))
 			changes := object{"ip": row.token}
 			if row.token == "" {
@@ -41,6 +41,19 @@ func TestTheAddressOfTheClient(t *testing.T) {
 				t.Errorf("%d %s, want %d", got.Code, got.Body, row.want)
 			}
 		})
+	}
+}
+
+// Rules that say nothing of addresses are strict, as ProteinPaint reads them: who moves theirs opens nothing by it.
+func TestAddressesAreComparedUnlessToldOtherwise(t *testing.T) {
+	handler := guardOf(t, rules(`{"type": "jwt", "secret": "`+first+`"}`))
+	for name, row := range map[string]struct {
+		address any
+		want    int
+	}{"none": {nil, 401}, "another": {"192.0.2.2", 401}, "of the other family": {"2001:db8::1", 401}, "the client's": {"192.0.2.1", 200}} {
+		if got := get(handler, data, header, portal(object{"ip": row.address})); got.Code != row.want {
+			t.Errorf("%s: %d %s, want %d", name, got.Code, got.Body, row.want)
+		}
 	}
 }
 
@@ -104,21 +117,21 @@ func TestRulesWithoutMeaning(t *testing.T) {
 		"a route with a***":    {`{"ds0": {"/a**": {"*": ` + shared + `}}}`, "no glob"},
 		"a route without /":    {`{"ds0": {"a/*": {"*": ` + shared + `}}}`, "slash"},
 		"a header number":      {`{"ds0": {"headerKey": 1}}`, "headerKey"},
-		"the older shape":      {`{"ds0": {"type": "jwt", "embedders": {}}}`, "older shape"},
+		"the older shape":      {`{"ds0": {"type": "jwt", "looseIpCheck": true, "embedders": {}}}`, "older shape"},
 		"an unknown type":      {rules(`{"type": "open"}`), `"open", want jwt, wts or forbidden`},
-		"an unknown member":    {rules(`{"type": "jwt", "secret": "` + first + `", "dsname": []}`), "dsname"},
+		"an unknown member":    {rules(`{"type": "jwt", "looseIpCheck": true, "secret": "` + first + `", "dsname": []}`), "dsname"},
 		"a member twice":       {rules(`{"type": "forbidden", "type": "jwt"}`), "stands twice"},
 		"a credential in text": {rules(`"secret"`), "not a JSON object"},
 		"no secret":            {rules(`{"type": "jwt"}`), "the type forbidden"},
-		"a short secret":       {rules(`{"type": "jwt", "secret": "abc123"}`), "at least 32"},
-		"a broken PEM":         {rules(`{"type": "jwt", "secret": "-----BEGIN PUBLIC KEY-----"}`), "no PEM"},
-		"a secret as a key":    {rules(`{"type": "jwt", "publicKeys": ["` + first + `"]}`), "no PEM"},
+		"a short secret":       {rules(`{"type": "jwt", "looseIpCheck": true, "secret": "abc123"}`), "at least 32"},
+		"a broken PEM":         {rules(`{"type": "jwt", "looseIpCheck": true, "secret": "-----BEGIN PUBLIC KEY-----"}`), "no PEM"},
+		"a secret as a key":    {rules(`{"type": "jwt", "looseIpCheck": true, "publicKeys": ["` + first + `"]}`), "no PEM"},
 		"no issuer":            {rules(`{"type": "wts", "audience": "portal"}`), "issuer"},
-		"an unknown IP check":  {rules(`{"type": "jwt", "secret": "` + first + `", "ipCheck": "lax"}`), `"lax"`},
-		"an empty id":          {rules(`{"type": "jwt", "secret": "` + first + `", "dsnames": [{"label": "A"}]}`), "id of a dataset"},
-		"protected elsewhere":  {rules(`{"type": "jwt", "secret": "` + first + `", "protectedRoutes": ["a"]}`), "only the route termdb"},
-		"a protected glob":     {`{"ds0": {"termdb": {"*": {"type": "jwt", "secret": "` + first + `", "protectedRoutes": ["/["]}}}}`, "no glob"},
-		"the bearer's header":  {rules(`{"type": "jwt", "secret": "` + first + `", "headerKey": "authorization"}`), "bearer"},
+		"an unknown IP check":  {rules(`{"type": "jwt", "looseIpCheck": true, "secret": "` + first + `", "ipCheck": "lax"}`), `"lax"`},
+		"an empty id":          {rules(`{"type": "jwt", "looseIpCheck": true, "secret": "` + first + `", "dsnames": [{"label": "A"}]}`), "id of a dataset"},
+		"protected elsewhere":  {rules(`{"type": "jwt", "looseIpCheck": true, "secret": "` + first + `", "protectedRoutes": ["a"]}`), "only the route termdb"},
+		"a protected glob":     {`{"ds0": {"termdb": {"*": {"type": "jwt", "looseIpCheck": true, "secret": "` + first + `", "protectedRoutes": ["/["]}}}}`, "no glob"},
+		"the bearer's header":  {rules(`{"type": "jwt", "looseIpCheck": true, "secret": "` + first + `", "headerKey": "authorization"}`), "bearer"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			read, err := dataset.Parse(t.Context(), []byte(row.text))

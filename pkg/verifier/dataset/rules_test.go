@@ -57,6 +57,25 @@ func TestAddressesAreComparedUnlessToldOtherwise(t *testing.T) {
 	}
 }
 
+// A session that ProteinPaint gave for one route opens no other, and a word that is protected protects what is below it.
+func TestSessionsAndWordsOfARoute(t *testing.T) {
+	handler := guardOf(t, `{"ds0": {"termdb": {"*": `+shared+`}, "*": {"*": `+shared+`}}}`)
+	for route, want := range map[string]map[string]int{"/termdb": {"termdb": 200, "burden": 403, "*": 403}, "/other": {"termdb": 403, "*": 200, "/**": 200}} {
+		for session, status := range want {
+			token := portal(object{"dslabel": "ds0", "embedder": "portal.example.org", "route": session})
+			if got := get(handler, route+"?dslabel=ds0&embedder=portal.example.org", header, token); got.Code != status {
+				t.Errorf("%s with a session for %s: %d %s, want %d", route, session, got.Code, got.Body, status)
+			}
+		}
+	}
+	handler = guardOf(t, `{"ds0": {"termdb": {"*": {"type": "jwt", "secret": "`+first+`", "protectedRoutes": ["samples"]}}}}`)
+	for path, want := range map[string]int{"/termdb/summary": 200, "/termdb/matrix": 401, "/termdb/matrix/7": 401, "/termdb/a/samples/7": 401, "/termdb/samplesize": 200} {
+		if got := get(handler, path+"?dslabel=ds0&embedder=x"); got.Code != want {
+			t.Errorf("%s without a token: %d, want %d", path, got.Code, want)
+		}
+	}
+}
+
 func TestRoutes(t *testing.T) {
 	for route, paths := range map[string]map[string]bool{
 		"*":            {"/": true, "/a": true, "/a/b/": true},

@@ -2,7 +2,11 @@ package main
 
 import (
 	"net/http"
+	"sync"
 	"testing"
+
+	"github.com/workspace-token-service/wts/config"
+	"github.com/workspace-token-service/wts/pkg/issuer"
 )
 
 // Attacks on the logins at /auth that are nobody's lesson yet.
@@ -26,5 +30,54 @@ func TestAuthLoginsBeginInAWindow(t *testing.T) {
 		if got.status != want {
 			t.Errorf("%s: %d %s, want %d", dest, got.status, got.body, want)
 		}
+	}
+}
+
+// Of many requests for keys at once, those beyond the fifth are refused.
+func TestFiveKeysAtOnce(t *testing.T) {
+	r := startReplica(t, withHub)
+	login := r.hubToken(t, "alice")
+	var all sync.WaitGroup
+	for range 12 {
+		all.Go(func() { r.authAs(t, login, http.MethodPost, "/auth/user/keys", "{}") })
+	}
+	all.Wait()
+	listed := decoded[keysShown](t, r.authAs(t, login, http.MethodGet, "/auth/user/keys", ""), http.StatusOK).Keys
+	if len(listed) != 5 {
+		t.Errorf("there are %d keys, want 5", len(listed))
+	}
+}
+
+// Who may not have the hub's tokens any more has none that counts.
+func TestAuthEndsWithTheRight(t *testing.T) {
+	hub := func(users ...string) func(*config.Config) {
+		return func(c *config.Config) {
+			withHub(c)
+			of := c.Audiences["hub"]
+			of.Access = []issuer.Access{{Users: users}}
+			c.Audiences["hub"] = of
+			c.Issuer.Audiences = c.Audiences
+		}
+	}
+	r := startReplica(t, hub("alice"))
+	login := r.hubToken(t, "alice")
+	key := decoded[keyMade](t, r.authAs(t, login, http.MethodPost, "/auth/user/keys", "{}"), http.StatusOK).Key.Key
+	hub("bob")(&r.config)
+	r = restarted(t, r)
+	for name, token := range map[string]string{"login": login, "key": key} {
+		for path, body := range map[string]string{"/auth/session": "", "/auth/user/keys": "", "/authz/check": `{"namespace": "alice", "action": "edit"}`} {
+			method := http.MethodGet
+			if body != "" {
+				method = http.MethodPost
+			}
+			if got := r.authAs(t, token, method, path, body); got.status != http.StatusUnauthorized || detailOf(got) != "JWT has been revoked" {
+				t.Errorf("her %s at %s: %d %s", name, path, got.status, got.body)
+			}
+		}
+	}
+	hub("alice")(&r.config)
+	r = restarted(t, r)
+	if got := r.authAs(t, login, http.MethodGet, "/auth/session", ""); got.status != http.StatusOK {
+		t.Errorf("her login once she may again: %d %s", got.status, got.body)
 	}
 }

@@ -165,11 +165,15 @@ type Filter struct {
 	Limit int
 }
 
+// Most is how many active tokens an owner may have: in all, and of the audience and the format of the one that is made; 0
+// bounds nothing.
+type Most struct{ All, Alike int }
+
 // Store keeps tokens. Each method is one transaction. Its errors are ErrUnknown, those of a function that it was given,
 // and ErrUnavailable.
 type Store interface {
-	// CreateToken stores a token with its first value, unless its owner has as many that are active as limit: ErrFull.
-	CreateToken(ctx context.Context, token Token, limit int) error
+	// CreateToken stores a token with its first value, unless its owner has as many that are active as they may: ErrFull.
+	CreateToken(ctx context.Context, token Token, most Most) error
 	Token(ctx context.Context, id string) (Token, error)
 	// TokenOf reads the token of a value.
 	TokenOf(ctx context.Context, digest Digest) (Token, error)

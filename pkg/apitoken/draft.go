@@ -27,6 +27,8 @@ type Wanted struct {
 	// Lifetime is how long it lives; 0 is the audience's default. Endless gives it no end.
 	Lifetime time.Duration
 	Endless  bool
+	// AtMost is how many active ones its owner may have of the audience and the format; 0 for as many as in all.
+	AtMost int
 }
 
 // draft judges what is asked for.

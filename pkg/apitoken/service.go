@@ -124,7 +124,7 @@ func (s *Service) Create(ctx context.Context, who issuer.Person, wanted Wanted) 
 		return Token{}, "", err
 	}
 	token.Values = []Value{made}
-	if err := s.store.CreateToken(ctx, token, maxActive); err != nil {
+	if err := s.store.CreateToken(ctx, token, Most{All: maxActive, Alike: wanted.AtMost}); err != nil {
 		return Token{}, "", err
 	}
 	return token, value, nil

@@ -151,8 +151,9 @@ func (s *Auth) PollLogin(ctx context.Context, deviceCode string) (Issued, error)
 func authDraft() *draft { return &draft{id: rand.Text(), secret: rand.Text(), keeps: true} }
 
 // LoginOf is the login that a token of /auth is of, by its sid and jti; newest tells that it is the login's newest
-// token. Who it is of is what the row says, since a token may be forged. The errors are ErrGrant for a login that has
-// ended, those of People, and ErrUnavailable.
+// token. Who it is of is what the row says, since a token may be forged. One whose person may not have the audience's
+// tokens any more counts no more, as a key of theirs. The errors are ErrGrant for a login that has ended, those of People
+// and issuer.Allow, and ErrUnavailable.
 func (s *Auth) LoginOf(ctx context.Context, session, tokenID string) (login Login, newest bool, err error) {
 	raw, err := hex.DecodeString(session)
 	if err != nil || len(raw) != len(Digest{}) {
@@ -160,12 +161,17 @@ func (s *Auth) LoginOf(ctx context.Context, session, tokenID string) (login Logi
 	}
 	login, err = s.logins.store.Login(ctx, Digest(raw))
 	switch {
-	case errors.Is(err, ErrUnknown), err == nil && (login.Client != AuthClient || !s.now().Before(login.EndsAt)):
+	case errors.Is(err, ErrUnknown), err == nil && (login.Client != AuthClient || !s.clients[AuthClient].may(login.Audience) || !s.now().Before(login.EndsAt)):
 		return login, false, ErrGrant
 	case err != nil:
 		return login, false, err
 	}
-	if _, err := s.people.Now(ctx, login.UserID, false, 0); err != nil {
+	_, decide := s.audiences.Groups(login.Audience)
+	who, err := s.people.Now(ctx, login.UserID, decide, 0)
+	if err != nil {
+		return login, false, err
+	}
+	if err := s.audiences.Allow(login.Audience, who, nil); err != nil {
 		return login, false, err
 	}
 	presented := digestOf(tokenID)
@@ -201,7 +207,8 @@ func (s *Auth) Renew(ctx context.Context, session, tokenID string) (Issued, erro
 
 // mintAs mints a token of a login of /auth, which lives for as long as its audience allows.
 func (l *logins) mintAs(ctx context.Context, login Login, tokenID string) (issuer.Token, string, error) {
-	who, err := l.people.Now(ctx, login.UserID, l.audiences.AsksGroups(login.Audience), 0)
+	asked, _ := l.audiences.Groups(login.Audience)
+	who, err := l.people.Now(ctx, login.UserID, asked, 0)
 	if err != nil {
 		return issuer.Token{}, "", err
 	}

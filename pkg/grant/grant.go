@@ -135,7 +135,9 @@ type People interface {
 // Audiences is what the issuer says of audiences, and its tokens.
 type Audiences interface {
 	Audience(id string) bool
-	AsksGroups(id string) bool
+	// Groups tells whether an audience's tokens say anything of groups, or depend on them; and whether they decide who may
+	// have one.
+	Groups(id string) (asked, decide bool)
 	Allow(audience string, who issuer.Person, scopes []string) error
 	Narrow(audience string, who *issuer.Person, scopes []string) ([]string, error)
 	Mint(request issuer.Request) (issuer.Token, error)

@@ -131,7 +131,8 @@ func (l Login) end(now time.Time) time.Time {
 
 // mint makes a token of what a login may do today: a person who may less has a program that may less.
 func (l *logins) mint(ctx context.Context, login Login, kept bool, scopes []string) (issuer.Token, string, error) {
-	who, err := l.people.Now(ctx, login.UserID, l.audiences.AsksGroups(login.Audience), 0)
+	asked, _ := l.audiences.Groups(login.Audience)
+	who, err := l.people.Now(ctx, login.UserID, asked, 0)
 	if err != nil {
 		return issuer.Token{}, "", err
 	}

@@ -144,7 +144,8 @@ func (s *Service) Allow(ctx context.Context, request Request, userID string, aut
 
 // May judges whether a person may have what a program asks for. The errors are those of People and issuer.Allow.
 func (s *Service) May(ctx context.Context, userID, audience string, scopes []string) error {
-	who, err := s.people.Now(ctx, userID, s.audiences.AsksGroups(audience), 0)
+	asked, _ := s.audiences.Groups(audience)
+	who, err := s.people.Now(ctx, userID, asked, 0)
 	if err != nil {
 		return err
 	}

@@ -53,8 +53,8 @@ func (f *failing) EndLogin(context.Context, grant.Digest) error {
 // willing gives everybody every token.
 type willing struct{}
 
-func (willing) Audience(string) bool   { return true }
-func (willing) AsksGroups(string) bool { return false }
+func (willing) Audience(string) bool               { return true }
+func (willing) Groups(string) (asked, decide bool) { return false, false }
 
 func (willing) Allow(string, issuer.Person, []string) error { return nil }
 

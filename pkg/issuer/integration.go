@@ -141,6 +141,8 @@ func (i *Integration) validateOrigins(fault func(string, ...any)) {
 		switch {
 		case err != nil || parsed.Host == "" || parsed.Scheme != "https" && parsed.Scheme != "http" || parsed.Scheme+"://"+parsed.Host != origin:
 			fault("origins[%d]: is %q, want a scheme and a host, with the port where it is not the scheme's own, like https://portal.example.org", at, origin)
+		case parsed.Scheme == "http" && !isHere(parsed.Hostname()):
+			fault("origins[%d]: %q is not encrypted, so that whoever is between could ask for the tokens of its people; want https", at, origin)
 		case !slices.Contains(i.Embedders, parsed.Hostname()):
 			fault("origins[%d]: the host of %q is none of the embedders, so that ProteinPaint would refuse its token", at, origin)
 		}
@@ -193,6 +195,12 @@ func isHost(text string) bool {
 		}
 	}
 	return len(text) <= 253
+}
+
+// isHere tells a name or an address of this machine, on the way to which nobody is.
+func isHere(host string) bool {
+	ip := net.ParseIP(host)
+	return host == "localhost" || ip != nil && ip.IsLoopback()
 }
 
 // isHeader tells the name of a header (RFC 9110 5.6.2), in lower case.

@@ -162,13 +162,19 @@ func (i *audienceKeys) changeAudienceKeys(ctx context.Context, change func([]Aud
 	err := i.store.UpdateAudienceKeys(ctx, func(keys []AudienceKey, now time.Time) ([]AudienceKey, error) {
 		changed, err := change(keys, now)
 		return slices.DeleteFunc(changed, func(key AudienceKey) bool {
-			return !key.RetiredAt.IsZero() && now.After(key.RetiredAt.Add(i.ownTokenLife(key.Audience)+overlap))
+			return !i.counts(key, now)
 		}), err
 	})
 	if err != nil {
 		return fmt.Errorf("changing the keys of audiences: %w", err)
 	}
 	return i.Reload(ctx)
+}
+
+// counts tells whether a token that a key signed, or will sign, may be valid. A key that was replaced is dropped at the
+// next change only, which may be years away.
+func (i *signing) counts(key AudienceKey, now time.Time) bool {
+	return key.RetiredAt.IsZero() || !now.After(key.RetiredAt.Add(i.ownTokenLife(key.Audience)+overlap))
 }
 
 // ownTokenLife is the longest that a token of an audience may live.
@@ -289,7 +295,7 @@ func (i *signing) PublicKeys(audience string) ([]string, error) {
 	var pems []string
 	for _, wanted := range []State{Active, Next, Retired} {
 		for _, key := range state.own[audience] {
-			if key.State() == wanted && key.Algorithm == of.Algorithm {
+			if key.State() == wanted && key.Algorithm == of.Algorithm && i.counts(key, i.now()) {
 				pems = append(pems, key.PEM())
 			}
 		}

@@ -6,6 +6,8 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"errors"
+	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -28,6 +30,66 @@ func ofParts(t *testing.T, token string) (header, claims map[string]any) {
 		}
 	}
 	return header, claims
+}
+
+// A name in letters that only look like another's, once they are folded, stays another name: PEPhub gives a namespace to
+// who is called like it.
+func TestPEPhubNamesAreNotFoldedIntoAnothers(t *testing.T) {
+	i := startedWith(t, issuer.Config{URL: url, Audiences: map[string]issuer.Audience{"hub": {Profile: issuer.ProfilePEPhub, Algorithm: issuer.ES256}}})
+	const kelvin = "\u212a" // which Unicode folds into k
+	token, err := i.Mint(issuer.Request{Audience: "hub", Person: issuer.Person{ID: "u2", Username: kelvin + "Ate", Groups: []string{"Pep" + kelvin + "it"}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, claims := ofParts(t, token.Value)
+	if claims["login"] != kelvin+"ate" || cmp.Diff([]any{"pep" + kelvin + "it"}, claims["orgs"]) != "" {
+		t.Errorf("the login is %q in %q", claims["login"], claims["orgs"])
+	}
+}
+
+// A key that was replaced counts for as long as its tokens live, also where no other change drops it: who found an old
+// secret signs nothing with it that is believed.
+func TestARetiredKeyCountsForItsTokensAlone(t *testing.T) {
+	config := issuer.Config{URL: url, Audiences: map[string]issuer.Audience{"hub": {Profile: issuer.ProfilePEPhub}, "paint": proteinPaint(issuer.ES256)}}
+	kept := &memory{}
+	i := issuer.New(config, kept, time.Now)
+	if err := i.Maintain(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	secret, err := i.MakeAudienceKey(t.Context(), "hub")
+	if err != nil {
+		t.Fatal(err)
+	}
+	first, err := i.PublicKeys("paint")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, audience := range []string{"hub", "paint"} {
+		if _, err := i.MakeAudienceKey(t.Context(), audience); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := i.ActivateAudienceKey(t.Context(), audience); err != nil {
+			t.Fatal(err)
+		}
+	}
+	encode := base64.RawURLEncoding.EncodeToString
+	body := `{"iss":"` + url + `","audience":"hub","sub":"u1","exp":` + strconv.FormatInt(time.Now().AddDate(1, 0, 0).Unix(), 10) + `}`
+	input := encode([]byte(`{"alg":"HS256","typ":"JWT"}`)) + "." + encode([]byte(body))
+	code := hmac.New(sha256.New, []byte(secret.Secret))
+	code.Write([]byte(input))
+	old := input + "." + encode(code.Sum(nil))
+	for since, counts := range map[time.Duration]bool{time.Minute: true, 60 * 24 * time.Hour: false} {
+		later := issuer.New(config, kept, func() time.Time { return time.Now().Add(since) })
+		if err := later.Reload(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := later.Read("hub", old); (err == nil) != counts {
+			t.Errorf("%s after it was replaced, a token by the old secret: %v", since, err)
+		}
+		if keys, err := later.PublicKeys("paint"); err != nil || slices.Contains(keys, first[0]) != counts {
+			t.Errorf("%s after it was replaced, the old key is among the public ones: %t, %v", since, !counts, err)
+		}
+	}
 }
 
 // signedBy tells whether a token's HS256 signature is by a secret, computed as its readers do.

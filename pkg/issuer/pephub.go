@@ -30,7 +30,7 @@ type pephubClaims struct {
 // pephub makes the claims of a person. The id is a number where the default provider's is one, as GitHub's are.
 func pephub(body claims, who Person) any {
 	said := pephubClaims{
-		Login: strings.ToLower(who.Username), ID: who.Subject, Name: who.Name, Organisations: make([]string, 0, len(who.Groups)),
+		Login: lowered(who.Username), ID: who.Subject, Name: who.Name, Organisations: make([]string, 0, len(who.Groups)),
 		IssuedAt: body.IssuedAt, ExpiresAt: body.ExpiresAt, TokenID: body.ID, Issuer: body.Issuer, Subject: body.Subject, Audience: body.Audience,
 		Session: body.Session, Status: body.Status,
 	}
@@ -41,7 +41,18 @@ func pephub(body claims, who Person) any {
 		said.Name = who.Username
 	}
 	for _, group := range who.Groups {
-		said.Organisations = append(said.Organisations, strings.ToLower(group))
+		said.Organisations = append(said.Organisations, lowered(group))
 	}
 	return said
+}
+
+// lowered is a name in lower case. Letters beyond ASCII stay as they are: Unicode folds the sign for kelvin into a k, and
+// who may choose their own name would be somebody else by it.
+func lowered(name string) string {
+	return strings.Map(func(letter rune) rune {
+		if 'A' <= letter && letter <= 'Z' {
+			return letter + 'a' - 'A'
+		}
+		return letter
+	}, name)
 }

@@ -281,6 +281,7 @@ func TestLesson25UnreadableSettingsAreRefused(t *testing.T) {
 		"another comparison":           {proteinPaint("", func(i *issuer.Integration) { i.IP = "tight" }), `integration.ip: is "tight"`},
 		"a header across origins":      {proteinPaint("", func(i *issuer.Integration) { i.HeaderKey = "x-our-token" }), `integration.header_key: is "x-our-token", and pages of https://portal.example.org`},
 		"an origin elsewhere":          {proteinPaint("", func(i *issuer.Integration) { i.Origins = []string{"https://evil.example"} }), "integration.origins[0]: the host"},
+		"an origin in clear":           {proteinPaint("", func(i *issuer.Integration) { i.Origins = []string{"http://portal.example.org"} }), "integration.origins[0]: \"http://portal.example.org\" is not encrypted"},
 		"an origin with a path":        {proteinPaint("", func(i *issuer.Integration) { i.Origins = []string{"https://portal.example.org/"} }), "integration.origins[0]: is"},
 		"an instance without a scheme": {proteinPaint("", func(i *issuer.Integration) { i.InstanceURL = "pp.example.org" }), "integration.instance_url"},
 		"tokens of two hours":          {issuer.Audience{Profile: issuer.ProfileProteinPaint, MaxLifetime: 2 * time.Hour, Integration: clinical()}, "audiences.x.max_lifetime: is 2h0m0s, want 1s to 1h0m0s"},
@@ -298,6 +299,9 @@ func TestLesson25UnreadableSettingsAreRefused(t *testing.T) {
 	for name, good := range map[string]issuer.Audience{
 		"as it is": proteinPaint(""), "a header within one origin": proteinPaint("", func(i *issuer.Integration) {
 			i.HeaderKey, i.InstanceURL = "x-our-token", "https://portal.example.org:443/proteinpaint"
+		}),
+		"a portal on this machine": proteinPaint("", func(i *issuer.Integration) {
+			i.Embedders, i.Origins = []string{"localhost", "127.0.0.1"}, []string{"http://localhost:3000", "http://127.0.0.1:3000"}
 		}),
 		"a header of the list": proteinPaint(issuer.RS256, func(i *issuer.Integration) { i.HeaderKey = "X-Auth-Token" }),
 	} {

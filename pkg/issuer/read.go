@@ -110,7 +110,7 @@ func (i *signing) secretsOf(state *keyState, id string, audience Audience) (keys
 		return []AudienceKey{{ID: "configured", Algorithm: HS256, Secret: audience.SigningSecret}}
 	}
 	for _, key := range state.own[id] {
-		if key.Secret != "" && key.State() != Next {
+		if key.Secret != "" && key.State() != Next && i.counts(key, i.now()) {
 			keys = append(keys, key)
 		}
 	}

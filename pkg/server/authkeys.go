@@ -116,10 +116,13 @@ func (a *authKeys) create(x *exchange) error {
 		return errAuthManyKeys
 	}
 	made, value, err := a.tokens.Create(x.Request.Context(), issuer.Person{ID: who.userID}, apitoken.Wanted{
-		Audience: a.audience, Format: apitoken.JWT, Name: "Developer key", Description: "made by a client of " + a.audience,
+		Audience: a.audience, Format: apitoken.JWT, Name: "Developer key", Description: "made by a client of " + a.audience, AtMost: maxKeys,
 	})
 	x.event.Token = made.ID
-	if err != nil {
+	switch {
+	case errors.Is(err, apitoken.ErrFull): // another request was first
+		return errAuthManyKeys
+	case err != nil:
 		return ofPerson(err)
 	}
 	x.record()

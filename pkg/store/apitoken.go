@@ -110,7 +110,7 @@ func statusOf(number *int64) int64 {
 }
 
 // CreateToken implements apitoken.Store. The owner's row is locked, so that of two at once one is counted by the other.
-func (s *APITokens) CreateToken(ctx context.Context, token apitoken.Token, limit int) error {
+func (s *APITokens) CreateToken(ctx context.Context, token apitoken.Token, most apitoken.Most) error {
 	full := false
 	err := s.write(ctx, func(tx *gorm.DB) error {
 		now, err := s.fenced(tx)
@@ -131,11 +131,16 @@ func (s *APITokens) CreateToken(ctx context.Context, token apitoken.Token, limit
 		} else {
 			active = active.Where("user_id = ? AND resource = ''", token.UserID)
 		}
-		var count int64
-		if err := active.Count(&count).Error; err != nil {
+		var all, alike int64
+		if err := active.Session(&gorm.Session{}).Count(&all).Error; err != nil {
 			return err
 		}
-		if full = count >= int64(limit); full {
+		if most.Alike > 0 {
+			if err := active.Where("audience = ? AND format = ?", token.Audience, string(token.Format)).Count(&alike).Error; err != nil {
+				return err
+			}
+		}
+		if full = most.All > 0 && all >= int64(most.All) || most.Alike > 0 && alike >= int64(most.Alike); full {
 			return nil
 		}
 		row := apiTokenRow(token)

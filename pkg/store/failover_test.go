@@ -202,7 +202,7 @@ func TestEndsComeBack(t *testing.T) {
 	}
 	for _, id := range []string{"revoked", "active"} {
 		token := apitoken.Token{ID: id, Kind: apitoken.Personal, UserID: alice, Name: id, CreatedAt: time.Now(), Values: []apitoken.Value{{Digest: apitoken.DigestOf(id), CreatedAt: time.Now()}}}
-		if err := writer.APITokens.CreateToken(t.Context(), token, 9); err != nil {
+		if err := writer.APITokens.CreateToken(t.Context(), token, apitoken.Most{All: 9}); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -33,7 +33,7 @@ func tokenOf(id, userID string) apitoken.Token {
 
 func create(t *testing.T, s Store, token apitoken.Token) apitoken.Token {
 	t.Helper()
-	if err := s.CreateToken(t.Context(), token, 100); err != nil {
+	if err := s.CreateToken(t.Context(), token, apitoken.Most{All: 100}); err != nil {
 		t.Fatal(err)
 	}
 	return token
@@ -213,7 +213,7 @@ func asManyTokensAsMayBe(t *testing.T, s Store) {
 	var all sync.WaitGroup
 	for i := range 8 {
 		all.Go(func() {
-			switch err := s.CreateToken(context.Background(), tokenOf(fmt.Sprint("t", i), alice), 3); {
+			switch err := s.CreateToken(context.Background(), tokenOf(fmt.Sprint("t", i), alice), apitoken.Most{All: 3}); {
 			case err == nil:
 				made.Add(1)
 			case !errors.Is(err, apitoken.ErrFull):
@@ -225,6 +225,10 @@ func asManyTokensAsMayBe(t *testing.T, s Store) {
 	if made.Load() != 3 {
 		t.Errorf("%d tokens were made at once, want as many as may be active, 3", made.Load())
 	}
+	alike := tokenOf("alike", alice)
+	want(t, "a fourth of an audience and a format", s.CreateToken(t.Context(), alike, apitoken.Most{All: 9, Alike: 3}), apitoken.ErrFull)
+	alike.Format = apitoken.JWT
+	want(t, "the first of another format", s.CreateToken(t.Context(), alike, apitoken.Most{All: 9, Alike: 1}), nil)
 }
 
 func resourcesKept(t *testing.T, s Store) {

@@ -53,7 +53,7 @@ type Credential struct {
 	// Datasets are the ids that a token has to hold, all of them, where it does not hold the label itself.
 	Datasets []string
 	// Protected narrows a rule of the route termdb: these need a token, and "matrix" does, while aggregated data is open
-	// to the rule's embedder. An entry is a glob of a path, or a word: what a request is "for", or the end of its path.
+	// to the rule's embedder. An entry is a glob of a path, or a word: what a request is "for", or a part of its path.
 	// Without one the whole route needs a token.
 	Protected []string
 	// IPCheck says how the address that the token names is compared; Loose where it is empty.

@@ -247,7 +247,7 @@ func TestLesson21ATokenWithoutDatasetsOpensNothing(t *testing.T) {
 
 // A refusal is 401 or 403 with its reason as JSON, at the status route too, and never 200.
 func TestLesson22ARefusalHasItsStatus(t *testing.T) {
-	handler := guardOf(t, rules(`{"type": "jwt", "secret": "`+first+`", "ipCheck": "strict"}`))
+	handler := guardOf(t, rules(`{"type": "jwt", "looseIpCheck": true, "secret": "`+first+`", "ipCheck": "strict"}`))
 	here := "192.0.2.1" // of httptest's requests
 	for name, row := range map[string]struct {
 		token, embedder string
@@ -339,7 +339,7 @@ func TestLesson23AlgorithmsFollowTheKey(t *testing.T) {
 	if got := get(wts, data, header, issuer.Mint("other", "u1", object{"datasets": []string{"ds0"}})); got.Code != 401 {
 		t.Errorf("a token of wts for another audience: %d", got.Code)
 	}
-	if _, err := dataset.Parse(t.Context(), []byte(rules(string(must(json.Marshal(object{"type": "jwt", "secret": pemOf(edPublic)})))))); err == nil {
+	if _, err := dataset.Parse(t.Context(), []byte(rules(string(must(json.Marshal(object{"type": "jwt", "looseIpCheck": true, "secret": pemOf(edPublic)})))))); err == nil {
 		t.Error("an Ed25519 key is pinned")
 	}
 }
@@ -356,7 +356,7 @@ func TestAnIssuerThatIsAway(t *testing.T) {
 
 // Aggregated data of a termdb may be open to its embedder, while what is listed needs a token.
 func TestProtectedRoutes(t *testing.T) {
-	handler := guardOf(t, `{"ds0": {"termdb": {"portal.example.org": {"type": "jwt", "secret": "`+first+`", "protectedRoutes": ["scatter", "/termdb/samples/**"]}}}}`)
+	handler := guardOf(t, `{"ds0": {"termdb": {"portal.example.org": {"type": "jwt", "looseIpCheck": true, "secret": "`+first+`", "protectedRoutes": ["scatter", "/termdb/samples/**"]}}}}`)
 	for target, want := range map[string]int{
 		"/termdb/barsql": 200, "/termdb": 200, "/termdb?for=barchart": 200,
 		"/termdb?for=matrix": 401, "/termdb/matrix": 401, "/termdb?for=scatter": 401, "/termdb/scatter": 401, "/termdb/scatter/": 401,
@@ -422,7 +422,7 @@ func TestBodies(t *testing.T) {
 }
 
 func TestStatus(t *testing.T) {
-	handler := guardOf(t, `{"ds0": {"headerKey": "x-auth-token", "termdb": {"portal.example.org": `+shared+`}, "/burden/**": {"portal.example.org": {"type": "jwt", "secret": "`+second+`"}}}}`)
+	handler := guardOf(t, `{"ds0": {"headerKey": "x-auth-token", "termdb": {"portal.example.org": `+shared+`}, "/burden/**": {"portal.example.org": {"type": "jwt", "looseIpCheck": true, "secret": "`+second+`"}}}}`)
 	token := portal(nil)
 	for route, want := range map[string]struct {
 		status int
@@ -454,7 +454,7 @@ func TestNothingOfASecretIsSaid(t *testing.T) {
 	if printed := fmt.Sprintf("%v %+v %#v %v %+v", read, read, read, guard, guard); strings.Contains(printed, first) {
 		t.Errorf("a secret is printed: %s", printed)
 	}
-	_, err := dataset.Parse(t.Context(), []byte(rules(`{"type": "jwt", "secret": 1234567890123}`)))
+	_, err := dataset.Parse(t.Context(), []byte(rules(`{"type": "jwt", "looseIpCheck": true, "secret": 1234567890123}`)))
 	if err == nil || strings.Contains(err.Error(), "1234567890123") {
 		t.Errorf("%v, want an error without the value", err)
 	}

@@ -15,14 +15,14 @@ import (
 
 // Why a request is refused. What a refusal says repeats nothing of a token.
 var (
-	ErrRequest   = errors.New("the request cannot be read")                        // 400
-	ErrNoToken   = errors.New("a token is needed")                                 // 401
-	ErrToken     = errors.New("the token is not accepted")                         // 401
-	ErrForbidden = errors.New("no token opens this")                               // 403
-	ErrAccess    = errors.New("the token does not open this dataset")              // 403
-	errClaims    = fmt.Errorf("%w: its claims cannot be read", ErrToken)           // 401
-	errAddress   = fmt.Errorf("%w: it was made for another address", ErrToken)     // 401
-	errElsewhere = fmt.Errorf("%w: it is a session of another dataset", ErrAccess) // 403
+	ErrRequest   = errors.New("the request cannot be read")                                 // 400
+	ErrNoToken   = errors.New("a token is needed")                                          // 401
+	ErrToken     = errors.New("the token is not accepted")                                  // 401
+	ErrForbidden = errors.New("no token opens this")                                        // 403
+	ErrAccess    = errors.New("the token does not open this dataset")                       // 403
+	errClaims    = fmt.Errorf("%w: its claims cannot be read", ErrToken)                    // 401
+	errAddress   = fmt.Errorf("%w: it was made for another address", ErrToken)              // 401
+	errElsewhere = fmt.Errorf("%w: it is a session of another dataset or route", ErrAccess) // 403
 )
 
 // Access is what a request may see, and who asks.
@@ -76,6 +76,7 @@ func (g *Guard) admit(r *http.Request, asked asked, credential *Credential, rout
 		// A session of ProteinPaint's own names what it is for.
 		Label    string `json:"dslabel"`
 		Embedder string `json:"embedder"`
+		Route    string `json:"route"`
 	}
 	if claims.Decode(&said) != nil {
 		return nil, errClaims
@@ -83,7 +84,7 @@ func (g *Guard) admit(r *http.Request, asked asked, credential *Credential, rout
 	switch {
 	case claims.ExpiresAt.IsZero(): // introspection may not say
 		return nil, fmt.Errorf("%w: it does not expire", ErrToken)
-	case said.Label != "" && said.Label != asked.label, said.Embedder != "" && said.Embedder != asked.embedder:
+	case said.Label != "" && said.Label != asked.label, said.Embedder != "" && said.Embedder != asked.embedder, said.Route != "" && !route.named(said.Route):
 		return nil, errElsewhere
 	case !credential.opens(asked.label, said.Datasets):
 		return nil, fmt.Errorf("%w: its datasets lack it", ErrAccess)

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"path"
+	"slices"
 	"strings"
 )
 
@@ -41,6 +42,12 @@ func newPattern(text string) (pattern, error) {
 		}
 	}
 	return pattern{text, segments}, nil
+}
+
+// named tells whether a text is this route's.
+func (p pattern) named(text string) bool {
+	other, err := newPattern(text)
+	return err == nil && other.text == p.text
 }
 
 // rank puts words first, and every path last.
@@ -101,7 +108,7 @@ func (c *Credential) needed(route pattern, name, wanted string) bool {
 		switch {
 		case err != nil: // which New refuses
 			return true
-		case protected.segments == nil && (wanted == text || path.Base(name) == text):
+		case protected.segments == nil && (wanted == text || slices.Contains(strings.Split(name, "/"), text)):
 			return true
 		case protected.segments != nil && protected.matches(name):
 			return true

@@ -34,7 +34,7 @@ func TestTheAddressOfTheClient(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			client, _ := netip.ParseAddr(row.client)
-			handler := guardOf(t, rules(`{"type": "jwt", "secret": "`+first+`", "ipCheck": "`+row.check+`"}`),
+			handler := guardOf(t, rules(`{"type": "jwt", "looseIpCheck": true, "secret": "`+first+`", "ipCheck": "`+row.check+`"}`),
 				dataset.WithClientIP(func(*http.Request) netip.Addr { return client }))
 			changes := object{"ip": row.token}
 			if row.token == "" {
@@ -44,6 +44,38 @@ func TestTheAddressOfTheClient(t *testing.T) {
 				t.Errorf("%d %s, want %d", got.Code, got.Body, row.want)
 			}
 		})
+	}
+}
+
+// Rules that say nothing of addresses are strict, as ProteinPaint reads them: who moves theirs opens nothing by it.
+func TestAddressesAreComparedUnlessToldOtherwise(t *testing.T) {
+	handler := guardOf(t, rules(`{"type": "jwt", "secret": "`+first+`"}`))
+	for name, row := range map[string]struct {
+		address any
+		want    int
+	}{"none": {nil, 401}, "another": {"192.0.2.2", 401}, "of the other family": {"2001:db8::1", 401}, "the client's": {"192.0.2.1", 200}} {
+		if got := get(handler, data, header, portal(object{"ip": row.address})); got.Code != row.want {
+			t.Errorf("%s: %d %s, want %d", name, got.Code, got.Body, row.want)
+		}
+	}
+}
+
+// A session that ProteinPaint gave for one route opens no other, and a word that is protected protects what is below it.
+func TestSessionsAndWordsOfARoute(t *testing.T) {
+	handler := guardOf(t, `{"ds0": {"termdb": {"*": `+shared+`}, "*": {"*": `+shared+`}}}`)
+	for route, want := range map[string]map[string]int{"/termdb": {"termdb": 200, "burden": 403, "*": 403}, "/other": {"termdb": 403, "*": 200, "/**": 200}} {
+		for session, status := range want {
+			token := portal(object{"dslabel": "ds0", "embedder": "portal.example.org", "route": session})
+			if got := get(handler, route+"?dslabel=ds0&embedder=portal.example.org", header, token); got.Code != status {
+				t.Errorf("%s with a session for %s: %d %s, want %d", route, session, got.Code, got.Body, status)
+			}
+		}
+	}
+	handler = guardOf(t, `{"ds0": {"termdb": {"*": {"type": "jwt", "secret": "`+first+`", "protectedRoutes": ["samples"]}}}}`)
+	for path, want := range map[string]int{"/termdb/summary": 200, "/termdb/matrix": 401, "/termdb/matrix/7": 401, "/termdb/a/samples/7": 401, "/termdb/samplesize": 200} {
+		if got := get(handler, path+"?dslabel=ds0&embedder=x"); got.Code != want {
+			t.Errorf("%s without a token: %d, want %d", path, got.Code, want)
+		}
 	}
 }
 
@@ -107,21 +139,21 @@ func TestRulesWithoutMeaning(t *testing.T) {
 		"a route with a***":    {`{"ds0": {"/a**": {"*": ` + shared + `}}}`, "no glob"},
 		"a route without /":    {`{"ds0": {"a/*": {"*": ` + shared + `}}}`, "slash"},
 		"a header number":      {`{"ds0": {"headerKey": 1}}`, "headerKey"},
-		"the older shape":      {`{"ds0": {"type": "jwt", "embedders": {}}}`, "older shape"},
+		"the older shape":      {`{"ds0": {"type": "jwt", "looseIpCheck": true, "embedders": {}}}`, "older shape"},
 		"an unknown type":      {rules(`{"type": "open"}`), `"open", want jwt, wts or forbidden`},
-		"an unknown member":    {rules(`{"type": "jwt", "secret": "` + first + `", "dsname": []}`), "dsname"},
+		"an unknown member":    {rules(`{"type": "jwt", "looseIpCheck": true, "secret": "` + first + `", "dsname": []}`), "dsname"},
 		"a member twice":       {rules(`{"type": "forbidden", "type": "jwt"}`), "stands twice"},
 		"a credential in text": {rules(`"secret"`), "not a JSON object"},
 		"no secret":            {rules(`{"type": "jwt"}`), "the type forbidden"},
-		"a short secret":       {rules(`{"type": "jwt", "secret": "abc123"}`), "at least 32"},
-		"a broken PEM":         {rules(`{"type": "jwt", "secret": "-----BEGIN PUBLIC KEY-----"}`), "no PEM"},
-		"a secret as a key":    {rules(`{"type": "jwt", "publicKeys": ["` + first + `"]}`), "no PEM"},
+		"a short secret":       {rules(`{"type": "jwt", "looseIpCheck": true, "secret": "abc123"}`), "at least 32"},
+		"a broken PEM":         {rules(`{"type": "jwt", "looseIpCheck": true, "secret": "-----BEGIN PUBLIC KEY-----"}`), "no PEM"},
+		"a secret as a key":    {rules(`{"type": "jwt", "looseIpCheck": true, "publicKeys": ["` + first + `"]}`), "no PEM"},
 		"no issuer":            {rules(`{"type": "wts", "audience": "portal"}`), "issuer"},
-		"an unknown IP check":  {rules(`{"type": "jwt", "secret": "` + first + `", "ipCheck": "lax"}`), `"lax"`},
-		"an empty id":          {rules(`{"type": "jwt", "secret": "` + first + `", "dsnames": [{"label": "A"}]}`), "id of a dataset"},
-		"protected elsewhere":  {rules(`{"type": "jwt", "secret": "` + first + `", "protectedRoutes": ["a"]}`), "only the route termdb"},
-		"a protected glob":     {`{"ds0": {"termdb": {"*": {"type": "jwt", "secret": "` + first + `", "protectedRoutes": ["/["]}}}}`, "no glob"},
-		"the bearer's header":  {rules(`{"type": "jwt", "secret": "` + first + `", "headerKey": "authorization"}`), "bearer"},
+		"an unknown IP check":  {rules(`{"type": "jwt", "looseIpCheck": true, "secret": "` + first + `", "ipCheck": "lax"}`), `"lax"`},
+		"an empty id":          {rules(`{"type": "jwt", "looseIpCheck": true, "secret": "` + first + `", "dsnames": [{"label": "A"}]}`), "id of a dataset"},
+		"protected elsewhere":  {rules(`{"type": "jwt", "looseIpCheck": true, "secret": "` + first + `", "protectedRoutes": ["a"]}`), "only the route termdb"},
+		"a protected glob":     {`{"ds0": {"termdb": {"*": {"type": "jwt", "looseIpCheck": true, "secret": "` + first + `", "protectedRoutes": ["/["]}}}}`, "no glob"},
+		"the bearer's header":  {rules(`{"type": "jwt", "looseIpCheck": true, "secret": "` + first + `", "headerKey": "authorization"}`), "bearer"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			read, err := dataset.Parse(t.Context(), []byte(row.text))

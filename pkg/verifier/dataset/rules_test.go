@@ -34,7 +34,7 @@ func TestTheAddressOfTheClient(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			client, _ := netip.ParseAddr(row.client)
-			handler := guardOf(t, rules(`{"type": "jwt", "looseIpCheck": true, "secret": "`+first+`", "ipCheck": "`+row.check+`"}`),
+			handler := guardOf(t, rules(`{"type": "jwt", "secret": "`+first+`", "ipCheck": "`+row.check+`"}`),
 				dataset.WithClientIP(func(*http.Request) netip.Addr { return client }))
 			changes := object{"ip": row.token}
 			if row.token == "" {

@@ -91,6 +91,8 @@ type demo struct {
 	hub, datasets string // of the examples
 	plugins       string
 	archive       string // the file of a plugin
+	proof         string // the file of an API token, by which a program proves itself
+	notebook      string // the program
 	first, second *providertest.Server
 	worker        *http.Client
 	closers       []func() error

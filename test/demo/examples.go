@@ -57,6 +57,14 @@ func (d *demo) systems() []system {
 			},
 		},
 		{
+			Title: "A program that is no worker", About: "A notebook elsewhere, which proves itself by an API token of alice's. It is examples/workspace, without its sidecar.",
+			Guide: "docs/workspace.md", Open: d.url + "/tokens/new?audience=wts", Link: "Make a token for the audience wts, with the scope token",
+			First: fmt.Sprintf("umask 077; printf %%s wtsp_... > %s   # the token that the page has shown", d.proof),
+			Lines: []line{
+				{fmt.Sprintf(`WTS_URL=%s WTS_PROOF_FILE=%s %s --audience %s %s`, d.url, d.proof, d.notebook, demoAudience, d.resource), "hello alice"},
+			},
+		},
+		{
 			Title: "PEPhub", About: "Projects in namespaces, private and public. People log in by wts; PEPHubClient works unchanged.",
 			Guide: "docs/pephub.md", Open: d.hub + "/", Link: "Log in at the hub",
 			Lines: []line{
@@ -93,7 +101,7 @@ func (d *demo) startExamples(ctx context.Context, options options, ports [demoCo
 	at := func(port int) string { return net.JoinHostPort(demoLoopback, strconv.Itoa(port)) }
 	public := func(port int) string { return "http://" + net.JoinHostPort(demoHost, strconv.Itoa(port)) }
 	d.hub, d.datasets, d.plugins = public(ports[5]), public(ports[6]), public(ports[7])
-	d.archive = filepath.Join(options.dir, demoPlugin+".zip")
+	d.archive, d.proof, d.notebook = filepath.Join(options.dir, demoPlugin+".zip"), filepath.Join(options.dir, "proof"), filepath.Join(options.examples, "workspace")
 	credentials, secretFile := filepath.Join(options.dir, "credentials.json"), filepath.Join(options.dir, "plugins-secret")
 	err := errors.Join(
 		os.WriteFile(credentials, fmt.Appendf(nil, demoCredentials, demoPortalSecret), 0o600),

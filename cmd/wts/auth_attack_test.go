@@ -4,8 +4,10 @@ import (
 	"net/http"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/workspace-token-service/wts/config"
+	"github.com/workspace-token-service/wts/pkg/grant"
 	"github.com/workspace-token-service/wts/pkg/issuer"
 )
 
@@ -80,4 +82,36 @@ func TestAuthEndsWithTheRight(t *testing.T) {
 	if got := r.authAs(t, login, http.MethodGet, "/auth/session", ""); got.status != http.StatusOK {
 		t.Errorf("her login once she may again: %d %s", got.status, got.body)
 	}
+}
+
+// The login of another program for the same audience is none of /auth, and one of /auth ends by itself, and is renewed for
+// thirty days from when its person logged in.
+func TestAuthTakesItsOwnLoginsAlone(t *testing.T) {
+	r := startReplica(t, withHub, func(c *config.Config) {
+		c.Grants.Clients = map[string]grant.Client{"app": {Audiences: []string{"hub"}, Refresh: true, RedirectURIs: []string{portalCallback}}}
+	})
+	revoked := func(name, token, method, path string) {
+		t.Helper()
+		if got := r.authAs(t, token, method, path, ""); got.status != http.StatusUnauthorized || detailOf(got) != "JWT has been revoked" {
+			t.Errorf("%s at %s: %d %s", name, path, got.status, got.body)
+		}
+	}
+	alice := r.signedIn(t, "alice")
+	wish := wishOf("app", portalCallback)
+	wish.Del("scope")
+	other := decoded[granted](t, r.redeem(t, "app", r.code(t, alice, wish)), http.StatusOK).AccessToken
+	if jwtClaims(t, other)["sid"] == nil {
+		t.Fatal("the other program's token is of no login, so that nothing is tried")
+	}
+	revoked("another program's token", other, http.MethodGet, "/auth/session")
+	login := r.hubToken(t, "alice")
+	renewed := decoded[struct{ Token string }](t, r.authAs(t, login, http.MethodPost, "/auth/renew", ""), http.StatusOK).Token
+	revoked("the token before", login, http.MethodPost, "/auth/user/keys")
+	if got := r.authAs(t, login, http.MethodPost, "/auth/renew", ""); got.status != http.StatusConflict {
+		t.Errorf("renewed by the token before: %d %s", got.status, got.body)
+	}
+	r.later(t, "sessions", "created_at", -31*24*time.Hour)
+	revoked("after 31 days", renewed, http.MethodPost, "/auth/renew")
+	r.later(t, "sessions", "ends_at", -4*24*time.Hour)
+	revoked("after its end", renewed, http.MethodGet, "/auth/session")
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"net/http"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -114,4 +115,55 @@ func TestAuthTakesItsOwnLoginsAlone(t *testing.T) {
 	revoked("after 31 days", renewed, http.MethodPost, "/auth/renew")
 	r.later(t, "sessions", "ends_at", -4*24*time.Hour)
 	revoked("after its end", renewed, http.MethodGet, "/auth/session")
+}
+
+// Nothing counts of a person who is disabled, however their token came to be, and though it has not expired.
+func TestAuthRefusesTheDisabled(t *testing.T) {
+	r := startReplica(t, withHub)
+	login := r.hubToken(t, "alice")
+	tokens := map[string]string{
+		"login": login, "key": decoded[keyMade](t, r.authAs(t, login, http.MethodPost, "/auth/user/keys", "{}"), http.StatusOK).Key.Key,
+		"minted token": decoded[paintToken](t, r.worker(t, "/token/?audience=hub"), http.StatusOK).Token,
+	}
+	const body = `{"namespace": "alice", "action": "edit"}`
+	for name, token := range tokens {
+		if got := r.authAs(t, token, http.MethodPost, "/authz/check", body); got.status != http.StatusOK {
+			t.Errorf("her %s before: %d %s", name, got.status, got.body)
+		}
+	}
+	execSQLite(t, r, "UPDATE users SET disabled_at = 1 WHERE username = 'alice'")
+	r = restarted(t, r)
+	for name, token := range tokens {
+		for _, got := range []answer{r.authAs(t, token, http.MethodPost, "/authz/check", body), r.authAs(t, token, http.MethodGet, "/auth/session", "")} {
+			if got.status != http.StatusUnauthorized || detailOf(got) != "JWT has been revoked" {
+				t.Errorf("her %s: %d %s", name, got.status, got.body)
+			}
+		}
+	}
+}
+
+// What a device holds is no code of a browser's, and a key revokes none.
+func TestAuthKeepsItsWaysApart(t *testing.T) {
+	r := startReplica(t, withHub)
+	code, address := r.device(t)
+	alice := r.signedIn(t, "alice")
+	r.decide(t, alice, r.see(t, alice, "/device?user_code="+address[strings.LastIndexByte(address, '/')+1:]), "allow")
+	if got := r.authRedeem(t, code, ""); got.status != http.StatusBadRequest || detailOf(got) != "Invalid authorization code." {
+		t.Errorf("a device's code at /auth/token: %d %s", got.status, got.body)
+	}
+	code, address = r.device(t)
+	r.decide(t, alice, r.see(t, alice, "/device?user_code="+address[strings.LastIndexByte(address, '/')+1:]), "allow")
+	if got := r.form(t, "/oauth2/token", "grant_type", "urn:ietf:params:oauth:grant-type:device_code", "client_id", grant.CommandLine, "device_code", code); got.oauthError().Error != "invalid_grant" {
+		t.Errorf("a device's code at /oauth2/token, for another client: %d %s", got.status, got.body)
+	}
+	if got := r.pollDevice(t, code); got.status != http.StatusOK {
+		t.Errorf("its own client, after that: %d %s", got.status, got.body)
+	}
+	key := decoded[keyMade](t, r.authAs(t, r.hubToken(t, "alice"), http.MethodPost, "/auth/user/keys", "{}"), http.StatusOK).Key.Key
+	if got := r.authAs(t, key, http.MethodDelete, "/auth/user/keys", `{"last_five_chars": "`+key[len(key)-5:]+`"}`); got.status != http.StatusForbidden {
+		t.Errorf("a key revokes itself by five characters: %d %s", got.status, got.body)
+	}
+	if got := r.authAs(t, key, http.MethodGet, "/auth/session", ""); got.status != http.StatusOK {
+		t.Errorf("it is gone: %d %s", got.status, got.body)
+	}
 }

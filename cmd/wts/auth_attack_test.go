@@ -2,10 +2,13 @@ package main
 
 import (
 	"net/http"
+	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/workspace-token-service/wts/config"
+	"github.com/workspace-token-service/wts/pkg/grant"
 	"github.com/workspace-token-service/wts/pkg/issuer"
 )
 
@@ -79,5 +82,88 @@ func TestAuthEndsWithTheRight(t *testing.T) {
 	r = restarted(t, r)
 	if got := r.authAs(t, login, http.MethodGet, "/auth/session", ""); got.status != http.StatusOK {
 		t.Errorf("her login once she may again: %d %s", got.status, got.body)
+	}
+}
+
+// The login of another program for the same audience is none of /auth, and one of /auth ends by itself, and is renewed for
+// thirty days from when its person logged in.
+func TestAuthTakesItsOwnLoginsAlone(t *testing.T) {
+	r := startReplica(t, withHub, func(c *config.Config) {
+		c.Grants.Clients = map[string]grant.Client{"app": {Audiences: []string{"hub"}, Refresh: true, RedirectURIs: []string{portalCallback}}}
+	})
+	revoked := func(name, token, method, path string) {
+		t.Helper()
+		if got := r.authAs(t, token, method, path, ""); got.status != http.StatusUnauthorized || detailOf(got) != "JWT has been revoked" {
+			t.Errorf("%s at %s: %d %s", name, path, got.status, got.body)
+		}
+	}
+	alice := r.signedIn(t, "alice")
+	wish := wishOf("app", portalCallback)
+	wish.Del("scope")
+	other := decoded[granted](t, r.redeem(t, "app", r.code(t, alice, wish)), http.StatusOK).AccessToken
+	if jwtClaims(t, other)["sid"] == nil {
+		t.Fatal("the other program's token is of no login, so that nothing is tried")
+	}
+	revoked("another program's token", other, http.MethodGet, "/auth/session")
+	login := r.hubToken(t, "alice")
+	renewed := decoded[struct{ Token string }](t, r.authAs(t, login, http.MethodPost, "/auth/renew", ""), http.StatusOK).Token
+	revoked("the token before", login, http.MethodPost, "/auth/user/keys")
+	if got := r.authAs(t, login, http.MethodPost, "/auth/renew", ""); got.status != http.StatusConflict {
+		t.Errorf("renewed by the token before: %d %s", got.status, got.body)
+	}
+	r.later(t, "sessions", "created_at", -31*24*time.Hour)
+	revoked("after 31 days", renewed, http.MethodPost, "/auth/renew")
+	r.later(t, "sessions", "ends_at", -4*24*time.Hour)
+	revoked("after its end", renewed, http.MethodGet, "/auth/session")
+}
+
+// Nothing counts of a person who is disabled, however their token came to be, and though it has not expired.
+func TestAuthRefusesTheDisabled(t *testing.T) {
+	r := startReplica(t, withHub)
+	login := r.hubToken(t, "alice")
+	tokens := map[string]string{
+		"login": login, "key": decoded[keyMade](t, r.authAs(t, login, http.MethodPost, "/auth/user/keys", "{}"), http.StatusOK).Key.Key,
+		"minted token": decoded[paintToken](t, r.worker(t, "/token/?audience=hub"), http.StatusOK).Token,
+	}
+	const body = `{"namespace": "alice", "action": "edit"}`
+	for name, token := range tokens {
+		if got := r.authAs(t, token, http.MethodPost, "/authz/check", body); got.status != http.StatusOK {
+			t.Errorf("her %s before: %d %s", name, got.status, got.body)
+		}
+	}
+	execSQLite(t, r, "UPDATE users SET disabled_at = 1 WHERE username = 'alice'")
+	r = restarted(t, r)
+	for name, token := range tokens {
+		for _, got := range []answer{r.authAs(t, token, http.MethodPost, "/authz/check", body), r.authAs(t, token, http.MethodGet, "/auth/session", "")} {
+			if got.status != http.StatusUnauthorized || detailOf(got) != "JWT has been revoked" {
+				t.Errorf("her %s: %d %s", name, got.status, got.body)
+			}
+		}
+	}
+}
+
+// What a device holds is no code of a browser's, and a key revokes none.
+func TestAuthKeepsItsWaysApart(t *testing.T) {
+	r := startReplica(t, withHub)
+	code, address := r.device(t)
+	alice := r.signedIn(t, "alice")
+	r.decide(t, alice, r.see(t, alice, "/device?user_code="+address[strings.LastIndexByte(address, '/')+1:]), "allow")
+	if got := r.authRedeem(t, code, ""); got.status != http.StatusBadRequest || detailOf(got) != "Invalid authorization code." {
+		t.Errorf("a device's code at /auth/token: %d %s", got.status, got.body)
+	}
+	code, address = r.device(t)
+	r.decide(t, alice, r.see(t, alice, "/device?user_code="+address[strings.LastIndexByte(address, '/')+1:]), "allow")
+	if got := r.form(t, "/oauth2/token", "grant_type", "urn:ietf:params:oauth:grant-type:device_code", "client_id", grant.CommandLine, "device_code", code); got.oauthError().Error != "invalid_grant" {
+		t.Errorf("a device's code at /oauth2/token, for another client: %d %s", got.status, got.body)
+	}
+	if got := r.pollDevice(t, code); got.status != http.StatusOK {
+		t.Errorf("its own client, after that: %d %s", got.status, got.body)
+	}
+	key := decoded[keyMade](t, r.authAs(t, r.hubToken(t, "alice"), http.MethodPost, "/auth/user/keys", "{}"), http.StatusOK).Key.Key
+	if got := r.authAs(t, key, http.MethodDelete, "/auth/user/keys", `{"last_five_chars": "`+key[len(key)-5:]+`"}`); got.status != http.StatusForbidden {
+		t.Errorf("a key revokes itself by five characters: %d %s", got.status, got.body)
+	}
+	if got := r.authAs(t, key, http.MethodGet, "/auth/session", ""); got.status != http.StatusOK {
+		t.Errorf("it is gone: %d %s", got.status, got.body)
 	}
 }

@@ -411,8 +411,10 @@ func TestWhoMayChangeTheKeysOfAnIntegration(t *testing.T) {
 	}
 	r.later(t, "sessions", "created_at", -2*time.Hour)
 	stale := []string{"Cookie", r.session.Cookie + "=" + handle}
-	if got := r.call(t, nil, http.MethodPost, "/api/v1/integrations/clinical/keys", stale...); got.status != 403 || problemOf(got)["code"] != "step_up" {
-		t.Errorf("with an old login: %d %s", got.status, got.body)
+	for _, change := range [][2]string{{"POST", "keys"}, {"POST", "keys/activate"}, {"DELETE", "keys/next"}} {
+		if got := r.call(t, nil, change[0], "/api/v1/integrations/clinical/"+change[1], stale...); got.status != 403 || problemOf(got)["code"] != "step_up" {
+			t.Errorf("%s %s with an old login: %d %s", change[0], change[1], got.status, got.body)
+		}
 	}
 	if got := r.call(t, nil, http.MethodGet, "/api/v1/integrations/clinical/keys", stale...); got.status != 200 {
 		t.Errorf("reading with an old login: %d %s", got.status, got.body)

@@ -142,7 +142,7 @@ func (i *Integration) validateOrigins(fault func(string, ...any)) {
 		case err != nil || parsed.Host == "" || parsed.Scheme != "https" && parsed.Scheme != "http" || parsed.Scheme+"://"+parsed.Host != origin:
 			fault("origins[%d]: is %q, want a scheme and a host, with the port where it is not the scheme's own, like https://portal.example.org", at, origin)
 		case parsed.Scheme == "http" && !isHere(parsed.Hostname()):
-			fault("origins[%d]: %q is not encrypted, so that whoever is between could ask for the tokens of its people; want https", at, origin)
+			fault("origins[%d]: %q is not encrypted, so that one who is between could ask for the tokens of its people; want https", at, origin)
 		case !slices.Contains(i.Embedders, parsed.Hostname()):
 			fault("origins[%d]: the host of %q is none of the embedders, so that ProteinPaint would refuse its token", at, origin)
 		}

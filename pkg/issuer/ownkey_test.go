@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/lestrrat-go/jwx/v2/jwa"
+	"github.com/lestrrat-go/jwx/v2/jws"
 
 	"github.com/workspace-token-service/wts/pkg/issuer"
 )
@@ -72,12 +74,7 @@ func TestARetiredKeyCountsForItsTokensAlone(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	encode := base64.RawURLEncoding.EncodeToString
-	body := `{"iss":"` + url + `","audience":"hub","sub":"u1","exp":` + strconv.FormatInt(time.Now().AddDate(1, 0, 0).Unix(), 10) + `}`
-	input := encode([]byte(`{"alg":"HS256","typ":"JWT"}`)) + "." + encode([]byte(body))
-	code := hmac.New(sha256.New, []byte(secret.Secret))
-	code.Write([]byte(input))
-	old := input + "." + encode(code.Sum(nil))
+	old := bySecret(string(secret.Secret), `{"iss":"`+url+`","audience":"hub","sub":"u1","exp":`+strconv.FormatInt(time.Now().AddDate(1, 0, 0).Unix(), 10)+`}`)
 	for since, counts := range map[time.Duration]bool{time.Minute: true, 60 * 24 * time.Hour: false} {
 		later := issuer.New(config, kept, func() time.Time { return time.Now().Add(since) })
 		if err := later.Reload(t.Context()); err != nil {
@@ -211,4 +208,72 @@ func TestAudienceKeys(t *testing.T) {
 			t.Errorf("the %s token is not read: %v", name, err)
 		}
 	}
+}
+
+// Audiences that share the published keys are told apart: a token is read for whom it says it is, and with the type of the
+// profile alone (RFC 8725 3.11).
+func TestTokensBySharedKeysAreToldApart(t *testing.T) {
+	hub := issuer.Audience{Profile: issuer.ProfilePEPhub, Algorithm: issuer.ES256}
+	kept := &memory{}
+	i := issuer.New(issuer.Config{URL: url, Audiences: map[string]issuer.Audience{"hub": hub, "other": hub, "plain": {}}}, kept, time.Now)
+	if err := i.Maintain(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	token, err := i.Mint(issuer.Request{Audience: "hub", Person: curator})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := i.Read("other", token.Value); !errors.Is(err, issuer.ErrNotOurs) {
+		t.Errorf("a token for another hub: %v", err)
+	}
+	at := slices.IndexFunc(kept.keys, func(key issuer.Key) bool { return key.Algorithm == issuer.ES256 })
+	for kind, want := range map[string]error{"pephub+jwt": nil, "at+jwt": issuer.ErrNotOurs, "JWT": issuer.ErrNotOurs, "": issuer.ErrNotOurs} {
+		head := jws.NewHeaders()
+		for name, value := range map[string]string{"typ": kind, "kid": kept.keys[at].ID} {
+			if err := head.Set(name, value); err != nil {
+				t.Fatal(err)
+			}
+		}
+		payload, _ := base64.RawURLEncoding.DecodeString(strings.Split(token.Value, ".")[1])
+		same, err := jws.Sign(payload, jws.WithKey(jwa.ES256, kept.keys[at].Private, jws.WithProtectedHeaders(head)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := i.Read("hub", string(same)); !errors.Is(err, want) {
+			t.Errorf("the same claims with the type %q: %v, want %v", kind, err, want)
+		}
+	}
+}
+
+// A secret that does not sign yet vouches for nothing, since it may be dropped, and one that signs for no token without an
+// end.
+func TestWhatASecretDoesNotVouchFor(t *testing.T) {
+	i := startedWith(t, issuer.Config{URL: url, Audiences: map[string]issuer.Audience{"hub": {Profile: issuer.ProfilePEPhub}}})
+	made := func() string {
+		t.Helper()
+		key, err := i.MakeAudienceKey(t.Context(), "hub")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(key.Secret)
+	}
+	active, next := made(), made()
+	ends := `,"exp":` + strconv.FormatInt(time.Now().Add(time.Minute).Unix(), 10)
+	for name, row := range map[string]struct {
+		secret, ends string
+		want         error
+	}{"as it should be": {active, ends, nil}, "by the next one": {next, ends, issuer.ErrNotOurs}, "without an end": {active, "", issuer.ErrNotOurs}, "with the end 0": {active, `,"exp":0`, issuer.ErrNotOurs}} {
+		if _, err := i.Read("hub", bySecret(row.secret, `{"iss":"`+url+`","audience":"hub","sub":"u1"`+row.ends+`}`)); !errors.Is(err, row.want) {
+			t.Errorf("%s: %v, want %v", name, err, row.want)
+		}
+	}
+}
+
+// bySecret is a token by HS256.
+func bySecret(secret, claims string) string {
+	encode := base64.RawURLEncoding.EncodeToString
+	input := encode([]byte(`{"alg":"HS256","typ":"JWT"}`)) + "." + encode([]byte(claims))
+	code := hmac.New(sha256.New, []byte(secret))
+	code.Write([]byte(input))
+	return input + "." + encode(code.Sum(nil))
 }

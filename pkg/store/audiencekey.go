@@ -40,10 +40,10 @@ func (s *SigningKeys) AudienceKeys(ctx context.Context) (keys []issuer.AudienceK
 	return keys, err
 }
 
-// audienceKeys reads the keys of all audiences, the oldest first.
+// audienceKeys reads the keys of all audiences, the oldest first; of those of one millisecond the one that signed first.
 func (s *SigningKeys) audienceKeys(tx *gorm.DB) (rows map[string]audienceKey, keys []issuer.AudienceKey, err error) {
 	var all []audienceKey
-	if err := tx.Order("created_at, id").Find(&all).Error; err != nil {
+	if err := tx.Order("created_at, retired_at IS NULL, activates_at IS NULL, id").Find(&all).Error; err != nil {
 		return nil, nil, err
 	}
 	rows = map[string]audienceKey{}

@@ -2,6 +2,10 @@ package store_test
 
 import (
 	"bytes"
+	"context"
+	"errors"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -49,6 +53,36 @@ func TestAudienceKeysAreKept(t *testing.T) {
 		closed, err := open(t, url, newKeys(t)).SigningKeys.AudienceKeys(t.Context())
 		if err != nil || len(closed) != 2 || closed[0].Secret != "" {
 			t.Errorf("with other keys: %v, %v", closed, err)
+		}
+	})
+}
+
+// Of several who change an audience's keys at once one is first: one secret signs, one waits, and one activates it.
+func TestAudienceKeysAreChangedOneAtATime(t *testing.T) {
+	onEach(t, func(t *testing.T, url string) {
+		s := open(t, url, newKeys(t))
+		config := issuer.Config{URL: "https://wts", Audiences: map[string]issuer.Audience{"hub": {Profile: issuer.ProfilePEPhub}}}
+		atOnce := func(change func(*issuer.Issuer) error, refusal error) (done int32) {
+			t.Helper()
+			var count atomic.Int32
+			var all sync.WaitGroup
+			for range 8 {
+				all.Go(func() {
+					switch err := change(issuer.New(config, s.SigningKeys, time.Now)); {
+					case err == nil:
+						count.Add(1)
+					case !errors.Is(err, refusal):
+						t.Error(err)
+					}
+				})
+			}
+			all.Wait()
+			return count.Load()
+		}
+		made := atOnce(func(i *issuer.Issuer) error { _, err := i.MakeAudienceKey(context.Background(), "hub"); return err }, issuer.ErrPending)
+		activated := atOnce(func(i *issuer.Issuer) error { _, err := i.ActivateAudienceKey(context.Background(), "hub"); return err }, issuer.ErrNoNext)
+		if made != 2 || activated != 1 {
+			t.Errorf("%d keys were made and %d activated, want 2 and 1", made, activated)
 		}
 	})
 }

@@ -144,7 +144,9 @@ func TestAuthRefusesTheDisabled(t *testing.T) {
 
 // What a device holds is no code of a browser's, and a key revokes none.
 func TestAuthKeepsItsWaysApart(t *testing.T) {
-	r := startReplica(t, withHub)
+	r := startReplica(t, withHub, func(c *config.Config) {
+		c.Grants.Clients = map[string]grant.Client{"app": {Audiences: []string{"hub"}, Device: true}}
+	})
 	code, address := r.device(t)
 	alice := r.signedIn(t, "alice")
 	r.decide(t, alice, r.see(t, alice, "/device?user_code="+address[strings.LastIndexByte(address, '/')+1:]), "allow")
@@ -153,7 +155,7 @@ func TestAuthKeepsItsWaysApart(t *testing.T) {
 	}
 	code, address = r.device(t)
 	r.decide(t, alice, r.see(t, alice, "/device?user_code="+address[strings.LastIndexByte(address, '/')+1:]), "allow")
-	if got := r.form(t, "/oauth2/token", "grant_type", "urn:ietf:params:oauth:grant-type:device_code", "client_id", grant.CommandLine, "device_code", code); got.oauthError().Error != "invalid_grant" {
+	if got := r.form(t, "/oauth2/token", "grant_type", "urn:ietf:params:oauth:grant-type:device_code", "client_id", "app", "device_code", code); got.oauthError().Error != "invalid_grant" {
 		t.Errorf("a device's code at /oauth2/token, for another client: %d %s", got.status, got.body)
 	}
 	if got := r.pollDevice(t, code); got.status != http.StatusOK {

@@ -276,22 +276,23 @@ func TestAuthzCheck(t *testing.T) {
 		token, body string
 		want        int
 	}{
-		"a member edits":              {alice, edit, 200},
-		"a member reads":              {"Bearer " + alice, private, 200},
-		"a member's key reads":        {key, private, 200},
-		"a worker's token reads":      {r.worker(t, "/token/?audience=hub").member("token"), private, 200},
-		"another edits":               {bob, edit, 403},
-		"another reads":               {bob, private, 404},
-		"no token edits":              {"", edit, 401},
-		"no token reads":              {"", private, 404},
-		"an expired token reads":      {forged(t, expired), private, 404},
-		"nonsense edits":              {"nonsense", edit, 401},
-		"her own namespace":           {alice, `{"namespace": "alice", "action": "submit"}`, 200},
-		"public by default":           {"", `{"namespace": "databio", "action": "read"}`, 200},
-		"nothing to delete":           {alice, `{"namespace": "databio", "action": "delete", "visibility": "missing"}`, 404},
-		"no namespace":                {alice, `{"action": "edit"}`, 400},
-		"an action that there is not": {alice, `{"namespace": "databio", "action": "rename"}`, 400},
-		"no JSON":                     {alice, `x`, 400},
+		"a member edits":                {alice, edit, 200},
+		"a member reads":                {"Bearer " + alice, private, 200},
+		"a member's key reads":          {key, private, 200},
+		"one that the hub made up":      {forged(t, map[string]any{"iss": r.url, "audience": "hub", "sub": r.idOf(t, "alice"), "exp": float64(time.Now().Add(time.Hour).Unix())}), private, 404},
+		"a worker's, as any of the hub": {r.worker(t, "/token/?audience=hub").member("token"), private, 404},
+		"another edits":                 {bob, edit, 403},
+		"another reads":                 {bob, private, 404},
+		"no token edits":                {"", edit, 401},
+		"no token reads":                {"", private, 404},
+		"an expired token reads":        {forged(t, expired), private, 404},
+		"nonsense edits":                {"nonsense", edit, 401},
+		"her own namespace":             {alice, `{"namespace": "alice", "action": "submit"}`, 200},
+		"public by default":             {"", `{"namespace": "databio", "action": "read"}`, 200},
+		"nothing to delete":             {alice, `{"namespace": "databio", "action": "delete", "visibility": "missing"}`, 404},
+		"no namespace":                  {alice, `{"action": "edit"}`, 400},
+		"an action that there is not":   {alice, `{"namespace": "databio", "action": "rename"}`, 400},
+		"no JSON":                       {alice, `x`, 400},
 	} {
 		if got := ask(row.token, row.body); got.status != row.want {
 			t.Errorf("%s: %d %s, want %d", name, got.status, got.body, row.want)
@@ -302,5 +303,47 @@ func TestAuthzCheck(t *testing.T) {
 	r.authAs(t, alice, http.MethodPost, "/auth/logout", "")
 	if got := ask(alice, edit); got.status != http.StatusUnauthorized || detailOf(got) != "JWT has been revoked" {
 		t.Errorf("after the logout: %d %s", got.status, got.body)
+	}
+}
+
+// Where none but wts can have signed a token, a worker's counts too.
+func TestAuthzCheckOfAWorker(t *testing.T) {
+	r := startReplica(t, withHub, func(c *config.Config) {
+		hub := c.Audiences["hub"]
+		hub.SigningSecret, hub.Algorithm = "", issuer.ES256
+		c.Audiences["hub"] = hub
+	})
+	r.signedIn(t, "alice")
+	token := r.worker(t, "/token/?audience=hub").member("token")
+	got := r.sendJSON(t, nil, http.MethodPost, "/authz/check", `{"namespace": "ALICE", "action": "submit"}`, "Authorization", token)
+	if got.status != http.StatusOK || got.member("login") != "alice" && !strings.Contains(got.body, `"login":"alice"`) {
+		t.Errorf("%d %s", got.status, got.body)
+	}
+	if got := r.authAs(t, token, http.MethodGet, "/auth/session", ""); got.status != http.StatusOK {
+		t.Errorf("its session: %d %s", got.status, got.body)
+	}
+}
+
+// A person is sent on, in the end, to a page of the client's own sites, and nowhere else.
+func TestWhereALoginEnds(t *testing.T) {
+	r := startReplica(t, withHub)
+	for address, want := range map[string]int{
+		"/databio/example": 302, hubOrigin + "/databio": 302, hubOrigin: 302, "http://127.0.0.1:8000/x": 302,
+		"javascript:alert(1)": 400, "https://evil.example.org/": 400, "//evil.example.org": 400, hubOrigin + ".evil.example.org/": 400, "http://127.0.0.1:8001/x": 400,
+		"https://hub.example.org@evil.example.org/": 400, "http://hub.example.org/": 400, "data:text/html,x": 400, `https://hub.example.org\@evil.example.org/`: 400,
+	} {
+		got := r.call(t, nil, http.MethodGet, "/auth/login"+toHub+"&client_finally_send_to="+url.QueryEscape(address))
+		if got.status != want {
+			t.Errorf("%s: %d %s, want %d", address, got.status, got.body, want)
+		}
+	}
+	for _, redirect := range []string{"http://127.0.0.1:8001/callback", "http://127.0.0.1/callback", "http://localhost:8000/callback"} {
+		if got := r.call(t, nil, http.MethodGet, "/auth/login?client_redirect_uri="+url.QueryEscape(redirect)); got.status != http.StatusBadRequest {
+			t.Errorf("a program at %s: %d %s", redirect, got.status, got.body)
+		}
+	}
+	config := grant.Config{Auth: grant.AuthConfig{Audience: "hub", RedirectURIs: []string{"org.example.app:/back"}}}
+	if err := config.Validate(func(string) bool { return true }); err == nil || !strings.Contains(err.Error(), "auth.redirect_uris[0]: want https") {
+		t.Errorf("a scheme of one's own: %v", err)
 	}
 }

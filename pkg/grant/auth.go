@@ -9,7 +9,9 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"net/url"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/workspace-token-service/wts/pkg/issuer"
@@ -64,6 +66,11 @@ func (c AuthConfig) validate(audience func(id string) bool) (faults []error) {
 		return faults
 	}
 	c.client().validate(audience, func(format string, args ...any) { faults = append(faults, fmt.Errorf("auth"+format, args...)) })
+	for i, text := range c.RedirectURIs {
+		if !strings.HasPrefix(text, "https://") && !strings.HasPrefix(text, "http://") {
+			faults = append(faults, fmt.Errorf("auth.redirect_uris[%d]: want https, since a person is not asked whether the program at the address may have a token: %q", i, text))
+		}
+	}
 	return faults
 }
 
@@ -84,9 +91,25 @@ func (s *Service) Auth() *Auth {
 	return &Auth{Service: s, client: client, Audience: client.Audiences[0]}
 }
 
+// Nobody is asked whether a client may have a token: a site of the operator's own is served here as soon as its people log
+// in. So an address is one that a program of their machine cannot take: https; or for development http on this machine,
+// at the very port that is registered.
+
 // Redirects tells whether a browser may be sent back to an address; no address is a page of ours.
 func (s *Auth) Redirects(redirectURI string) bool {
-	return redirectURI == "" || s.client.redirects(redirectURI)
+	return redirectURI == "" || slices.Contains(s.client.RedirectURIs, redirectURI)
+}
+
+// Sends tells whether a client may be told where its person goes in the end: to a page of its own sites, which are those
+// of the redirect URIs and the origins.
+func (s *Auth) Sends(address string) bool {
+	to, err := url.Parse(address)
+	if err != nil || to.Host == "" || to.User != nil || strings.Contains(address, "\\") {
+		return false
+	}
+	origin := to.Scheme + "://" + to.Host
+	own := func(registered string) bool { return registered == origin || strings.HasPrefix(registered, origin+"/") }
+	return slices.ContainsFunc(s.client.RedirectURIs, own) || slices.Contains(s.client.Origins, origin)
 }
 
 // AllowedOrigin tells whether the scripts of a site may call /auth.

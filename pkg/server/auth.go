@@ -100,6 +100,8 @@ func (a *auths) asked(x *exchange) (asked authAsked, err error) {
 	switch {
 	case !a.service.Redirects(asked.redirectURI):
 		return asked, errAuthAddress
+	case asked.finally != "" && !localPath(asked.finally) && !a.service.Sends(asked.finally):
+		return asked, &inputError{"client_finally_send_to: want a path, or a page of the client's own site"}
 	case asked.challenge != "" && (method != "S256" || len(asked.challenge) != 43):
 		return asked, &inputError{"code_challenge: want a SHA-256, and code_challenge_method=S256"}
 	case len(asked.here(x)) > maxRedirect:
@@ -300,10 +302,13 @@ func (a *auths) loginOf(x *exchange, who authCaller) (authCaller, error) {
 	return who, err
 }
 
-// keyOf is the developer key that a token is. One that is neither was minted for minutes, at /token.
+// keyOf is the developer key that a token is. One that is neither was minted for minutes, at /token: it counts where none
+// but wts can have signed it.
 func (a *auths) keyOf(x *exchange, who authCaller, value string) (authCaller, error) {
 	found, person, err := a.tokens.PresentTo(x.Request.Context(), a.audience, value, netip.Addr{})
 	switch {
+	case errors.Is(err, apitoken.ErrUnknown) && a.issuer.Algorithm(a.audience) == issuer.HS256:
+		return who, errAuthToken // who knows the secret can have made it up
 	case errors.Is(err, apitoken.ErrUnknown):
 		if err := a.tokens.MayAct(x.Request.Context(), who.said.Subject, a.audience); err != nil {
 			return who, ofKey(err)

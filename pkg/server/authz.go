@@ -89,7 +89,7 @@ func (a *authz) member(x *exchange) (namespace.Caller, error) {
 		return namespace.Caller{}, err
 	}
 	who, err := about(x, a.logins.broker, issuer.Person{ID: user.ID, Username: user.Username})
-	return namespace.Caller{Login: who.Username, Orgs: who.Groups}, err
+	return namespace.Caller{Login: namespace.Key(who.Username), Orgs: who.Groups}, err
 }
 
 // person is the id of who sent a token: what the database says, or of a token that was minted for minutes what it says.

@@ -47,6 +47,9 @@ type tried struct {
 
 // selfTest answers POST: what the ProteinPaint server says of tokens of the caller.
 func (i *integrations) selfTest(x *exchange) error {
+	if err := recent(x); err != nil {
+		return err
+	}
 	checks, err := i.tested(x)
 	if err != nil {
 		return err

@@ -119,7 +119,7 @@ func TestAuthTakesItsOwnLoginsAlone(t *testing.T) {
 
 // Nothing counts of a person who is disabled, however their token came to be, and though it has not expired.
 func TestAuthRefusesTheDisabled(t *testing.T) {
-	r := startReplica(t, withHub)
+	r := startReplica(t, withHub, signedByWTS)
 	login := r.hubToken(t, "alice")
 	tokens := map[string]string{
 		"login": login, "key": decoded[keyMade](t, r.authAs(t, login, http.MethodPost, "/auth/user/keys", "{}"), http.StatusOK).Key.Key,

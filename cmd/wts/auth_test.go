@@ -31,6 +31,13 @@ func withHub(c *config.Config) {
 	c.Grants.Auth = grant.AuthConfig{Audience: "hub", RedirectURIs: []string{hubCallback, "http://127.0.0.1:8000/callback"}, Origins: []string{hubOrigin}}
 }
 
+// signedByWTS has the hub verify with a published key, so that none but wts can sign its tokens.
+func signedByWTS(c *config.Config) {
+	hub := c.Audiences["hub"]
+	hub.SigningSecret, hub.Algorithm = "", issuer.ES256
+	c.Audiences["hub"] = hub
+}
+
 // stopping is a browser that follows no redirect away from the service and its provider, and keeps where it was to go.
 func stopping(browser *http.Client, away *string) *http.Client {
 	copied := *browser
@@ -308,11 +315,7 @@ func TestAuthzCheck(t *testing.T) {
 
 // Where none but wts can have signed a token, a worker's counts too.
 func TestAuthzCheckOfAWorker(t *testing.T) {
-	r := startReplica(t, withHub, func(c *config.Config) {
-		hub := c.Audiences["hub"]
-		hub.SigningSecret, hub.Algorithm = "", issuer.ES256
-		c.Audiences["hub"] = hub
-	})
+	r := startReplica(t, withHub, signedByWTS)
 	r.signedIn(t, "alice")
 	token := r.worker(t, "/token/?audience=hub").member("token")
 	got := r.sendJSON(t, nil, http.MethodPost, "/authz/check", `{"namespace": "ALICE", "action": "submit"}`, "Authorization", token)

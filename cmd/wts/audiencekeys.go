@@ -53,7 +53,9 @@ func audienceKeyCommands(file *string) []*cobra.Command {
 		{
 			Use: "activate <audience>", Short: "Let the next key of an audience sign", Args: cobra.ExactArgs(1),
 			Long: "Lets the key sign that `wts keys make` made, once the audience's service knows it. The one before it signs no more.",
-			RunE: change(audit.ActivateAudienceKey, (*issuer.Issuer).ActivateAudienceKey, func(cmd *cobra.Command, key issuer.AudienceKey) {
+			RunE: change(audit.ActivateAudienceKey, func(keys *issuer.Issuer, ctx context.Context, audience string) (issuer.AudienceKey, error) {
+				return keys.ActivateAudienceKey(ctx, audience, "")
+			}, func(cmd *cobra.Command, key issuer.AudienceKey) {
 				fmt.Fprintf(cmd.OutOrStdout(), "The key %s signs the tokens for %s from now on, on every replica within seconds.\n", key.ID, key.Audience)
 			}),
 		},

@@ -52,6 +52,7 @@ type Actor struct {
 type Token struct {
 	Value     string
 	ID        string // jti
+	KeyID     string // of the key that signed it
 	Audience  string
 	Scopes    []string
 	ExpiresIn int64 // seconds
@@ -113,7 +114,7 @@ func (i *Issuer) mint(audience Audience, request Request, lifetime time.Duration
 	if err != nil {
 		return Token{}, fmt.Errorf("signing with %s: %w", audience.Algorithm, err)
 	}
-	return Token{Value: value, ID: id, Audience: request.Audience, Scopes: request.Scopes, ExpiresIn: expiresIn, ExpiresAt: time.Unix(body.ExpiresAt, 0)}, nil
+	return Token{Value: value, ID: id, KeyID: signing.id, Audience: request.Audience, Scopes: request.Scopes, ExpiresIn: expiresIn, ExpiresAt: time.Unix(body.ExpiresAt, 0)}, nil
 }
 
 // SigningSince is when the oldest of the keys that sign now began to; zero where none does.

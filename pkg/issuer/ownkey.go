@@ -117,9 +117,10 @@ func (i *audienceKeys) MakeAudienceKey(ctx context.Context, audience string) (Au
 }
 
 // ActivateAudienceKey has the next key of an audience sign from now on. The one before it is kept for as long as a token
-// that it signed may be valid. The errors are ErrNotOwn and ErrNoNext.
-func (i *audienceKeys) ActivateAudienceKey(ctx context.Context, audience string) (AudienceKey, error) {
-	return i.withNext(ctx, audience, func(keys []AudienceKey, next int, now time.Time) []AudienceKey {
+// that it signed may be valid. An id says which key is meant, the one that was tried; an empty one any. The errors are
+// ErrNotOwn, and ErrNoNext also where the next key is another one.
+func (i *audienceKeys) ActivateAudienceKey(ctx context.Context, audience, id string) (AudienceKey, error) {
+	return i.withNext(ctx, audience, id, func(keys []AudienceKey, next int, now time.Time) []AudienceKey {
 		retire(keys, audience, now)
 		keys[next].ActivatesAt = now
 		return keys
@@ -128,24 +129,25 @@ func (i *audienceKeys) ActivateAudienceKey(ctx context.Context, audience string)
 
 // DropAudienceKey drops the next key of an audience, which never signed. The errors are ErrNotOwn and ErrNoNext.
 func (i *audienceKeys) DropAudienceKey(ctx context.Context, audience string) (AudienceKey, error) {
-	return i.withNext(ctx, audience, func(keys []AudienceKey, next int, _ time.Time) []AudienceKey {
+	return i.withNext(ctx, audience, "", func(keys []AudienceKey, next int, _ time.Time) []AudienceKey {
 		return slices.Delete(keys, next, next+1)
 	})
 }
 
 // withNext changes the keys by the next one of an audience, which it returns.
-func (i *audienceKeys) withNext(ctx context.Context, audience string, change func([]AudienceKey, int, time.Time) []AudienceKey) (next AudienceKey, err error) {
+func (i *audienceKeys) withNext(ctx context.Context, audience, id string, change func([]AudienceKey, int, time.Time) []AudienceKey) (next AudienceKey, err error) {
 	if !i.OwnKeys(audience) {
 		return AudienceKey{}, ErrNotOwn
 	}
-	return next, i.changeAudienceKeys(ctx, func(keys []AudienceKey, now time.Time) ([]AudienceKey, error) {
+	err = i.changeAudienceKeys(ctx, func(keys []AudienceKey, now time.Time) ([]AudienceKey, error) {
 		at := slices.IndexFunc(keys, func(key AudienceKey) bool { return key.Audience == audience && key.State() == Next })
-		if at < 0 {
+		if at < 0 || id != "" && keys[at].ID != id {
 			return nil, ErrNoNext
 		}
 		next = keys[at]
 		return change(keys, at, now), nil
 	})
+	return next, err
 }
 
 // retire ends the signing of an audience's key.

@@ -70,7 +70,7 @@ func TestARetiredKeyCountsForItsTokensAlone(t *testing.T) {
 		if _, err := i.MakeAudienceKey(t.Context(), audience); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := i.ActivateAudienceKey(t.Context(), audience); err != nil {
+		if _, err := i.ActivateAudienceKey(t.Context(), audience, ""); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -176,7 +176,7 @@ func TestAudienceKeys(t *testing.T) {
 	if _, err := mint("other"); !errors.Is(err, issuer.ErrNoSecret) {
 		t.Errorf("another audience has the key too: %v", err)
 	}
-	if _, err := i.ActivateAudienceKey(t.Context(), "own"); !errors.Is(err, issuer.ErrNoNext) {
+	if _, err := i.ActivateAudienceKey(t.Context(), "own", ""); !errors.Is(err, issuer.ErrNoNext) {
 		t.Errorf("activating nothing: %v", err)
 	}
 	dropped, err := i.MakeAudienceKey(t.Context(), "own")
@@ -196,7 +196,10 @@ func TestAudienceKeys(t *testing.T) {
 	if between, err := mint("own"); err != nil || !signedBy(between.Value, string(first.Secret)) {
 		t.Errorf("the next one signs before it was activated: %v", err)
 	}
-	if _, err := i.ActivateAudienceKey(t.Context(), "own"); err != nil {
+	if _, err := i.ActivateAudienceKey(t.Context(), "own", dropped.ID); !errors.Is(err, issuer.ErrNoNext) {
+		t.Errorf("activating one that was dropped, while another waits: %v", err)
+	}
+	if activated, err := i.ActivateAudienceKey(t.Context(), "own", next.ID); err != nil || activated.ID != next.ID {
 		t.Fatal(err)
 	}
 	fresh, err := mint("own")

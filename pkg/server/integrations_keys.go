@@ -82,7 +82,8 @@ func (i *integrationKeys) made(x *exchange) (issuer.AudienceKey, error) {
 	return made, nil
 }
 
-// Two admins who activate at once find one next key: the second is told that there is none. And where the server was not
+// Two admins who activate at once find one next key: the second is told that there is none; and one whose key another
+// admin has dropped and made anew after the trial is told so too. Where the server was not
 // told of the key, the trial says so before anything has changed: force is for one that this service cannot reach.
 
 // activateKey answers POST: the next key signs from now on. With ?force=true the ProteinPaint server is not asked.
@@ -101,28 +102,30 @@ func (i *integrationKeys) activated(x *exchange) (issuer.AudienceKey, error) {
 	}
 	id, of := i.of(x)
 	force, _ := x.param("force")
+	tried := "" // any
 	if of.InstanceURL != "" && force != "true" {
-		if err := i.tryNext(x, id, of); err != nil {
+		var err error
+		if tried, err = i.tryNext(x, id, of); err != nil {
 			return issuer.AudienceKey{}, err
 		}
 	}
-	activated, err := i.issuer.ActivateAudienceKey(x.Request.Context(), id)
+	activated, err := i.issuer.ActivateAudienceKey(x.Request.Context(), id, tried)
 	x.event.Token = activated.ID
 	return activated, ofKeys(err)
 }
 
-// tryNext has the ProteinPaint server judge a token that the next key signed.
-func (i *integrationKeys) tryNext(x *exchange, id string, of issuer.Integration) error {
+// tryNext has the ProteinPaint server judge a token that the next key signed, and returns the id of that key.
+func (i *integrationKeys) tryNext(x *exchange, id string, of issuer.Integration) (keyID string, err error) {
 	ctx, cancel := withinTest(x)
 	defer cancel()
 	token, err := i.trialToken(x, id, i.issuer.Trial)
 	if err != nil {
-		return err
+		return "", err
 	}
 	if tried := i.accepted(ctx, of, of.Embedders[0], token.Value); !tried.Passed {
-		return fmt.Errorf("%w: %s; give it the key first, or activate it with force=true", errNextRefused, tried.Detail)
+		return "", fmt.Errorf("%w: %s; give it the key first, or activate it with force=true", errNextRefused, tried.Detail)
 	}
-	return nil
+	return token.KeyID, nil
 }
 
 // dropKey answers DELETE of the next key, which never signed.

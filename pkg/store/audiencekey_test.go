@@ -40,7 +40,7 @@ func TestAudienceKeysAreKept(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := one.ActivateAudienceKey(t.Context(), "hub"); err != nil {
+		if _, err := one.ActivateAudienceKey(t.Context(), "hub", ""); err != nil {
 			t.Fatal(err)
 		}
 		if _, err := one.Read("hub", token.Value); err != nil {
@@ -80,7 +80,10 @@ func TestAudienceKeysAreChangedOneAtATime(t *testing.T) {
 			return count.Load()
 		}
 		made := atOnce(func(i *issuer.Issuer) error { _, err := i.MakeAudienceKey(context.Background(), "hub"); return err }, issuer.ErrPending)
-		activated := atOnce(func(i *issuer.Issuer) error { _, err := i.ActivateAudienceKey(context.Background(), "hub"); return err }, issuer.ErrNoNext)
+		activated := atOnce(func(i *issuer.Issuer) error {
+			_, err := i.ActivateAudienceKey(context.Background(), "hub", "")
+			return err
+		}, issuer.ErrNoNext)
 		if made != 2 || activated != 1 {
 			t.Errorf("%d keys were made and %d activated, want 2 and 1", made, activated)
 		}

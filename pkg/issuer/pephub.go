@@ -47,7 +47,7 @@ func pephub(body claims, who Person) any {
 }
 
 // lowered is a name in lower case. Letters beyond ASCII stay as they are: Unicode folds the sign for kelvin into a k, and
-// who may choose their own name would be somebody else by it.
+// who may choose their own name would be another person by it.
 func lowered(name string) string {
 	return strings.Map(func(letter rune) rune {
 		if 'A' <= letter && letter <= 'Z' {

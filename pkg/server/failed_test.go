@@ -39,7 +39,7 @@ func TestWhatAPersonReads(t *testing.T) {
 		"too many":                            {&errTooMany{kind: kinds[changes]}, "Too many changes at once"},
 		"too many pages":                      {&errTooMany{kind: kinds[reads]}, "Too many requests"},
 		"not the portal's":                    {errPortal, "Sign in at the portal first"},
-		"nobody's":                            {authn.ErrNoProof, "Sign in first"},
+		"without a proof":                     {authn.ErrNoProof, "Sign in first"},
 		"anything else":                       {errors.New("a surprise"), "That did not work"},
 	}
 	for name, test := range tests {

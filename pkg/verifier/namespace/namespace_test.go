@@ -51,7 +51,7 @@ func TestDecide(t *testing.T) {
 	}
 }
 
-// A name that only looks like another one is another name, and an empty one is nobody's.
+// A name that only looks like another one is another name, and an empty one is no caller's.
 func TestNamesThatAreAlike(t *testing.T) {
 	for name, row := range map[string]struct {
 		caller    namespace.Caller

@@ -12,9 +12,9 @@ import (
 	"github.com/workspace-token-service/wts/pkg/issuer"
 )
 
-// Attacks on the logins at /auth that are nobody's lesson yet.
+// Attacks on the logins at /auth that no lesson is about yet.
 
-// A client that proves itself with PKCE takes no code that was asked for without it: such a code is one that somebody else
+// A client that proves itself with PKCE takes no code that was asked for without it: such a code is one that another person
 // asked for, and put into this client's way (RFC 9700 4.8.2).
 func TestAuthTakesNoVerifierForACodeWithoutAChallenge(t *testing.T) {
 	r := startReplica(t, withHub)

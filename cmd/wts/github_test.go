@@ -115,7 +115,7 @@ func TestAClientThatGitHubRefuses(t *testing.T) {
 	}
 }
 
-// Beside another default provider GitHub is asked about nobody's groups, and yet its tokens are handed out no longer than
+// Beside another default provider GitHub is asked about no user's groups, and yet its tokens are handed out no longer than
 // it accepts them.
 func TestATokenThatEndsAtASecondGitHub(t *testing.T) {
 	hub, err := providertest.StartGitHub(false, providertest.GitHubUser{ID: 7, Login: "alice"})

@@ -228,7 +228,7 @@ func TestLesson28ATokenOfAnotherResourceIsNotFound(t *testing.T) {
 	}
 }
 
-// Every maintainer sees every token of the resource, whoever made it, and edits, rotates and revokes it; one who is none
+// Every maintainer sees every token of the resource, also one that another made, and edits, rotates and revokes it; one who is none
 // is told of nothing.
 func TestLesson29EveryMaintainerSeesAndRevokes(t *testing.T) {
 	r := startReplica(t, withSites)

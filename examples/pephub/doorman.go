@@ -90,7 +90,7 @@ func (v visitor) refuse(decision namespace.Decision, missing string) error {
 }
 
 // may is nil where the table allows it. A token that was revoked is told so whatever it is shown for: its holder is to
-// learn of it, or somebody has it who should not.
+// learn of it, or another person has it who should not.
 func (v visitor) may(action namespace.Action, key key, visibility namespace.Visibility) error {
 	decision := namespace.Decide(v.Caller, action, key.namespace, visibility)
 	if decision.Allowed() && !errors.Is(v.flaw, verifier.ErrRevoked) {

@@ -85,7 +85,7 @@ func (d *demo) systems() []system {
 			},
 		},
 		{
-			Title: "A plugin site", About: "Uploads by a token that belongs to the plugin, whoever made it.",
+			Title: "A plugin site", About: "Uploads by a token that belongs to the plugin, and goes on when its maker leaves.",
 			Guide: "docs/plugins.md", Open: d.url + "/resources/plugins/" + demoPlugin + "/new", Link: "Make a token for the plugin, with the scope upload",
 			First: "export TOKEN=wtsr_...   # the token that the page has shown",
 			Lines: []line{

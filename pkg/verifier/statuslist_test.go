@@ -118,3 +118,49 @@ func TestAnIssuerWhoseStatusListHangs(t *testing.T) {
 		t.Errorf("without a list: got %v after %s, want ErrUnavailable with the caller's context", err, time.Since(began))
 	}
 }
+
+// A token is recalled that was found good, until it expires, is revoked, or its key is withdrawn; no other is.
+func TestATokenIsRecalledWhileItIsGood(t *testing.T) {
+	recalls := func(v *verifier.Verifier, token string) bool { _, known := v.Recall(t.Context(), token); return known }
+	for name, row := range map[string]struct {
+		end  func(a *authority, at *clock)
+		want bool
+	}{
+		"nothing ended it": {func(*authority, *clock) {}, true},
+		"it has expired":   {func(_ *authority, at *clock) { at.move(25 * time.Hour) }, false},
+		"it was revoked": {func(a *authority, at *clock) {
+			a.serve(a.statusList(time.Now(), nil, 2))
+			at.move(46 * time.Second)
+		}, false},
+		"its key was withdrawn": {func(a *authority, at *clock) {
+			a.change(func(a *authority) {
+				a.keys["new"] = a.keys["ec"]
+				delete(a.keys, "ec")
+			})
+			at.move(6 * time.Minute)
+		}, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			a, at := newAuthority(t), &clock{}
+			v, token := newVerifier(t, a, verifier.WithClock(at.now)), a.numbered(2)
+			a.serve(a.statusList(time.Now(), nil))
+			if recalls(v, token) {
+				t.Fatal("recalled before it was verified")
+			}
+			if _, err := v.Verify(t.Context(), token); err != nil {
+				t.Fatal(err)
+			}
+			row.end(a, at)
+			deadline := time.Now().Add(5 * time.Second) // keys are fetched beside
+			for recalls(v, token) != row.want && time.Now().Before(deadline) {
+				time.Sleep(10 * time.Millisecond)
+			}
+			if got := recalls(v, token); got != row.want {
+				t.Errorf("recalled: %t, want %t", got, row.want)
+			}
+			if recalls(v, token[:len(token)-1]+"x") {
+				t.Error("one that was changed is recalled")
+			}
+		})
+	}
+}

@@ -196,11 +196,8 @@ func (v *Verifier) Verify(ctx context.Context, token string) (*Claims, error) {
 	if v.settings.introspection != nil && strings.Count(token, ".") != 2 {
 		return v.settings.introspection.verify(ctx, v, token, fingerprint, now)
 	}
-	if known, ok := v.seen.get(fingerprint); ok && v.keys.current(ctx, known.key) {
-		if err := v.settings.timely(known.claims, now); err != nil {
-			return nil, err
-		}
-		return v.living(ctx, known.claims)
+	if claims, known, err := v.recall(ctx, fingerprint, now); known {
+		return claims, err
 	}
 	head, err := readHeader(token)
 	if err != nil {
@@ -227,12 +224,22 @@ func (v *Verifier) Recall(ctx context.Context, token string) (*Claims, bool) {
 	if len(token) > maxTokenBytes {
 		return nil, false
 	}
-	known, ok := v.seen.get(sha256.Sum256([]byte(token)))
-	if !ok || !v.keys.current(ctx, known.key) || v.settings.timely(known.claims, v.settings.now()) != nil {
-		return nil, false
+	claims, known, err := v.recall(ctx, sha256.Sum256([]byte(token)), v.settings.now())
+	return claims, known && err == nil
+}
+
+// recall judges a token that was found good before; known is false for one that was not, or whose key is no longer the
+// issuer's.
+func (v *Verifier) recall(ctx context.Context, fingerprint [sha256.Size]byte, now time.Time) (claims *Claims, known bool, err error) {
+	found, ok := v.seen.get(fingerprint)
+	if !ok || !v.keys.current(ctx, found.key) {
+		return nil, false, nil
 	}
-	claims, err := v.living(ctx, known.claims)
-	return claims, err == nil
+	if err := v.settings.timely(found.claims, now); err != nil {
+		return nil, true, err
+	}
+	claims, err = v.living(ctx, found.claims)
+	return claims, true, err
 }
 
 // living returns the claims of a token that was not revoked.

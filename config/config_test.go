@@ -117,6 +117,7 @@ audiences:
   main: {}
 admin_groups: [keepers]
 audit: {retention: 1h}
+auth: {audience: a}
 clients:
   pod: {redirect_uris: ["https://p.example.org/"], audiences: [a]}
   web: {redirect_uris: ["https://p.example.org/*", "http://p.example.org/", "/back", "https://p.example.org/#x", "app:/back", "org.example.app:/back"], origins: ["https://p.example.org/", "*"], audiences: [none]}
@@ -130,7 +131,7 @@ clients:
 		"admin_groups: providers.other.groups_claim is missing", "audit.retention", "clients.pod: the name is taken", "clients.web.redirect_uris[0]: has a name, a wildcard",
 		"clients.web.redirect_uris[1]: want https", "clients.web.redirect_uris[2]: is no absolute URL", "clients.web.redirect_uris[3]: has a fragment",
 		"clients.web.redirect_uris[4]: a scheme of one's own", "clients.web.origins[0]: want an origin", "clients.web.origins[1]: want an origin", "clients.web.audiences[0]: \"none\"",
-		"clients.quiet.skip_consent", "clients.empty: has neither",
+		"clients.quiet.skip_consent", "clients.empty: has neither", "auth.audience: audiences.a has not the profile pephub",
 	} {
 		t.Run(want, func(t *testing.T) {
 			if strings.Contains(err, "clients.web.redirect_uris[5]") || strings.Contains(err, "clients.empty.audiences") {

@@ -75,3 +75,27 @@ func TestParse(t *testing.T) {
 		}
 	}
 }
+
+// What is served at /auth names its audience, and addresses that no program of the person's machine can take.
+func TestAuthConfig(t *testing.T) {
+	for name, row := range map[string]struct {
+		config AuthConfig
+		want   string // in the fault; empty for none
+	}{
+		"nothing":               {AuthConfig{}, ""},
+		"a hub":                 {AuthConfig{Audience: "hub", RedirectURIs: []string{"https://hub.example.org/back", "http://localhost:8000/back"}, Origins: []string{"https://hub.example.org"}}, ""},
+		"no audience":           {AuthConfig{RedirectURIs: []string{"https://hub.example.org/back"}}, "auth.audience: is missing"},
+		"a name alone":          {AuthConfig{Name: "The hub"}, "auth.audience: is missing"},
+		"an unknown audience":   {AuthConfig{Audience: "other"}, `auth.audiences[0]: "other" is not among audiences`},
+		"http elsewhere":        {AuthConfig{Audience: "hub", RedirectURIs: []string{"http://hub.example.org/back"}}, "auth.redirect_uris[0]"},
+		"a scheme of its own":   {AuthConfig{Audience: "hub", RedirectURIs: []string{"org.example.app:/back"}}, "auth.redirect_uris[0]: want https"},
+		"an origin with a path": {AuthConfig{Audience: "hub", Origins: []string{"https://hub.example.org/x"}}, "auth.origins[0]"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			err := Config{Auth: row.config}.Validate(func(id string) bool { return id == "hub" })
+			if (err == nil) != (row.want == "") || err != nil && !strings.Contains(err.Error(), row.want) {
+				t.Errorf("got %v, want %q", err, row.want)
+			}
+		})
+	}
+}

@@ -280,3 +280,36 @@ func bySecret(secret, claims string) string {
 	code.Write([]byte(input))
 	return input + "." + encode(code.Sum(nil))
 }
+
+// A secret is for HS256 alone and long enough for it, and what readers who share one are given ends within thirty days,
+// since they hear of no revocation.
+func TestConfigOfSecrets(t *testing.T) {
+	const secret = "a-secret-that-PEPhub-has-in-its-configuration"
+	keys := func(life time.Duration) issuer.APITokens {
+		return issuer.APITokens{Personal: true, JWT: true, MaxLifetime: life}
+	}
+	for name, row := range map[string]struct {
+		audience issuer.Audience
+		want     string // in the fault; empty for none
+	}{
+		"a secret":                   {issuer.Audience{Profile: issuer.ProfilePEPhub, SigningSecret: secret}, ""},
+		"one of 31 bytes":            {issuer.Audience{Profile: issuer.ProfilePEPhub, SigningSecret: "a-secret-of-thirty-one-bytes-xy"}, "signing_secret: has 31 bytes"},
+		"one for a published key":    {issuer.Audience{Profile: issuer.ProfilePEPhub, Algorithm: issuer.ES256, SigningSecret: secret}, "signing_secret: is for the algorithm HS256 alone"},
+		"one for the usual profile":  {issuer.Audience{SigningSecret: secret}, "signing_secret: is for the algorithm HS256 alone"},
+		"keys of thirty days":        {issuer.Audience{Profile: issuer.ProfilePEPhub, APITokens: keys(30 * 24 * time.Hour)}, ""},
+		"keys of more":               {issuer.Audience{Profile: issuer.ProfilePEPhub, APITokens: keys(31 * 24 * time.Hour)}, "api_tokens.max_lifetime: is 744h0m0s"},
+		"of more, by published keys": {issuer.Audience{Profile: issuer.ProfilePEPhub, Algorithm: issuer.RS256, APITokens: keys(31 * 24 * time.Hour)}, ""},
+		"HS256 in another profile":   {issuer.Audience{Algorithm: issuer.HS256}, "algorithm: is \"HS256\""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			err := issuer.Config{URL: url, Audiences: map[string]issuer.Audience{"hub": row.audience}}.Validate()
+			if (err == nil) != (row.want == "") || err != nil && !strings.Contains(err.Error(), row.want) {
+				t.Errorf("got %v, want %q", err, row.want)
+			}
+		})
+	}
+	i := startedWith(t, issuer.Config{URL: url, Audiences: map[string]issuer.Audience{"hub": {Profile: issuer.ProfilePEPhub, APITokens: keys(0)}}})
+	if policy, _ := i.APITokens("hub"); policy.MaxLifetime != 30*24*time.Hour {
+		t.Errorf("keys live for %s where nothing is said, want thirty days", policy.MaxLifetime)
+	}
+}

@@ -554,3 +554,30 @@ func TestConfigFaults(t *testing.T) {
 		})
 	}
 }
+
+// What a person is called goes into tokens: a name that can be seen, and an address that the provider has verified.
+func TestWhatAPersonIsCalled(t *testing.T) {
+	r := newScripted(t)
+	for name, row := range map[string]struct {
+		said        claims
+		trusted     bool // trust_unverified_email
+		full, email string
+	}{
+		"both":                       {claims{"name": "Alice Zhao", "email": "a@x", "email_verified": true}, false, "Alice Zhao", "a@x"},
+		"verified, as text":          {claims{"email": "a@x", "email_verified": "true"}, false, "", "a@x"},
+		"an address not verified":    {claims{"name": "Alice Zhao", "email": "a@x", "email_verified": false}, false, "Alice Zhao", ""},
+		"nothing said of verifying":  {claims{"email": "a@x"}, false, "", ""},
+		"not verified, but trusted":  {claims{"email": "a@x"}, true, "", "a@x"},
+		"a name that cannot be seen": {claims{"name": "Alice\u202e", "email": "a@x\n", "email_verified": true}, false, "", ""},
+		"members of another type":    {claims{"name": 7, "email": []string{"a@x"}, "email_verified": true}, false, "", ""},
+		"nothing":                    {claims{}, false, "", ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r.give(claims{"access_token": "at", "token_type": "Bearer", "expires_in": 60, "id_token": sign(t, jose.RS256, r.key, r.claims(row.said))})
+			_, identity, err := r.provider(func(c *provider.Config) { c.TrustUnverifiedEmail = row.trusted }).Exchange(t.Context(), "the-code", login)
+			if err != nil || identity.Name != row.full || identity.Email != row.email {
+				t.Errorf("got %q %q, %v; want %q %q", identity.Name, identity.Email, err, row.full, row.email)
+			}
+		})
+	}
+}

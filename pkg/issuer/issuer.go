@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"time"
 )
@@ -121,6 +122,10 @@ type signing struct {
 	now    func() time.Time
 	state  atomic.Pointer[keyState]
 	added  func(Key) // is told of each key that this process adds
+
+	reads   atomic.Uint64 // readings of the keys that have begun
+	reading sync.Mutex    // of read, and the storing of state
+	read    uint64        // which of them state is
 }
 
 // audienceKeys makes and replaces the keys that are one audience's own.

@@ -1,6 +1,7 @@
 package issuer_test
 
 import (
+	"context"
 	"crypto/hmac"
 	"crypto/sha256"
 	"encoding/base64"
@@ -9,7 +10,9 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -312,4 +315,42 @@ func TestConfigOfSecrets(t *testing.T) {
 	if policy, _ := i.APITokens("hub"); policy.MaxLifetime != 30*24*time.Hour {
 		t.Errorf("keys live for %s where nothing is said, want thirty days", policy.MaxLifetime)
 	}
+}
+
+// slowReads is memory over a slow network: the answer to a first reading of the keys arrives after those to later ones.
+type slowReads struct {
+	memory
+	asked atomic.Int32
+}
+
+func (s *slowReads) AudienceKeys(ctx context.Context) ([]issuer.AudienceKey, error) {
+	keys, err := s.memory.AudienceKeys(ctx)
+	if s.asked.Add(1) == 1 {
+		time.Sleep(time.Second)
+	}
+	return keys, err
+}
+
+// The change feed may read the keys while Maintain makes one: what it read before is not put over what Maintain read.
+func TestAnOlderReadingOfTheKeysUndoesNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		configured := config()
+		configured.Audiences["pinned"] = issuer.Audience{
+			Profile: issuer.ProfileProteinPaint, Algorithm: issuer.ES256,
+			Integration: &issuer.Integration{Dataset: "pinned", Embedders: []string{"portal.example.org"}},
+		}
+		i := issuer.New(configured, &slowReads{}, time.Now)
+		fed := make(chan error)
+		go func() { fed <- i.Reload(t.Context()) }()
+		synctest.Wait()
+		if err := i.Maintain(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if err := <-fed; err != nil {
+			t.Fatal(err)
+		}
+		if keys, err := i.PublicKeys("pinned"); err != nil || len(keys) != 1 {
+			t.Errorf("the key that Maintain made: %d keys, %v", len(keys), err)
+		}
+	})
 }

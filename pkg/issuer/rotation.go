@@ -22,8 +22,10 @@ const settle = 3 * time.Second
 // overlap is how long a retired key is published beyond its last token: the verifiers' clocks.
 const overlap = 2 * time.Minute
 
-// Reload reads the keys into memory. Replicas call it when the change feed says so.
+// Reload reads the keys into memory. Replicas call it when the change feed says so. Of two that run at once, the one
+// that began to read first does not undo the other: it may have read before a key was made.
 func (i *signing) Reload(ctx context.Context) error {
+	turn := i.reads.Add(1)
 	keys, _, err := i.store.SigningKeys(ctx)
 	if err != nil {
 		return fmt.Errorf("reading the signing keys: %w", err)
@@ -40,12 +42,17 @@ func (i *signing) Reload(ctx context.Context) error {
 	for _, key := range own {
 		state.own[key.Audience] = append(state.own[key.Audience], key)
 	}
-	i.state.Store(state)
+	i.reading.Lock()
+	defer i.reading.Unlock()
+	if turn > i.read {
+		i.read = turn
+		i.state.Store(state)
+	}
 	return nil
 }
 
-// Maintain makes the first key, and that of each audience with a public key of its own, names a successor for one that is old, and removes those that are
-// gone. Any replica may call it at any time.
+// Maintain makes the first key, and that of each audience with a public key of its own, names a successor for one that
+// is old, and removes those that are gone. Any replica may call it at any time.
 func (i *Issuer) Maintain(ctx context.Context) error {
 	err := i.update(ctx, func(c *change) error {
 		c.keys = slices.DeleteFunc(c.keys, func(key Key) bool { return key.gone(c.now) })

@@ -246,9 +246,10 @@ func (c change) announce(ctx context.Context, listener Listener) {
 }
 
 // landedWord begins the notification that a flight landed. It is no change: those who wait for the
-// flight read the row again, and one that misses the word does so after half a second.
+// flight read the row again, and one that misses the word does so after half a second. waitsWord begins what they say.
 const (
 	landedWord  = "landed "
+	waitsWord   = "waits "
 	changedWord = "changed"
 )
 
@@ -326,6 +327,12 @@ func (s *Feed) listen(ctx context.Context, listener Listener) {
 			userID, providerID, _ := strings.Cut(object, "/")
 			if listener.Landed != nil {
 				listener.Landed(userID, providerID)
+			}
+			continue
+		}
+		if object, waits := strings.CutPrefix(heard.Payload, waitsWord); waits {
+			if s.flights.await(object, time.Now()) {
+				s.notify(landedWord + object)
 			}
 			continue
 		}

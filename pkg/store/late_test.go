@@ -449,8 +449,8 @@ func TestAnAnswerThatIsLost(t *testing.T) {
 	}
 }
 
-// Replicas whose callers wait for a flight are notified when it lands, whatever it brought. They are not notified
-// of a claim.
+// Replicas whose callers wait for a flight, which they say when they are refused it, are notified when it lands,
+// whatever it brought: also where their word comes late. They are not notified of a claim, nor of what no replica waits for.
 func TestAFlightThatLandsIsNotified(t *testing.T) {
 	address, keys := pgtest.Database(t), newKeys(t)
 	writer, reader := open(t, address, keys), open(t, address, keys)
@@ -476,6 +476,12 @@ func TestAFlightThatLandsIsNotified(t *testing.T) {
 		}
 		return change.Row
 	}
+	wait := func(flight broker.Row) {
+		_, err := reader.Connections.Apply(t.Context(), flight, broker.Claim{Version: flight.Version, Flight: rand.Text(), Replica: "other"})
+		if !errors.Is(err, broker.ErrClaimed) {
+			t.Fatalf("claiming what another has: %v", err)
+		}
+	}
 	for name, action := range map[string]func(flight broker.Row) broker.Action{
 		"a successor": func(flight broker.Row) broker.Action {
 			return broker.Commit{Flight: flight.FlightID, Version: flight.Version, Presented: flight.Digest, Token: flight.RefreshToken, Tokens: grant("next").Tokens, Successor: []byte(rand.Text())}
@@ -491,10 +497,27 @@ func TestAFlightThatLandsIsNotified(t *testing.T) {
 			if ears.heardAfter(landed, since) {
 				t.Error("a claim is notified as if it had landed")
 			}
+			wait(flight)
+			time.Sleep(300 * time.Millisecond)
 			since = time.Now()
 			if _, err := writer.Connections.Apply(t.Context(), flight, action(flight)); err != nil {
 				t.Fatal(err)
 			}
+			await(t, ears, landed, since)
+			if took := time.Since(since); took > time.Second {
+				t.Errorf("it took %s", took)
+			}
+
+			time.Sleep(5 * time.Second) // for the word to be forgotten
+			flight, since = claim(), time.Now()
+			if _, err := writer.Connections.Apply(t.Context(), flight, action(flight)); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(600 * time.Millisecond)
+			if ears.heardAfter(landed, since) {
+				t.Error("a flight that no replica waits for is notified")
+			}
+			wait(flight) // it has read the row before that landed
 			await(t, ears, landed, since)
 		})
 	}

@@ -152,6 +152,7 @@ type core struct {
 	nameless   atomic.Bool            // the database does not say which incarnation it is
 	newest     atomic.Pointer[string] // the incarnation that was seen last
 	ends       ends
+	flights    flights
 	statements atomic.Int64
 	woken      chan struct{} // a change was written by this process
 	bell       chan string   // what the other replicas are to be notified of

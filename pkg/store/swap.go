@@ -36,6 +36,9 @@ func (s *Connections) Apply(ctx context.Context, row broker.Row, action broker.A
 		atHand = false
 		at := row.Reading.Now().Truncate(time.Millisecond)
 		change, err := broker.Apply(row, broker.Event{At: at, Timeline: timelineFor(ctx, row), Action: action})
+		if errors.Is(err, broker.ErrClaimed) {
+			s.notify(waitsWord + objectOf(row.UserID, row.Provider))
+		}
 		if err != nil {
 			return broker.Change{}, err
 		}
@@ -266,7 +269,7 @@ func (s *connectionRows) effects(tx *gorm.DB, change broker.Change, at time.Time
 
 // ring notifies the other replicas of a change that was stored.
 func (s *connectionRows) ring(change broker.Change, object string) {
-	if change.Landed {
+	if change.Landed && s.flights.land(object, time.Now()) {
 		s.notify(landedWord + object)
 	}
 	if change.Tell {

@@ -3,8 +3,10 @@ package store
 import (
 	"context"
 	"errors"
+	"strings"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"gorm.io/gorm"
 
 	"github.com/workspace-token-service/wts/pkg/broker"
@@ -61,6 +63,7 @@ func placeOf(userID, providerID, column string, stored int64) keyring.Place {
 type connectionRows struct {
 	*core
 	outbox *Outbox
+	hot    *hot
 }
 
 // open reads a row. One that the keyring does not open is unreadable, which is no error: the row
@@ -129,8 +132,74 @@ func (s *core) readingAt(state databaseState, reading broker.Reading) broker.Rea
 	return reading
 }
 
+// connectionColumns are those of a connection, in the order of its places.
+var connectionColumns = "c." + strings.Join([]string{
+	"user_id", "provider", "subject", "account", "phase", "reason", "version", "refresh_token", "refresh_digest",
+	"access_token", "access_issued_at", "access_expires_at", "refresh_expires_at", "connected_at", "updated_at",
+	"parent_digest", "rotates", "flight", "replica", "claimed_at", "presented_at", "next_attempt_at", "stored_version",
+	"failure", "failing_since",
+}, ", c.")
+
+// places are where a connection's columns go.
+func (c *connection) places() []any {
+	return []any{
+		&c.UserID, &c.Provider, &c.Subject, &c.Account, &c.Phase, &c.Reason, &c.Version, &c.RefreshToken, &c.RefreshDigest,
+		&c.AccessToken, &c.AccessIssuedAt, &c.AccessExpiresAt, &c.RefreshExpiresAt, &c.ConnectedAt, &c.UpdatedAt,
+		&c.ParentDigest, &c.Rotates, &c.Flight, &c.Replica, &c.ClaimedAt, &c.PresentedAt, &c.NextAttemptAt, &c.StoredVersion,
+		&c.Failure, &c.FailingSince,
+	}
+}
+
+// hotRows reads a user's rows on PostgreSQL, with the state of the database; of one provider, where one is named.
+func (s *connectionRows) hotRows(ctx context.Context, userID, providerID string) (rows []broker.Row, reading broker.Reading, err error) {
+	var found []connection
+	var state databaseState
+	condition, values := "c.user_id = ?", []any{userID}
+	if providerID != "" {
+		condition, values = condition+" AND c.provider = ?", append(values, providerID)
+	}
+	_, err = s.hot.send(ctx, func() (string, []any) {
+		found, reading = nil, broker.Reading{Sent: time.Now()}
+		// The state comes even where there is no row.
+		return "SELECT d.now, d.incarnation, d.settled, " + connectionColumns + " FROM " + stateText(s.nameless.Load()) + " d LEFT JOIN connections c ON " + condition, values
+	}, func(rows pgx.Rows) error {
+		reading.Received = time.Now()
+		var row connection
+		places := append([]any{&state.Now, &state.Incarnation, &state.Settled}, row.places()...)
+		if rows.RawValues()[3] == nil { // there is no row, and its columns go nowhere
+			clear(places[3:])
+		}
+		err := rows.Scan(places...)
+		found = append(found, row)
+		return err
+	})
+	if err == nil {
+		err = s.usable(state)
+	}
+	if err != nil && (!errors.Is(err, errUnsettled) || ctx.Value(restoring{}) == nil) {
+		return nil, reading, databaseError(err)
+	}
+	reading = s.readingAt(state, reading)
+	for i := range found {
+		if found[i].Version > 0 {
+			rows = append(rows, s.open(&found[i], reading))
+		}
+	}
+	return rows, reading, nil
+}
+
 // ownRow reads a row of our own table.
 func (s *connectionRows) ownRow(ctx context.Context, userID, providerID string) (row broker.Row, err error) {
+	if s.dialect == "postgres" {
+		rows, reading, err := s.hotRows(ctx, userID, providerID)
+		if err == nil && len(rows) == 0 {
+			return broker.Row{Connection: broker.Connection{UserID: userID, Provider: providerID}, Reading: reading}, broker.ErrNotConnected
+		}
+		if err != nil {
+			return broker.Row{}, err
+		}
+		return rows[0], nil
+	}
 	missing := false
 	err = s.run(ctx, func(tx *gorm.DB) (err error) {
 		row, err = s.readRow(tx, userID, providerID, false)
@@ -167,6 +236,13 @@ func (s *Connections) Row(ctx context.Context, userID, providerID string) (broke
 
 // Rows implements broker.Store.
 func (s *Connections) Rows(ctx context.Context, userID string) ([]broker.Row, error) {
+	if s.dialect == "postgres" {
+		own, _, err := s.hotRows(ctx, userID, "")
+		if err != nil {
+			return nil, err
+		}
+		return s.legacy.find(ctx, userID, "", own)
+	}
 	var rows []readConnection
 	var reading broker.Reading
 	err := s.run(ctx, func(tx *gorm.DB) (err error) {

@@ -1,5 +1,7 @@
 package store
 
+import "testing"
+
 // Unlimit takes the server's limit on transactions away, as on an engine that has none.
 func Unlimit(s *Store) { s.unlimited = true }
 
@@ -12,4 +14,12 @@ func Sealed() (names []string) {
 		names = append(names, column.table+"."+column.column)
 	}
 	return names
+}
+
+// Exec runs a statement on a connection of the store's own.
+func Exec(t *testing.T, s *Store, statement string) {
+	t.Helper()
+	if err := s.db.Exec(statement).Error; err != nil {
+		t.Fatal(err)
+	}
 }

@@ -25,7 +25,10 @@ import (
 // "A failover that loses commits").
 
 // incarnationOf is the name of the database since its last failover: system identifier and timeline.
-const incarnationOf = "(SELECT system_identifier::text FROM pg_control_system()) || '/' || left(pg_walfile_name(pg_current_wal_insert_lsn()), 8)"
+const (
+	systemIdentifier = "(SELECT system_identifier::text FROM pg_control_system())"
+	incarnationOf    = systemIdentifier + " || '/' || left(pg_walfile_name(pg_current_wal_insert_lsn()), 8)"
+)
 
 // state is a row with the database's time, its incarnation, and whether that is settled.
 const (
@@ -37,13 +40,18 @@ const (
 
 // state is that row as an expression to select from. SQLite's clock is this process's.
 func (s *core) state() any {
-	switch {
-	case s.dialect == "sqlite":
+	if s.dialect == "sqlite" {
 		return gorm.Expr("(SELECT ? AS now, '' AS incarnation, TRUE AS settled)", time.Now().UnixMilli())
-	case s.nameless.Load():
-		return gorm.Expr(namelessState)
 	}
-	return gorm.Expr(postgresState)
+	return gorm.Expr(stateText(s.nameless.Load()))
+}
+
+// stateText is state on PostgreSQL.
+func stateText(nameless bool) string {
+	if nameless {
+		return namelessState
+	}
+	return postgresState
 }
 
 // databaseState is that row as a statement returns it, beside what it asked for.

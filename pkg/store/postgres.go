@@ -58,6 +58,21 @@ func Place(url string) string {
 	return fmt.Sprintf("%s:%d/%s", config.Host, config.Port, config.Database)
 }
 
+// execMode is pgx's setting in a URL of how statements are sent.
+const execMode = "default_query_exec_mode="
+
+// modeOf is how a URL wants statements sent; zero, which is no mode, where it says nothing.
+func modeOf(url string) pgx.QueryExecMode {
+	if !strings.Contains(url, execMode) {
+		return 0
+	}
+	config, err := parsePostgres(url)
+	if err != nil {
+		return 0
+	}
+	return config.DefaultQueryExecMode
+}
+
 // parsePostgres reads a URL as pgx does. An error names the setting and repeats nothing of the URL, which holds a
 // password.
 func parsePostgres(url string) (*pgx.ConnConfig, error) {
@@ -77,8 +92,8 @@ func parsePostgres(url string) (*pgx.ConnConfig, error) {
 	if config.RuntimeParams["application_name"] == "" {
 		config.RuntimeParams["application_name"] = "wts"
 	}
-	if !strings.Contains(url, "default_query_exec_mode=") {
-		// One round trip and no named statement, which a pooler in transaction mode would lose.
+	if !strings.Contains(url, execMode) {
+		// One round trip and no named statement, which a pooler in transaction mode would lose. See hot.
 		config.DefaultQueryExecMode = pgx.QueryExecModeExec
 	}
 	return config, nil

@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"github.com/gofrs/flock"
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"gorm.io/gorm"
 	"gorm.io/gorm/logger"
@@ -149,6 +150,7 @@ type core struct {
 
 	unlimited  bool // for tests of what holds without the server's limit
 	reached    atomic.Bool
+	ownMode    pgx.QueryExecMode      // how the URL wants statements sent; zero where it says nothing
 	nameless   atomic.Bool            // the database does not say which incarnation it is
 	newest     atomic.Pointer[string] // the incarnation that was seen last
 	ends       ends
@@ -175,6 +177,7 @@ func Open(config Config, keys *keyring.Keyring, log *slog.Logger) (*Store, error
 		config.MaxConnections = 4
 	} else {
 		s.dialect, s.dsn, s.direct = "postgres", url, cmp.Or(string(config.DirectURL), url)
+		s.ownMode = modeOf(url)
 		dialector, s.pool, err = openPostgres(url)
 		if err == nil {
 			_, s.ear, err = openPostgres(url)
@@ -213,7 +216,7 @@ func Open(config Config, keys *keyring.Keyring, log *slog.Logger) (*Store, error
 // newStore makes the parts of a store, each with what it needs of another.
 func newStore(c *core) *Store {
 	outbox, sessions := &Outbox{c}, &Sessions{c}
-	rows, users := &connectionRows{c, outbox}, &Users{c, sessions}
+	rows, users := &connectionRows{c, outbox, &hot{core: c}}, &Users{c, sessions}
 	connections, tokens := &Connections{rows}, &APITokens{c}
 	return &Store{
 		core: c, Connections: connections, Logins: &Logins{rows, users}, Users: users, Sessions: sessions, SigningKeys: &SigningKeys{c},

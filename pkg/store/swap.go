@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"slices"
 	"strings"
 	"time"
 
@@ -110,24 +111,27 @@ func (s *Connections) swap(ctx context.Context, row broker.Row, change broker.Ch
 }
 
 // swapAlone is a swap in one statement, the line of the change feed in it, and what it shows of the provider's habits.
-func (s *Connections) swapAlone(ctx context.Context, row broker.Row, change broker.Change, at time.Time) (bool, error) {
-	set, values := s.assignments(row, change.Row, at)
-	same, incarnation := s.sameDatabase(row)
-	statement := "WITH swapped AS (UPDATE connections SET " + set + " WHERE user_id = ? AND provider = ? AND version = ?" + same + " RETURNING 1)"
-	values = append(append(values, row.UserID, row.Provider, row.Version), incarnation...)
-	if change.Tell {
-		statement += ", told AS (INSERT INTO changes (at, kind, object) SELECT ?, ?, ? FROM swapped)"
-		values = append(values, at.UnixMilli(), connectionChanged, objectOf(row.UserID, row.Provider))
-	}
-	if ended, ok := broker.ObserveEnd(row, change.Row, at); ok {
-		statement += ", ended AS (" + endedInsert + " SELECT ?, ?, ?, ? FROM swapped ON CONFLICT DO NOTHING)"
-		values = append(values, endedValues(ended)...)
-	}
-	var count int64
-	err := s.run(ctx, func(tx *gorm.DB) error {
-		return tx.Raw(statement+" SELECT count(*) FROM swapped", values...).Scan(&count).Error
-	})
-	return count == 1, err
+func (s *Connections) swapAlone(ctx context.Context, row broker.Row, change broker.Change, at time.Time) (swapped bool, err error) {
+	set, assigned := s.assignments(row, change.Row, at)
+	count, err := s.hot.send(ctx, func() (string, []any) {
+		same, incarnation := s.sameDatabase(row)
+		statement := "UPDATE connections SET " + set + " WHERE user_id = ? AND provider = ? AND version = ?" + same
+		values := slices.Concat(assigned, []any{row.UserID, row.Provider, row.Version}, incarnation)
+		beside := ""
+		if change.Tell {
+			beside += ", told AS (INSERT INTO changes (at, kind, object) SELECT ?, ?, ? FROM swapped)"
+			values = append(values, at.UnixMilli(), connectionChanged, objectOf(row.UserID, row.Provider))
+		}
+		if ended, ok := broker.ObserveEnd(row, change.Row, at); ok {
+			beside += ", ended AS (" + endedInsert + " SELECT ?, ?, ?, ? FROM swapped ON CONFLICT DO NOTHING)"
+			values = append(values, endedValues(ended)...)
+		}
+		if beside != "" { // of which most changes need nothing
+			statement = "WITH swapped AS (" + statement + " RETURNING 1)" + beside + " SELECT 1 FROM swapped"
+		}
+		return statement, values
+	}, nil)
+	return count == 1, databaseError(err)
 }
 
 // update swaps a row in a transaction.

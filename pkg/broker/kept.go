@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"bytes"
 	"sync"
 	"time"
 
@@ -48,7 +49,9 @@ func (k *kept) keep(change Change, person *Person, separate bool) {
 		one.restore.Row.AccessIssuedAt, one.restore.Row.AccessExpiresAt = time.Time{}, time.Time{}
 	}
 	one.restore.Row.RefreshToken, one.restore.Row.AccessToken = "", ""
-	if token != "" {
+	if before, ok := k.of(cacheKey{row.UserID, row.Provider}); ok && len(before.sealed) > 0 && len(row.Digest) > 0 && bytes.Equal(row.Digest, before.restore.Row.Digest) {
+		one.sealed = before.sealed // the same token: a claim changes none
+	} else if token != "" {
 		one.sealed = k.keys.Seal([]byte(token), keptPlace(row))
 	}
 	for _, unwanted := range change.Revoke {

@@ -93,22 +93,34 @@ func awaitListening(b *testing.B, address string) {
 
 // ticks is the processor time of a process, in hundredths of a second; of the whole machine for "".
 func ticks(pid string) (used float64) {
-	text, err := os.ReadFile(filepath.Join("/proc", pid, "stat"))
+	fields := statOf(filepath.Join("/proc", pid, "stat"))
+	switch {
+	case pid == "":
+		// User, nice, system and steal. Interrupts are of the network, which is this machine's own.
+		return sumOf(fields[1:4]) + sumOf(fields[8:9])
+	case len(fields) < 14: // it has ended
+		return 0
+	}
+	return sumOf(fields[12:14]) // user and system, after the name
+}
+
+// statOf are the fields of the first line of a stat file of the kernel's, from the end of the name on; of none for a
+// process that has ended.
+func statOf(path string) []string {
+	text, err := os.ReadFile(path)
 	if err != nil {
-		return 0 // it has ended
+		return nil
 	}
 	line, _, _ := strings.Cut(string(text), "\n")
-	fields := strings.Fields(line[max(0, strings.LastIndexByte(line, ')')):])
-	if pid == "" {
-		fields = append(fields[1:4], fields[6:9]...) // user, nice, system, irq, softirq, steal, without idle and waiting
-	} else {
-		fields = fields[12:14] // user and system, after the name
-	}
+	return strings.Fields(line[max(0, strings.LastIndexByte(line, ')')):])
+}
+
+func sumOf(fields []string) (sum float64) {
 	for _, field := range fields {
 		value, _ := strconv.ParseFloat(field, 64) // the kernel writes numbers
-		used += value
+		sum += value
 	}
-	return used
+	return sum
 }
 
 // ours is the processor time of what belongs to the measurement: this process, wts and its database.

@@ -36,6 +36,26 @@ func BenchmarkCachedTokenServed(b *testing.B) {
 	}
 }
 
+// A token of a provider beside the default one, asked for with a bearer of the default one's, which was seen before;
+// beside the same token asked for from a pod.
+func BenchmarkBearerServed(b *testing.B) {
+	r := deployment.New(b, deployment.Setup{People: 1, Replicas: 1, Life: time.Hour, Rate: 100, Log: "info", Bearers: true})
+	r.Connect(b, r.Names[0], time.Hour, true)
+	const path, stranger = "/token/?idp=second&expires=600", 1
+	pod := &target{address: r.WTS[0].Address, pid: r.WTS[0].PID()}
+	bearer := &target{address: pod.address, pid: pod.pid}
+	pod.load = newLoad(b, pod.address, path, 0, 8)
+	bearer.load = newLoad(b, pod.address, path, stranger, 8)
+	bearer.load.request = requestOf(pod.address, path, "Authorization: Bearer "+refreshed(b, r.Provider, r.Provider.Grant("wts", r.Names[0])))
+	for b.Loop() {
+		found := rounds(b, []*target{pod, bearer}, func(round []window) []float64 {
+			return []float64{round[1].cpu / round[0].cpu, round[1].rate / round[0].rate}
+		})
+		paired.Report(b, found[0], "x-CPU-of-a-pod's", "≤2.5")
+		paired.Report(b, found[1], "x-rate-of-a-pod's", "-")
+	}
+}
+
 // The slowest of a hundred at 64 connections; and the probe while as many ask as
 // saturate the machine twice over. (Each of them waits for all others: what waits is the queue.)
 func BenchmarkCrowd(b *testing.B) {
@@ -55,7 +75,7 @@ func BenchmarkCrowd(b *testing.B) {
 			time.Sleep(200 * time.Millisecond)
 			saturated = paired.Percentile(probe.run(b, 2*time.Second), .5)
 		}()
-		saturating := &load{request: wts.load.request, connections: wts.load.connections[:8*cores()]}
+		saturating := &load{request: wts.load.request, lanes: wts.load.lanes[:8*cores()]}
 		saturating.run(b, 3*time.Second)
 		<-done
 		paired.Report(b, float64(saturated)/float64(idle), "x-idle-status-while-saturated", "≤10")

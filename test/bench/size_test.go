@@ -54,7 +54,7 @@ func BenchmarkAMillionConnections(b *testing.B) {
 				at := (person + step) % 2
 				l := newLoad(b, deployments[at].WTS[0].Address, "/token/", person, 1)
 				began := time.Now()
-				if status := l.connections[0].ask(l.request); status != http.StatusOK {
+				if status := l.lanes[0][0].ask(l.request); status != http.StatusOK {
 					b.Fatalf("answered %d", status)
 				}
 				took[at] = time.Since(began)

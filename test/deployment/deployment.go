@@ -47,6 +47,12 @@ type Setup struct {
 	More string
 	// Standby gives PostgreSQL a standby that lags, and can be promoted.
 	Standby bool
+	// Kubeconfig is a file that leads to a cluster whose pods the workers are; without one a file lists them.
+	Kubeconfig string
+	// Bearers: the providers' access tokens are JWTs, which callers may present.
+	Bearers bool
+	// Older is a binary of an older version of wts to run, from instance.BinaryOf. Who is to have a grant logs in.
+	Older string
 	// Apart gives every replica a network namespace of its own, PostgreSQL a clock that can be stepped, and the
 	// provider TLS; the test has to be in a network of its own (package network). Else all of them share the
 	// loopback address.
@@ -107,7 +113,7 @@ func New(t testing.TB, of Setup) *Deployment {
 	}
 	// Browsers reach the first replica under this name, wherever it is.
 	public := "localhost:" + addresses[0][strings.LastIndexByte(addresses[0], ':')+1:]
-	place.provider.AccessLife, place.provider.Grace, place.provider.OpaqueAccessTokens = of.Life, of.Grace, true
+	place.provider.AccessLife, place.provider.Grace, place.provider.OpaqueAccessTokens = of.Life, of.Grace, !of.Bearers
 	callbacks := []string{"/oauth2/authorize", "/oauth2/authorize/second"}
 	for i, one := range []**providertest.Server{&r.Provider, &r.Second} {
 		server, err := providertest.Start(place.provider)
@@ -124,31 +130,44 @@ func New(t testing.TB, of Setup) *Deployment {
 	}
 	keyFile := instance.NewKeyring(t)
 	timeout := cmp.Or(of.Timeout, 4*time.Second)
+	if of.Bearers {
+		of.More += "\nbearer: {audiences: [wts]}\n"
+	}
 	options := fmt.Sprintf("client_id: wts, client_secret: s, username_claim: preferred_username, timeout: 5s, refresh_timeout: %s, refresh_rate: %d, reuse_grace: %s, revokes_access: %t",
 		timeout, of.Rate, of.Grace, of.Revokes)
-	// Replicas seal in the two forms by turns, as they do while an operator changes from one to the other.
+	known := fmt.Sprintf("workers_file: %s/workers.yaml", dir)
+	if of.Kubeconfig != "" {
+		known = fmt.Sprintf("kubernetes: {enabled: true, kubeconfig: %q, namespaces: [work]}", of.Kubeconfig)
+	}
 	for i, address := range addresses {
-		r.WTS = append(r.WTS, instance.StartOn(t, r.host(i), address, fmt.Sprintf(`
+		configuration := fmt.Sprintf(`
 url: http://%s
 listen: ["%s"]
 metrics_listen: "off"
 database: {url: "%s"}
 keyring_file: %s
-seal_format: %d
-workers_file: %s/workers.yaml
+%s
 spool_dir: %s/spool-%d
-drain_delay: %s
-stop_timeout: %s
 spool_wait: %s
 log: {level: %s}
-rate_limits: {token: 1000000, mint: 1000000, introspect: 1000000, read: 1000000}
 default_provider: main
 providers:
   main: {issuer: "%s", %s}
   second: {issuer: "%s", %s}
 %s
-`, public, address, r.Database.URL, keyFile, 1+i%2, dir, dir, i, of.DrainDelay, max(20*time.Second, timeout+10*time.Second), max(20*time.Second, timeout+6*time.Second),
-			cmp.Or(of.Log, "warn"), r.Provider.Issuer, options, r.Second.Issuer, options, of.More)))
+`, public, address, r.Database.URL, keyFile, known, dir, i, max(20*time.Second, timeout+6*time.Second),
+			cmp.Or(of.Log, "warn"), r.Provider.Issuer, options, r.Second.Issuer, options, of.More)
+		if of.Older != "" {
+			r.WTS = append(r.WTS, instance.StartOlder(t, of.Older, address, configuration))
+			continue
+		}
+		// Replicas seal in the two forms by turns, as they do while an operator changes from one to the other.
+		r.WTS = append(r.WTS, instance.StartOn(t, r.host(i), address, configuration+fmt.Sprintf(`
+seal_format: %d
+drain_delay: %s
+stop_timeout: %s
+rate_limits: {token: 1000000, mint: 1000000, introspect: 1000000, read: 1000000}
+`, 1+i%2, of.DrainDelay, max(20*time.Second, timeout+10*time.Second))))
 	}
 	for _, one := range r.WTS {
 		one.AwaitReady(t)

@@ -41,6 +41,35 @@ var build = sync.OnceValues(func() (string, error) {
 	return path, nil
 })
 
+// BinaryOf builds wts of an older commit of this repository, in a folder that goes with the test, and returns its path.
+// The test is skipped where the history does not reach back to the commit, as in a shallow clone.
+func BinaryOf(t testing.TB, commit string) string {
+	t.Helper()
+	dir := t.TempDir()
+	unpack := exec.Command("sh", "-c", `git archive "$1" | tar -x -C "$2"`, "sh", commit, dir)
+	unpack.Dir = rootOf(t)
+	if output, err := unpack.CombinedOutput(); err != nil || len(output) > 0 {
+		t.Skipf("the history has no commit %s: %v %s", commit, err, output)
+	}
+	path := filepath.Join(dir, "wts")
+	command := exec.Command("go", "build", "-tags", "nomsgpack", "-o", path, "./cmd/wts")
+	command.Dir = dir
+	if output, err := command.CombinedOutput(); err != nil {
+		t.Fatalf("building wts of %s: %v\n%s", commit, err, output)
+	}
+	return path
+}
+
+// rootOf is the repository's folder.
+func rootOf(t testing.TB) string {
+	t.Helper()
+	output, err := exec.Command("git", "rev-parse", "--show-toplevel").Output()
+	if err != nil {
+		t.Skipf("this is no repository: %v", err)
+	}
+	return strings.TrimSpace(string(output))
+}
+
 var built atomic.Bool
 
 // Binary builds wts and returns its path.
@@ -126,9 +155,21 @@ func StartDeployed(t testing.TB, port int, env []string) *Instance {
 	return start(t, &Instance{Address: address, env: slices.Concat(env, []string{"WTS_LISTEN=" + address})})
 }
 
+// StartOlder is Start with a binary of BinaryOf.
+func StartOlder(t testing.TB, binary, address, config string) *Instance {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "wts.yaml")
+	if err := os.WriteFile(path, []byte(config), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return start(t, &Instance{Address: address, binary: binary, args: []string{"-c", path}})
+}
+
 func start(t testing.TB, i *Instance) *Instance {
 	t.Helper()
-	i.binary = Binary(t)
+	if i.binary == "" {
+		i.binary = Binary(t)
+	}
 	var err error
 	if i.log, err = os.Create(filepath.Join(t.TempDir(), "log")); err != nil {
 		t.Fatal(err)

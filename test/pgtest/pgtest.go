@@ -53,6 +53,16 @@ type Options struct {
 	Secure bool
 }
 
+// PID is the process of a cluster that runs: the one that has started the others.
+func (c *Cluster) PID() (int, error) {
+	text, err := os.ReadFile(c.dir + "/data/postmaster.pid")
+	if err != nil {
+		return 0, fmt.Errorf("finding the server's process: %w", err)
+	}
+	first, _, _ := strings.Cut(string(text), "\n")
+	return strconv.Atoi(first)
+}
+
 // Start makes and starts a cluster on the loopback address.
 func Start() (*Cluster, error) { return StartWith(Options{}) }
 

@@ -82,8 +82,10 @@ mutants: ready-test ## Plant the bugs that are kept in test/mutants, and name th
 mutate: ready-test ## Plant 300 bugs that a seed draws, and want 9 of 10 found (an hour): MUTANTS='-mutants.seed=2 -mutants.count=50'
 	CGO_ENABLED=0 $(GO) test -tags '$(TAGS) mutants' -count=1 -v -timeout 0 -run '^TestDrawn$$' ./test/mutants $(MUTANTS)
 
-bench: ready-test ## Measure beside baselines in the same run, and print what is wanted next to what was found (six minutes)
-	CGO_ENABLED=0 $(GO) test -tags $(TAGS) -run '^$$' -bench . -p 1 -timeout 30m $$(grep -rl --include='*_test.go' '^func Benchmark' . | xargs -n1 dirname | sort -u)
+bench: ready-test ## Measure beside baselines in the same run, print what is wanted next to what was found, and draw docs/performance (half an hour)
+	growth=$$(mktemp -d) && trap 'rm -r "$$growth"' EXIT && \
+	WTS_BENCH_GROWTH=$$growth CGO_ENABLED=0 $(GO) test -tags $(TAGS) -run '^$$' -bench . -p 1 -timeout 90m $$(grep -rl --include='*_test.go' '^func Benchmark' . | xargs -n1 dirname | sort -u) && \
+	cd tools && $(GO) run ./plot "$$growth" ../docs/performance
 
 lint: ## Run the linters
 	$(TOOL) golangci-lint run ./...

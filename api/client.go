@@ -60,7 +60,9 @@ type Error struct {
 	RetryAfter time.Duration // 0 unless the service said when to try again
 }
 
-func (e *Error) Error() string { return fmt.Sprintf("wts answered %d: %s", e.Status, e.Message) }
+func (e *Error) Error() string {
+	return fmt.Sprintf("the service answered %d: %s", e.Status, e.Message)
+}
 
 // Temporary tells an outage, which time mends, from what the user has to mend.
 func (e *Error) Temporary() bool {

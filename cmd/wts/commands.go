@@ -29,12 +29,17 @@ import (
 )
 
 func serveCommand(file *string) *cobra.Command {
-	return &cobra.Command{
+	var level string
+	command := &cobra.Command{
 		Use: "serve", Short: "Serve, until told to stop", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			loaded, err := config.Load(*file, os.Environ())
 			if err != nil {
 				return err
+			}
+			loaded.Log.Level = cmp.Or(level, loaded.Log.Level)
+			if err := loaded.Log.Validate(); err != nil {
+				return usagef("--log-level: %w", err)
 			}
 			limitMemory(memlimit.FromCgroup)
 			defer slacken()()
@@ -47,6 +52,8 @@ func serveCommand(file *string) *cobra.Command {
 			return wired.run(cmd.Context(), nil)
 		},
 	}
+	command.Flags().StringVar(&level, "log-level", "", "debug, info, warn or error, in the place of log.level")
+	return command
 }
 
 // slacken lets the collector run at half as much slack as usual over a ballast that is never touched, and

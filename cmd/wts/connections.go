@@ -59,11 +59,11 @@ func listCommand(file *string) *cobra.Command {
 		Long: "Lists connections, and until when their grants are good: after that their users have to log in again. An end that the provider did not state is expected where it ended other grants at the same age.",
 		RunE: withStore(file, func(cmd *cobra.Command, args []string, _ config.Config, db *store.Store) error {
 			if output != "text" && output != "json" {
-				return fmt.Errorf("--output: got %q, want text or json", output)
+				return usagef("--output: got %q, want text or json", output)
 			}
 			within, err := readDays(ending)
 			if err != nil {
-				return fmt.Errorf("--ending: %w", err)
+				return usagef("--ending: %w", err)
 			}
 			username := ""
 			if len(args) == 1 {

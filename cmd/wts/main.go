@@ -11,8 +11,6 @@ import (
 	"syscall"
 
 	"github.com/spf13/cobra"
-
-	"github.com/workspace-token-service/wts/config"
 )
 
 func main() {
@@ -25,22 +23,28 @@ func main() {
 	if err := command.ExecuteContext(ctx); err != nil {
 		fmt.Fprintln(os.Stderr, "wts:", err)
 		stop()
-		os.Exit(1)
+		os.Exit(exitCode(err))
 	}
 }
 
 func newCommand() *cobra.Command {
 	root := &cobra.Command{
-		Use:           "wts",
-		Short:         "A workspace token service",
-		Long:          "wts keeps each user's refresh tokens, sealed, and hands workers short-lived access tokens.",
+		Use:   "wts",
+		Short: "A workspace token service",
+		Long: `wts keeps each user's refresh tokens, sealed, and hands workers short-lived access tokens.
+
+Exit codes: 0 done; 1 failed; 2 the command line is wrong; 3 a person has to log in, or to connect a provider;
+4 the service, a provider or the database does not answer: try again.`,
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	file := root.PersistentFlags().StringP("config", "c", config.DefaultFile, "the configuration file")
+	root.Version, _ = buildVersion()
+	file := root.PersistentFlags().StringP("config", "c", configFile(), "the configuration file (or WTS_CONFIG)")
 	root.AddCommand(
 		serveCommand(file), initCommand(), checkConfigCommand(file), migrateCommand(file),
-		keysCommand(file), usersCommand(file), auditCommand(file), connectionsCommand(file), tokenCommand(), versionCommand(),
+		keysCommand(file), usersCommand(file), auditCommand(file), connectionsCommand(file), tokenCommand(), healthCommand(file), versionCommand(),
 	)
+	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return usagef("%w; see: %s --help", err, cmd.CommandPath()) })
+	strict(root)
 	return root
 }

@@ -12,6 +12,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"os"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -31,7 +32,13 @@ import (
 	"github.com/workspace-token-service/wts/test/pgtest"
 )
 
-func TestMain(m *testing.M) { pgtest.Main(m) }
+func TestMain(m *testing.M) {
+	if os.Getenv(envMain) != "" {
+		main()
+		return
+	}
+	pgtest.Main(m)
+}
 
 // replica is a whole service in this process, with two providers.
 type replica struct {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/base64"
 	"encoding/json"
@@ -11,6 +12,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
 
@@ -25,7 +27,7 @@ type tokenOptions struct {
 	want                 api.Request
 	out, format          string
 	hosts                []string // that may have the token, of git's credentials
-	watch                bool
+	watch, check         bool
 	wait                 time.Duration
 }
 
@@ -40,6 +42,7 @@ With --watch it goes on: the file always holds a token that lives, through resta
 outages of a provider. That is what a workspace's sidecar runs; a notebook reads the file
 (BEARER_TOKEN_FILE) and needs no code for it.
 
+  its probe:       wts token --check --out /var/run/wts/token
   a sidecar:       wts token --watch --url http://wts.wts --proof-file /var/run/secrets/wts/proof --out /var/run/wts/token
   an init step:    wts token --wait 2m --url http://wts.wts --out /var/run/wts/token
   git:             git config credential.https://git.example.org.helper '!wts token --file /var/run/wts/token --format git-credential --host git.example.org'
@@ -67,12 +70,14 @@ outages of a provider. That is what a workspace's sidecar runs; a notebook reads
 	flags.StringVar(&options.want.IDP, "idp", "", "want this provider's own access token")
 	flags.StringSliceVar(&options.want.Scopes, "scope", nil, "scopes of an audience's token")
 	flags.StringSliceVar(&options.want.Datasets, "dataset", nil, "datasets of an integration that the token is to name; all of them where none is named")
-	flags.DurationVar(&options.want.Expires, "expires", 10*time.Minute, "the life that is wanted")
+	options.want.Expires = 10 * time.Minute
+	flags.Var((*span)(&options.want.Expires), "expires", "the life that is wanted, in seconds or like 10m")
 	flags.StringVar(&options.out, "out", "", "write to this file instead of printing")
 	flags.StringVar(&options.format, "format", formatToken, "token, env, git-credential, exec-credential or proteinpaint-bearer")
 	flags.StringSliceVar(&options.hosts, "host", nil, "a git server that may have the token, as in its address; for --format git-credential, repeatable")
 	flags.BoolVar(&options.watch, "watch", false, "keep the file fresh until told to stop")
-	flags.DurationVar(&options.wait, "wait", 0, "try again for so long where the service is away, or the person has yet to log in")
+	flags.BoolVar(&options.check, "check", false, "tell whether the file of --out or --file holds a token that lives, for a startup probe")
+	flags.Var((*span)(&options.wait), "wait", "try again for so long, in seconds or like 2m, where the service is away, or the person has yet to log in")
 	return command
 }
 
@@ -89,11 +94,19 @@ func runToken(cmd *cobra.Command, options tokenOptions) error {
 	render, ok := formats[options.format]
 	switch {
 	case !ok:
-		return fmt.Errorf("--format is %q, want token, env, git-credential, exec-credential or proteinpaint-bearer", options.format)
+		return usagef("--format is %q, want token, env, git-credential, exec-credential or proteinpaint-bearer", options.format)
 	case options.watch && options.out == "":
-		return errors.New("--watch needs --out")
+		return usagef("--watch needs --out")
+	case options.check && options.out+options.file == "":
+		return usagef("--check needs --out or --file")
+	case options.check:
+		return checkToken(cmp.Or(options.out, options.file))
 	case options.file == "" && options.url == "":
-		return errors.New("--url is missing (or WTS_URL): where is wts?")
+		return usagef("--url is missing (or WTS_URL): where is wts?")
+	case options.file == "":
+		if err := checkURL(options.url); err != nil {
+			return err
+		}
 	}
 	get := options.getter()
 	if options.watch {
@@ -119,11 +132,32 @@ func runToken(cmd *cobra.Command, options tokenOptions) error {
 	return err
 }
 
+// span is a time that a flag takes in seconds, as HTTP does, or as Go writes durations.
+type span time.Duration
+
+// Set implements pflag.Value.
+func (s *span) Set(text string) error {
+	length, err := time.ParseDuration(text)
+	if seconds, plain := strconv.ParseUint(text, 10, 31); plain == nil {
+		length, err = time.Duration(seconds)*time.Second, nil
+	}
+	if err != nil || length < 0 {
+		return errors.New("want seconds like 600, or a time like 10m")
+	}
+	*s = span(length)
+	return nil
+}
+
+// String implements pflag.Value.
+func (s *span) String() string { return time.Duration(*s).String() }
+
+// Type implements pflag.Value.
+func (s *span) Type() string { return "time" }
+
 func (o tokenOptions) getter() func(context.Context) (api.Token, error) {
 	if o.file != "" {
-		read := api.ProofFile(o.file)
 		return func(context.Context) (api.Token, error) {
-			text, err := read()
+			text, err := tokenIn(o.file)
 			return api.Token{Value: text}, err
 		}
 	}

@@ -19,7 +19,7 @@ import (
 // its other helpers.
 func (o tokenOptions) asked(from io.Reader) (bool, error) {
 	if len(o.hosts) == 0 {
-		return false, errors.New("--host is missing: name the git servers that may have the token, like --host git.example.org")
+		return false, usagef("--host is missing: name the git servers that may have the token, like --host git.example.org")
 	}
 	wanted := map[string]string{}
 	for lines := bufio.NewScanner(io.LimitReader(from, 64<<10)); lines.Scan() && lines.Text() != ""; {

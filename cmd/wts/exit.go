@@ -1,0 +1,99 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/url"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/workspace-token-service/wts/api"
+)
+
+// Exit codes of every command, so that a script can tell what to do.
+const (
+	exitFailed = 1 // anything else
+	exitUsage  = 2 // the command line is wrong
+	exitLogin  = 3 // a person has to log in, or to connect a provider
+	exitOutage = 4 // the service, a provider or the database does not answer: try again
+)
+
+// errUsage marks what is wrong with a command line.
+var errUsage = errors.New("usage")
+
+// usageError is a fault of a command line. Its text is that fault alone.
+type usageError struct{ error }
+
+// Is has it be errUsage.
+func (usageError) Is(target error) bool { return target == errUsage }
+
+// Unwrap gives the fault.
+func (u usageError) Unwrap() error { return u.error }
+
+func usagef(format string, args ...any) error { return usageError{fmt.Errorf(format, args...)} }
+
+// exitCode is what the process ends with after an error.
+func exitCode(err error) int {
+	var answered *api.Error
+	var untrusted *tls.CertificateVerificationError
+	switch {
+	case errors.Is(err, errUsage):
+		return exitUsage
+	case errors.As(err, &answered) && answered.Temporary():
+		return exitOutage
+	case errors.As(err, &answered) && (answered.Status == http.StatusUnauthorized || answered.Status == http.StatusForbidden):
+		return exitLogin
+	case errors.As(err, &answered), errors.As(err, &untrusted):
+		return exitFailed
+	case unanswered(err):
+		return exitOutage
+	}
+	return exitFailed
+}
+
+// unanswered tells an error of the network, and a deadline that passed.
+func unanswered(err error) bool {
+	var connection *net.OpError
+	var name *net.DNSError
+	var asked *url.Error
+	return errors.As(err, &connection) || errors.As(err, &name) || errors.As(err, &asked) || errors.Is(err, context.DeadlineExceeded)
+}
+
+// strict has every command below refuse what it does not know: a word that is no command of a group prints no help
+// with exit code 0, by which a script would take it for done.
+func strict(command *cobra.Command) {
+	for _, one := range command.Commands() {
+		strict(one)
+	}
+	if command.HasSubCommands() && !command.Runnable() {
+		command.Args, command.RunE = cobra.ArbitraryArgs, group
+	}
+	if check := command.Args; check != nil {
+		command.Args = func(cmd *cobra.Command, args []string) error {
+			if err := check(cmd, args); err != nil {
+				return usagef("%w; see: %s --help", err, cmd.CommandPath())
+			}
+			return nil
+		}
+	}
+}
+
+// group is what a command does that only holds others.
+func group(cmd *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		cmd.SetOut(cmd.ErrOrStderr())
+		_ = cmd.Help() // to a terminal; the error says what is missing
+		return usagef("%s needs a command", cmd.CommandPath())
+	}
+	text := fmt.Sprintf("%q is no command of %s", args[0], cmd.CommandPath())
+	cmd.SuggestionsMinimumDistance = 2
+	if near := cmd.SuggestionsFor(args[0]); len(near) > 0 {
+		return usagef("%s; did you mean %s?", text, strings.Join(near, " or "))
+	}
+	return usagef("%s; see: %s --help", text, cmd.CommandPath())
+}

@@ -34,7 +34,7 @@ bin/demo: FORCE
 FORCE:
 
 test: ready-test build ## Test everything on SQLite and PostgreSQL, with the race detector
-	CGO_ENABLED=1 $(GO) run ./test/pgtest/withpostgres $(GO) test -race -tags $(TAGS) ./...
+	CGO_ENABLED=1 $(GO) run ./test/pgtest/withpostgres $(GO) test -race -tags $(TAGS) -timeout 30m ./...
 	$(MAKE) test-exact test-chart test-torture
 
 test-exact: ## Test what the race detector would disturb: allocations, and the engine on virtual time

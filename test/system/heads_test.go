@@ -56,10 +56,14 @@ func TestExactUnfinishedHeadsAreBounded(t *testing.T) {
 			}
 		})
 	}
+	allowed := 5 * time.Second
+	if instance.Race { // which takes a multiple of the time, and other packages' tests run beside it
+		allowed = 20 * time.Second
+	}
 	var slowest time.Duration
 	for began, asked := time.Now(), 0; time.Since(began) < 8*time.Second; asked++ {
 		sent := time.Now()
-		if answer := wts.Token(t, worker, ""); answer.Status != http.StatusOK || time.Since(sent) > 5*time.Second {
+		if answer := wts.Token(t, worker, ""); answer.Status != http.StatusOK || time.Since(sent) > allowed {
 			t.Errorf("call %d of the worker: %d after %s", asked, answer.Status, time.Since(sent))
 		}
 		slowest = max(slowest, time.Since(sent))

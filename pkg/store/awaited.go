@@ -5,11 +5,11 @@ import (
 	"time"
 )
 
-// Few flights are waited for by another replica's callers, and a notification wakes every replica. So who is refused a
-// claim since another has it says so, and a flight of which no replica said this lands in silence. A word that comes after
-// the landing is answered at once; one that is lost costs a poll.
+// Callers at another replica wait for few flights, and a notification wakes every replica. So a replica that is refused
+// a claim tells the others that it waits, and the holder notifies a landing only where it was told so. A word that comes
+// after the landing is answered at once; one that is lost costs a poll.
 
-// flights are those that are waited for, and those that landed here, within the last moments.
+// flights are those that another replica waits for, and those that landed here, within the last moments.
 type flights struct {
 	mu    sync.Mutex
 	since time.Time
@@ -17,7 +17,7 @@ type flights struct {
 	awaited, landed [2]map[string]struct{}
 }
 
-// rememberedFor is longer than the time between two looks of one who waits, who says so at each.
+// rememberedFor is longer than the time between two looks of a replica that waits: it says so at each look.
 const rememberedFor = 2 * time.Second
 
 // await notes that a connection's flight is waited for, and tells whether it landed here a moment ago.

@@ -100,7 +100,7 @@ func BenchmarkColdToken(b *testing.B) {
 		var added []float64
 		for person := range people {
 			began := time.Now()
-			refreshed(b, r.Provider, r.Provider.Grant("wts", "somebody"))
+			refreshed(b, r.Provider, r.Provider.Grant("wts", "dora"))
 			alone := time.Since(began)
 			added = append(added, float64(together(b, r, []int{person}, "")-alone)/float64(time.Millisecond))
 		}

@@ -27,8 +27,8 @@ const (
 	perSecond = workspaces * 3 / 10
 )
 
-// A core carries ten thousand workspaces: wts has one for itself, where all else that is measured has the others. Who
-// asks comes when it is their time, however late the answers to others are, each on a new connection.
+// A core carries ten thousand workspaces: wts has one core for itself, and the provider, PostgreSQL and the callers have
+// the others. A workspace asks when it is due, however late the answers to others are, each time on a new connection.
 func BenchmarkWorkspacesOnACore(b *testing.B) {
 	for b.Loop() {
 		for _, rights := range []string{"watch", "list-only"} {

@@ -41,7 +41,7 @@ test-exact: ## Test what the race detector would disturb: allocations, and the e
 	CGO_ENABLED=0 $(GO) test -tags $(TAGS) -count=1 -run '^(TestExact|TestSimulation)' ./...
 
 e2e: build ready-e2e ## Log in at a provider, use the pages in a browser, and verify with clients, none of them ours
-	$(GO) test -tags '$(TAGS) e2e' -count=1 -v ./test/e2e
+	$(GO) test -tags '$(TAGS) e2e' -count=1 -v -timeout 20m ./test/e2e
 
 test-kube: ## Test against a real kube-apiserver and etcd, built once (a quarter of an hour) and kept
 	WTS_TEST_KUBE_PROGRAMS=$$(test/kube/build) $(GO) test -tags '$(TAGS) kube' -count=1 -v -timeout 20m ./test/kube

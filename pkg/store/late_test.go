@@ -28,27 +28,30 @@ type holdsCommits struct {
 	passed chan time.Time
 }
 
-func newHoldsCommits(t *testing.T, address string) *holdsCommits {
+// listening accepts connections until the test ends, and has each carried.
+func listening(t *testing.T, carry func(client net.Conn)) net.Listener {
 	t.Helper()
-	parsed, err := url.Parse(address)
-	if err != nil {
-		t.Fatal(err)
-	}
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = listener.Close() })
-	way := &holdsCommits{Listener: listener, server: parsed.Host, passed: make(chan time.Time, 1)}
 	go func() {
 		for {
 			client, err := listener.Accept()
 			if err != nil {
 				return
 			}
-			go way.carry(client)
+			go carry(client)
 		}
 	}()
+	return listener
+}
+
+func newHoldsCommits(t *testing.T, address string) *holdsCommits {
+	t.Helper()
+	way := &holdsCommits{server: mustParse(t, address).Host, passed: make(chan time.Time, 1)}
+	way.Listener = listening(t, way.carry)
 	return way
 }
 
@@ -356,21 +359,8 @@ type losesAnswers struct {
 
 func newLosesAnswers(t *testing.T, address string, breaks bool) *losesAnswers {
 	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = listener.Close() })
-	way := &losesAnswers{Listener: listener, server: mustParse(t, address).Host, breaks: breaks}
-	go func() {
-		for {
-			client, err := listener.Accept()
-			if err != nil {
-				return
-			}
-			go way.carry(client)
-		}
-	}()
+	way := &losesAnswers{server: mustParse(t, address).Host, breaks: breaks}
+	way.Listener = listening(t, way.carry)
 	return way
 }
 

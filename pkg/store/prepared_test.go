@@ -5,7 +5,6 @@ import (
 	"io"
 	"log/slog"
 	"net"
-	"net/url"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -25,26 +24,9 @@ type parses struct{ count, identify atomic.Int64 }
 // listen listens before a server, and returns the database's URL by way of it.
 func (p *parses) listen(t *testing.T, address string) string {
 	t.Helper()
-	parsed, err := url.Parse(address)
-	if err != nil {
-		t.Fatal(err)
-	}
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = listener.Close() })
+	parsed := mustParse(t, address)
 	to := parsed.Host
-	go func() {
-		for {
-			client, err := listener.Accept()
-			if err != nil {
-				return
-			}
-			go p.forward(client, to)
-		}
-	}()
-	parsed.Host = listener.Addr().String()
+	parsed.Host = listening(t, func(client net.Conn) { p.forward(client, to) }).Addr().String()
 	return parsed.String()
 }
 

@@ -19,7 +19,7 @@ import (
 const (
 	exitFailed = 1 // anything else
 	exitUsage  = 2 // the command line is wrong
-	exitLogin  = 3 // a person has to log in, or to connect a provider
+	exitLogin  = 3 // a person has to log in, to connect a provider, or to be let in
 	exitOutage = 4 // the service, a provider or the database does not answer: try again
 )
 
@@ -37,11 +37,13 @@ func (u usageError) Unwrap() error { return u.error }
 
 func usagef(format string, args ...any) error { return usageError{fmt.Errorf(format, args...)} }
 
-// exitCode is what the process ends with after an error.
+// exitCode is what the process ends with after an error; 0 without one.
 func exitCode(err error) int {
 	var answered *api.Error
 	var untrusted *tls.CertificateVerificationError
 	switch {
+	case err == nil:
+		return 0
 	case errors.Is(err, errUsage):
 		return exitUsage
 	case errors.As(err, &answered) && answered.Temporary():
@@ -64,8 +66,8 @@ func unanswered(err error) bool {
 	return errors.As(err, &connection) || errors.As(err, &name) || errors.As(err, &asked) || errors.Is(err, context.DeadlineExceeded)
 }
 
-// strict has every command below refuse what it does not know: a word that is no command of a group prints no help
-// with exit code 0, by which a script would take it for done.
+// strict has every command refuse what it does not know. Cobra prints help for a word that is no command of a group, and
+// ends with 0, which a script takes for success.
 func strict(command *cobra.Command) {
 	for _, one := range command.Commands() {
 		strict(one)
@@ -83,7 +85,7 @@ func strict(command *cobra.Command) {
 	}
 }
 
-// group is what a command does that only holds others.
+// group is what a command does that has only other commands below it.
 func group(cmd *cobra.Command, args []string) error {
 	if len(args) == 0 {
 		cmd.SetOut(cmd.ErrOrStderr())

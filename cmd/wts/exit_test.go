@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -45,13 +46,18 @@ func wts(t *testing.T, args ...string) (code int, out, said string) {
 func TestExitCodes(t *testing.T) {
 	statuses := map[string]int{"/connect": 403, "/login": 401, "/away": 503, "/busy": 429, "/odd": 400}
 	service := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if got := r.URL.Query().Get("expires"); got != "600" {
+			t.Errorf("asked for %q seconds, want 600", got)
+		}
 		w.WriteHeader(statuses[strings.TrimSuffix(r.URL.Path, "/token")])
 	}))
 	defer service.Close()
 	encrypted := httptest.NewTLSServer(http.NotFoundHandler())
 	defer encrypted.Close()
-	t.Setenv("WTS_DATABASE__URL", "postgres://wts:x@127.0.0.1:1/wts")
-	file := initialised(t)
+	t.Setenv("WTS_URL", "") // which puts it back afterwards
+	_ = os.Unsetenv("WTS_URL")
+	t.Setenv("WTS_LOG__LEVEL", "info")
+	file := commandsFor(t, "postgres://wts:x@127.0.0.1:1/wts")
 	nowhere := filepath.Join(t.TempDir(), "nowhere")
 	token := func(at string) []string { return []string{"token", "--url", at, "--expires", "600"} }
 	for name, row := range map[string]struct {
@@ -79,6 +85,7 @@ func TestExitCodes(t *testing.T) {
 		"a service that is away":         {token(service.URL + "/away"), exitOutage, "503"},
 		"a service that is busy":         {token(service.URL + "/busy"), exitOutage, "429"},
 		"a question that it refuses":     {token(service.URL + "/odd"), exitFailed, "400"},
+		"one of ten minutes":             {[]string{"token", "--url", service.URL + "/odd", "--expires", "10m"}, exitFailed, "400"},
 		"no service":                     {token("http://127.0.0.1:1"), exitOutage, "connection refused"},
 		"a certificate that is not good": {token(encrypted.URL), exitFailed, "certificate"},
 		"a database that is away":        {[]string{"keys", "list", "-c", file}, exitOutage, "database"},
@@ -124,30 +131,46 @@ func TestATokenIsChecked(t *testing.T) {
 	}
 }
 
-// Health asks the service that a configuration describes, by TLS too.
+// Health asks the service that a configuration describes: by TLS too, and where it passed over an address whose port it
+// may not open, as the pods of Gen3's chart do.
 func TestHealth(t *testing.T) {
-	status := http.StatusOK
+	var status atomic.Int64
 	ready := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path != "/readyz" {
 			t.Errorf("asked for %s", r.URL.Path)
 		}
-		w.WriteHeader(status)
+		w.WriteHeader(int(status.Load()))
 	})
 	plain, encrypted := httptest.NewServer(ready), httptest.NewTLSServer(ready)
 	defer plain.Close()
 	defer encrypted.Close()
+	at := func(server *httptest.Server, host string) string {
+		return strings.Replace(server.Listener.Addr().String(), "127.0.0.1", host, 1)
+	}
 	file := initialised(t)
-	for _, one := range []*httptest.Server{plain, encrypted} {
-		t.Setenv("WTS_LISTEN", strings.Replace(one.Listener.Addr().String(), "127.0.0.1", "0.0.0.0", 1))
-		if one == encrypted {
-			t.Setenv("WTS_TLS__CERT_FILE", "named")
-		}
-		for _, want := range []int{http.StatusOK, http.StatusServiceUnavailable} {
-			status = want
-			if out, err := run(t, "health", "-c", file); (err == nil) != (want == http.StatusOK) || want != http.StatusOK && exitCode(err) != exitOutage {
-				t.Errorf("%s: a service that answers %d: %v %s", one.URL, want, err, out)
+	for name, row := range map[string]struct {
+		listen, certificate string
+		args                []string
+		status, want        int
+	}{
+		"on every address":      {at(plain, "0.0.0.0"), "", nil, 200, 0},
+		"on one":                {at(plain, "127.0.0.1"), "", nil, 200, 0},
+		"by TLS":                {at(encrypted, ""), "named", nil, 200, 0},
+		"one is passed over":    {":1," + at(plain, ""), "", nil, 200, 0},
+		"not ready":             {at(plain, ""), "", nil, 503, exitOutage},
+		"not there":             {":1", "", nil, 200, exitOutage},
+		"elsewhere":             {":1", "", []string{"--url", plain.URL + "/"}, 200, 0},
+		"elsewhere, no address": {":1", "", []string{"--url", "wts"}, 200, exitUsage},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Setenv("WTS_LISTEN", row.listen)
+			t.Setenv("WTS_TLS__CERT_FILE", row.certificate)
+			status.Store(int64(row.status))
+			out, err := run(t, append([]string{"health", "-c", file}, row.args...)...)
+			if got := exitCode(err); got != row.want || (out == "ready\n") != (row.want == 0) {
+				t.Errorf("exit code %d, %v, %q; want %d", got, err, out, row.want)
 			}
-		}
+		})
 	}
 }
 

@@ -33,8 +33,8 @@ func newCommand() *cobra.Command {
 		Short: "A workspace token service",
 		Long: `wts keeps each user's refresh tokens, sealed, and hands workers short-lived access tokens.
 
-Exit codes: 0 done; 1 failed; 2 the command line is wrong; 3 a person has to log in, or to connect a provider;
-4 the service, a provider or the database does not answer: try again.`,
+Exit codes: 0 done; 1 failed; 2 the command line is wrong; 3 a person has to log in, to connect a
+provider, or to be let in; 4 the service, a provider or the database does not answer: try again.`,
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}

@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -28,50 +29,52 @@ func healthCommand(file *string) *cobra.Command {
 		Use: "health", Short: "Ask whether the service on this machine is ready", Args: cobra.NoArgs,
 		Long: "Asks /readyz of the service that serves this configuration on this machine, or at --url. It succeeds where the service is ready, for a container's health check.",
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			client := http.DefaultClient
-			if at == "" {
-				loaded, err := config.LoadForDatabase(*file, os.Environ())
-				if err != nil {
-					return err
-				}
-				if at, err = ownAddress(loaded); err != nil {
-					return err
-				}
-				client = &http.Client{Transport: &http.Transport{ // its certificate is not for the loopback address
-					TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, //nolint:gosec // it is asked nothing but whether it is ready
-				}}
-			}
-			if err := checkURL(at); err != nil {
-				return err
-			}
 			ctx, cancel := context.WithTimeout(cmd.Context(), probePatience)
 			defer cancel()
-			return ready(ctx, client, at, cmd.OutOrStdout())
+			if at != "" {
+				if err := checkURL(at); err != nil {
+					return err
+				}
+				return ready(ctx, http.DefaultClient, at, cmd.OutOrStdout())
+			}
+			loaded, err := config.LoadForDatabase(*file, os.Environ())
+			if err != nil {
+				return err
+			}
+			return ownReady(ctx, loaded, cmd.OutOrStdout())
 		},
 	}
 	command.Flags().StringVar(&at, "url", "", "ask the service there instead")
 	return command
 }
 
-// ownAddress is where this machine reaches what a configuration listens on.
-func ownAddress(loaded config.Config) (string, error) {
-	host, port, err := net.SplitHostPort(loaded.Server.Listen[0])
-	if err != nil {
-		return "", fmt.Errorf("listen: %w", err)
-	}
-	if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() {
-		host = "localhost"
-	}
+// ownReady asks at each address of a configuration until one answers: the service passes over those that it may not open.
+func ownReady(ctx context.Context, loaded config.Config, out io.Writer) (err error) {
 	scheme := "http"
 	if loaded.Server.TLS.CertFile != "" {
 		scheme = "https"
 	}
-	return scheme + "://" + net.JoinHostPort(host, port), nil
+	client := &http.Client{Transport: &http.Transport{ // its certificate is not for the loopback address
+		TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, //nolint:gosec // it is asked nothing but whether it is ready
+	}}
+	for _, address := range loaded.Server.Listen {
+		host, port, wrong := net.SplitHostPort(address)
+		if wrong != nil {
+			return fmt.Errorf("listen: %w", wrong)
+		}
+		if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() {
+			host = "localhost"
+		}
+		if err = ready(ctx, client, scheme+"://"+net.JoinHostPort(host, port), out); err == nil || !unanswered(err) {
+			return err
+		}
+	}
+	return err
 }
 
 // ready asks a service whether it is.
 func ready(ctx context.Context, client *http.Client, at string, out io.Writer) error {
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, at+"/readyz", nil)
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, strings.TrimRight(at, "/")+"/readyz", nil)
 	if err != nil {
 		return fmt.Errorf("the service's address: %w", err)
 	}
@@ -96,14 +99,13 @@ func checkURL(at string) error {
 	return nil
 }
 
-// checkToken tells whether a file holds a token that lives.
+// checkToken wants a file with a token that is valid.
 func checkToken(path string) error {
 	text, err := tokenIn(path)
 	if err != nil {
 		return err
 	}
-	switch ends := endOf(api.Token{Value: text}); {
-	case !ends.IsZero() && !time.Now().Before(ends):
+	if ends := endOf(api.Token{Value: text}); !ends.IsZero() && !time.Now().Before(ends) {
 		return fmt.Errorf("the token in %s expired at %s", path, ends.UTC().Format(time.RFC3339))
 	}
 	return nil

@@ -76,7 +76,7 @@ outages of a provider. That is what a workspace's sidecar runs; a notebook reads
 	flags.StringVar(&options.format, "format", formatToken, "token, env, git-credential, exec-credential or proteinpaint-bearer")
 	flags.StringSliceVar(&options.hosts, "host", nil, "a git server that may have the token, as in its address; for --format git-credential, repeatable")
 	flags.BoolVar(&options.watch, "watch", false, "keep the file fresh until told to stop")
-	flags.BoolVar(&options.check, "check", false, "tell whether the file of --out or --file holds a token that lives, for a startup probe")
+	flags.BoolVar(&options.check, "check", false, "tell whether the file of --out or --file holds a token that is valid, for a startup probe")
 	flags.Var((*span)(&options.wait), "wait", "try again for so long, in seconds or like 2m, where the service is away, or the person has yet to log in")
 	return command
 }

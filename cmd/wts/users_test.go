@@ -2,8 +2,6 @@ package main
 
 import (
 	"net/http"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 
@@ -15,15 +13,8 @@ import (
 // commandsFor is a configuration by which commands reach the database of a replica.
 func commandsFor(t *testing.T, database string) (file string) {
 	t.Helper()
-	dir := filepath.Join(t.TempDir(), "new")
-	if out, err := run(t, "init", dir); err != nil {
-		t.Fatalf("%v\n%s", err, out)
-	}
-	if err := os.WriteFile(filepath.Join(dir, "main-client-secret"), []byte("s\n"), 0o600); err != nil {
-		t.Fatal(err)
-	}
 	t.Setenv("WTS_DATABASE__URL", database)
-	return filepath.Join(dir, "wts.yaml")
+	return initialised(t)
 }
 
 // What an operator sees of users and does about them holds on a replica that runs.

@@ -6,6 +6,7 @@
 package api
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -57,6 +58,9 @@ type Token struct {
 type Error struct {
 	Status     int           // HTTP status
 	Message    string        // what the service says, for people
+	Code       string        // what it says, for programs; empty where a proxy answered
+	ConnectURL string        // where the person logs in; empty where that does not help
+	RequestID  string        // by which the service's log has it; empty where a proxy answered
 	RetryAfter time.Duration // 0 unless the service said when to try again
 }
 
@@ -100,22 +104,10 @@ func (c *Client) Token(ctx context.Context, want Request) (Token, error) {
 	if err != nil {
 		return Token{}, err
 	}
-	client := c.HTTP
-	if client == nil {
-		client = patient
-	}
 	asked := time.Now()
-	response, err := client.Do(request)
+	body, err := c.do(request)
 	if err != nil {
-		return Token{}, fmt.Errorf("asking for a token: %w", err)
-	}
-	defer response.Body.Close()
-	body, err := io.ReadAll(io.LimitReader(response.Body, maxAnswer))
-	if err != nil {
-		return Token{}, fmt.Errorf("asking for a token: %w", err)
-	}
-	if response.StatusCode != http.StatusOK {
-		return Token{}, failure(response, body)
+		return Token{}, err
 	}
 	var answer Answer
 	if err := json.Unmarshal(body, &answer); err != nil || answer.Token == "" {
@@ -140,7 +132,12 @@ func (c *Client) request(ctx context.Context, want Request) (*http.Request, erro
 	if want.Expires > 0 {
 		query.Set("expires", strconv.FormatInt(int64(max(want.Expires/time.Second, 1)), 10))
 	}
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, strings.TrimRight(c.URL, "/")+"/token?"+query.Encode(), nil)
+	return c.newRequest(ctx, http.MethodGet, "/token?"+query.Encode(), nil)
+}
+
+// newRequest is a request at a path of the service, with the proof of who calls.
+func (c *Client) newRequest(ctx context.Context, method, path string, body io.Reader) (*http.Request, error) {
+	request, err := http.NewRequestWithContext(ctx, method, strings.TrimRight(c.URL, "/")+path, body)
 	if err != nil {
 		return nil, fmt.Errorf("the service's address: %w", err)
 	}
@@ -155,12 +152,40 @@ func (c *Client) request(ctx context.Context, want Request) (*http.Request, erro
 	return request, nil
 }
 
+// do sends a request and returns the body of a good answer.
+func (c *Client) do(request *http.Request) ([]byte, error) {
+	client := c.HTTP
+	if client == nil {
+		client = patient
+	}
+	response, err := client.Do(request)
+	if err != nil {
+		return nil, fmt.Errorf("asking wts: %w", err)
+	}
+	defer response.Body.Close()
+	body, err := io.ReadAll(io.LimitReader(response.Body, maxAnswer))
+	if err != nil {
+		return nil, fmt.Errorf("asking wts: %w", err)
+	}
+	if response.StatusCode/100 != 2 {
+		return nil, failure(response, body)
+	}
+	return body, nil
+}
+
+// failure reads an error in each of the shapes that the service has: Gen3's, that of OAuth (RFC 6749 5.2) and problem
+// details (RFC 9457).
 func failure(response *http.Response, body []byte) *Error {
-	var said struct{ Message, Error string }
+	var said struct {
+		Message, Error, Detail, Code string
+		Description                  string `json:"error_description"`
+		ConnectURL                   string `json:"connect_url"`
+		RequestID                    string `json:"request_id"`
+	}
 	_ = json.Unmarshal(body, &said) // a proxy's page says nothing
-	failed := &Error{Status: response.StatusCode, Message: said.Message + said.Error}
-	if failed.Message == "" {
-		failed.Message = http.StatusText(response.StatusCode)
+	failed := &Error{
+		Status: response.StatusCode, Code: said.Code, ConnectURL: said.ConnectURL, RequestID: said.RequestID,
+		Message: cmp.Or(said.Detail, said.Message, said.Description, said.Error, http.StatusText(response.StatusCode)),
 	}
 	if seconds, err := strconv.Atoi(response.Header.Get("Retry-After")); err == nil {
 		failed.RetryAfter = time.Duration(seconds) * time.Second

@@ -120,11 +120,14 @@ func (i *audienceKeys) MakeAudienceKey(ctx context.Context, audience string) (Au
 // that it signed may be valid. An id says which key is meant, the one that was tried; an empty one any. The errors are
 // ErrNotOwn, and ErrNoNext also where the next key is another one.
 func (i *audienceKeys) ActivateAudienceKey(ctx context.Context, audience, id string) (AudienceKey, error) {
-	return i.withNext(ctx, audience, id, func(keys []AudienceKey, next int, now time.Time) []AudienceKey {
+	var activated time.Time
+	key, err := i.withNext(ctx, audience, id, func(keys []AudienceKey, next int, now time.Time) []AudienceKey {
 		retire(keys, audience, now)
-		keys[next].ActivatesAt = now
+		activated, keys[next].ActivatesAt = now, now
 		return keys
 	})
+	key.ActivatesAt = activated
+	return key, err
 }
 
 // DropAudienceKey drops the next key of an audience, which never signed. The errors are ErrNotOwn and ErrNoNext.

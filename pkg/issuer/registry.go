@@ -121,6 +121,11 @@ func (r registry) Narrow(audience string, who *Person, scopes []string) ([]strin
 	return narrowed, nil
 }
 
+// ScopesOf are the scopes that an audience has; none of one that is not configured.
+func (r registry) ScopesOf(audience string) []string {
+	return append([]string{}, r[audience].Scopes...)
+}
+
 // PersonalJWTs are the audiences of personal API tokens that are JWTs, each with its max_unseen.
 func (r registry) PersonalJWTs() map[string]time.Duration {
 	found := map[string]time.Duration{}

@@ -241,15 +241,12 @@ func (l *logins) disconnect(x *exchange) error {
 	if err := l.broker.Disconnect(x.Request.Context(), x.caller.User.ID, id); err != nil && !errors.Is(err, broker.ErrNotConnected) {
 		return err
 	}
-	told := l.broker.Revokes(id)
-	if !told {
-		x.log.Info("a connection was ended here, and not at its provider, which has no revocation endpoint", slog.String("provider", id), slog.String("request", x.id))
-	}
+	told := revokes(x, l.broker, id)
 	switch {
 	case x.wantsPage():
 		return l.disconnected(x, id, told)
 	case !told:
-		x.Header("Wts-Notice", "the provider has no revocation endpoint")
+		x.Header("Wts-Notice", noRevocation)
 	}
 	x.Status(http.StatusNoContent)
 	return nil

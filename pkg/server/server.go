@@ -137,7 +137,7 @@ func (s *Server) routes(parts Parts, crossSite *http.CrossOriginProtection) {
 	external := &external{parts.Broker, parts.Config.URL}
 	commons := &commons{parts.Broker, parts.Commons}
 	logins := &logins{parts.Broker, parts.Sessions, newLoginLimits(), crossSite}
-	keys := &keys{parts.Issuer, renderDiscovery(parts.Config.URL)}
+	keys := &keys{parts.Issuer, renderDiscovery(parts.Config.URL, parts.Issuer.ScopesOf(issuer.OwnAudience))}
 	health := &health{parts.Database, parts.Issuer, parts.Config.Version, parts.Config.Commit}
 
 	anyone, probe := policy{}, policy{quiet: true}
@@ -323,6 +323,11 @@ func (s *Server) apiRoutes(parts Parts, tokens *apiTokens, jobs *publishers) {
 	read("/api/v1/sessions", audit.ListSessions, sessions.list)
 	change(http.MethodDelete, "/api/v1/sessions", audit.EndSession, sessions.endAll)
 	change(http.MethodDelete, "/api/v1/sessions/:id", audit.EndSession, sessions.end)
+
+	own := &standings{parts.Broker}
+	read("/api/v1/user", "", own.user)
+	read("/api/v1/connections", "", own.list)
+	change(http.MethodDelete, "/api/v1/connections/:provider", audit.Disconnect, own.end)
 
 	read("/api/v1/events", audit.ListEvents, (&events{parts.Events}).list)
 	read("/api/v1/resources", audit.ListTokens, resources.list)

@@ -41,8 +41,9 @@ func (k *keys) discover(x *exchange) error {
 	return nil
 }
 
-// renderDiscovery renders the document once: nothing in it changes while the service runs.
-func renderDiscovery(base string) []byte {
+// renderDiscovery renders the document once: nothing in it changes while the service runs. The scopes are those of tokens
+// for wts itself, so that its command knows what it can ask for.
+func renderDiscovery(base string, scopes []string) []byte {
 	body, _ := json.Marshal(map[string]any{ // words and truths, which always marshal
 		"issuer":                                         base,
 		"jwks_uri":                                       base + "/.well-known/jwks.json",
@@ -51,6 +52,7 @@ func renderDiscovery(base string) []byte {
 		"token_endpoint":                                 base + "/oauth2/token",
 		"introspection_endpoint":                         base + "/oauth2/introspect",
 		"revocation_endpoint":                            base + "/oauth2/revoke",
+		"scopes_supported":                               scopes,
 		"grant_types_supported":                          grantTypes,
 		"response_types_supported":                       []string{"code"},
 		"response_modes_supported":                       []string{"query"},

@@ -18,6 +18,7 @@ const module = "github.com/workspace-token-service/wts/"
 // everything and config composes every Config; test is for tests alone.
 var arrows = map[string][]string{
 	"pkg/grant":                 {"pkg/issuer"},
+	"pkg/login":                 {"api", "pkg/unverified"},
 	"pkg/publisher":             {"pkg/issuer", "pkg/unverified", "pkg/verifier"},
 	"pkg/server":                {"pkg/apitoken", "pkg/grant", "pkg/publisher", "pkg/authn", "pkg/broker", "pkg/issuer", "pkg/aggregate", "pkg/audit", "pkg/keyring", "pkg/provider", "pkg/verifier/namespace", "api", "web"},
 	"pkg/store":                 {"pkg/apitoken", "pkg/audit", "pkg/grant", "pkg/publisher", "pkg/authn", "pkg/broker", "pkg/issuer", "pkg/keyring", "pkg/provider", "pkg/secret", "pkg/store/gen3"},

@@ -1,13 +1,12 @@
 package main
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"strconv"
 	"strings"
-	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -67,7 +66,6 @@ func readTime(text string) (at time.Time, err error) {
 func queryCommand(file *string) *cobra.Command {
 	var filter audit.Filter
 	var since, until, action string
-	asJSON := false
 	command := &cobra.Command{
 		Use: "query", Short: "Show what was done, the newest first", Args: cobra.NoArgs,
 		RunE: withStore(file, func(cmd *cobra.Command, _ []string, _ config.Config, db *store.Store) error {
@@ -75,17 +73,18 @@ func queryCommand(file *string) *cobra.Command {
 			filter.Since, wrong = readTime(since)
 			filter.Until, bad = readTime(until)
 			if err := errors.Join(wrong, bad); err != nil {
-				return err
+				return usagef("--since, --until: %w", err)
 			}
 			filter.Action = audit.Action(action)
 			found, err := db.Audit.Find(cmd.Context(), filter)
 			if err != nil {
 				return err
 			}
-			if asJSON {
-				return entriesAsJSON(cmd, found)
+			lines := []map[string]any{}
+			for i := range found {
+				lines = append(lines, lineOfEntry(&found[i]))
 			}
-			return entriesAsTable(cmd, found)
+			return show(cmd, lines, func(out io.Writer) { entriesAsTable(out, found) })
 		}),
 	}
 	flags := command.Flags()
@@ -97,20 +96,17 @@ func queryCommand(file *string) *cobra.Command {
 	flags.StringVar(&since, "since", "", "from a time on, or from so long ago")
 	flags.StringVar(&until, "until", "", "before a time, or before so long ago")
 	flags.IntVar(&filter.Limit, "limit", 100, "how many at most")
-	flags.BoolVar(&asJSON, "json", false, "one JSON object a line")
 	return command
 }
 
 // entriesAsTable prints entries for people.
-func entriesAsTable(cmd *cobra.Command, found []audit.Entry) error {
-	table := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 0, 2, ' ', 0)
-	fmt.Fprintln(table, "AT\tTIMES\tACTION\tOUTCOME\tUSER\tBY\tFROM\tABOUT\tTOKEN\tREASON")
+func entriesAsTable(out io.Writer, found []audit.Entry) {
+	row(out, "AT", "TIMES", "ACTION", "OUTCOME", "USER", "BY", "FROM", "ABOUT", "TOKEN", "REASON")
 	for i := range found {
 		one := &found[i]
 		about := strings.Join(strings.Fields(one.Provider+" "+one.Audience+" "+one.Resource+" "+one.Client), " ")
-		fmt.Fprintf(table, "%s\t%d\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", stamp(one.At), one.Times, one.Action, outcomeOf(one), one.Username, one.Actor, one.Peer, about, one.Token, one.Reason)
+		row(out, one.At, one.Times, string(one.Action), outcomeOf(one), one.Username, one.Actor, one.Peer, about, one.Token, one.Reason)
 	}
-	return table.Flush()
 }
 
 // outcomeOf is how an entry ended, as the log says it.
@@ -121,22 +117,15 @@ func outcomeOf(one *audit.Entry) string {
 	return "done"
 }
 
-// entriesAsJSON prints entries with the names that the log has.
-func entriesAsJSON(cmd *cobra.Command, found []audit.Entry) error {
-	encoder := json.NewEncoder(cmd.OutOrStdout())
-	for i := range found {
-		one := &found[i]
-		line := map[string]any{
-			"time": one.At.UTC(), "times": one.Times, "chain": one.Chain, "seq": one.Seq, "request": one.Request, "peer": one.Peer,
-		}
-		for _, attr := range one.Attrs(nil) {
-			line[attr.Key] = attr.Value.Any()
-		}
-		if err := encoder.Encode(line); err != nil {
-			return fmt.Errorf("writing: %w", err)
-		}
+// lineOfEntry is an entry with the names that the log has.
+func lineOfEntry(one *audit.Entry) map[string]any {
+	line := map[string]any{
+		"time": one.At.UTC(), "times": one.Times, "chain": one.Chain, "seq": one.Seq, "request": one.Request, "peer": one.Peer,
 	}
-	return nil
+	for _, attr := range one.Attrs(nil) {
+		line[attr.Key] = attr.Value.Any()
+	}
+	return line
 }
 
 func verifyCommand(file *string) *cobra.Command {
@@ -148,14 +137,19 @@ func verifyCommand(file *string) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			for _, fault := range found.Faults {
-				fmt.Fprintln(cmd.OutOrStdout(), fault)
+			faults := append([]string{}, found.Faults...)
+			err = show(cmd, map[string]any{"entries": found.Entries, "chains": found.Chains, "faults": faults}, func(out io.Writer) {
+				for _, fault := range faults {
+					fmt.Fprintln(out, fault)
+				}
+				if len(faults) == 0 {
+					fmt.Fprintf(out, "%d entries in %d chains are as they were written.\n", found.Entries, found.Chains)
+				}
+			})
+			if err == nil && len(faults) > 0 {
+				return fmt.Errorf("%d of %d chains are not as they were written", len(faults), found.Chains)
 			}
-			if len(found.Faults) > 0 {
-				return fmt.Errorf("%d of %d chains are not as they were written", len(found.Faults), found.Chains)
-			}
-			fmt.Fprintf(cmd.OutOrStdout(), "%d entries in %d chains are as they were written.\n", found.Entries, found.Chains)
-			return nil
+			return err
 		}),
 	}
 }

@@ -2,7 +2,6 @@ package main
 
 import (
 	"cmp"
-	"context"
 	"crypto/fips140"
 	"errors"
 	"fmt"
@@ -14,15 +13,12 @@ import (
 	"runtime"
 	"runtime/debug"
 	"slices"
-	"text/tabwriter"
 	"time"
 
 	"github.com/KimMachineGun/automemlimit/memlimit"
 	"github.com/spf13/cobra"
 
 	"github.com/workspace-token-service/wts/config"
-	"github.com/workspace-token-service/wts/pkg/audit"
-	"github.com/workspace-token-service/wts/pkg/issuer"
 	"github.com/workspace-token-service/wts/pkg/keyring"
 	"github.com/workspace-token-service/wts/pkg/store"
 	"github.com/workspace-token-service/wts/pkg/telemetry"
@@ -92,8 +88,8 @@ func initCommand() *cobra.Command {
 			if err := writeNew(file, config.Example(), 0o644); err != nil {
 				return err
 			}
-			fmt.Fprintf(cmd.OutOrStdout(), "Wrote %s and %s.\nKeep a copy of the key file away from the database. Edit the configuration, then: wts check-config -c %s && wts serve -c %s\n", file, keys, file, file)
-			return nil
+			return say(cmd, map[string]string{"configuration": file, "keyring": keys},
+				"Wrote %s and %s.\nKeep a copy of the key file away from the database. Edit the configuration, then: wts check-config -c %s && wts serve -c %s", file, keys, file, file)
 		},
 	}
 }
@@ -114,36 +110,80 @@ func checkConfigCommand(file *string) *cobra.Command {
 		Long: "Reads the configuration and says everything that is wrong with it. With --online it also tries what can be tried without a person: each provider's discovery document, keys and client credentials, the database, and the clocks.",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			loaded, err := config.Load(*file, os.Environ())
-			faults := config.Faults(err)
-			for _, source := range loaded.Sources {
-				fmt.Fprintln(cmd.OutOrStdout(), source)
-			}
-			for id, one := range loaded.Providers {
-				if one.Unsigned() {
-					fmt.Fprintf(cmd.OutOrStdout(), "WARNING: providers.%s has no issuer: where it publishes no discovery document at its base_url, its id_tokens are taken without their signature\n", id)
+			found := checked{Sources: append([]string{}, loaded.Sources...), Warnings: append([]string{}, loaded.Warnings...), Faults: append([]string{}, config.Faults(err)...), RedirectURIs: map[string]string{}}
+			for _, id := range slices.Sorted(maps.Keys(loaded.Providers)) {
+				if loaded.Providers[id].Unsigned() {
+					found.Warnings = append(found.Warnings, fmt.Sprintf("providers.%s has no issuer: where it publishes no discovery document at its base_url, its id_tokens are taken without their signature", id))
 				}
 			}
-			for _, warning := range loaded.Warnings {
-				fmt.Fprintln(cmd.OutOrStdout(), "WARNING:", warning)
+			if len(found.Faults) == 0 {
+				for id, one := range loaded.Providers {
+					found.RedirectURIs[id] = cmp.Or(one.RedirectURI, loaded.CallbackURL(id))
+				}
+				if online {
+					if found.Tried, err = tryOnline(cmd.Context(), loaded); err != nil {
+						return err
+					}
+				}
 			}
-			for _, fault := range faults {
-				fmt.Fprintln(cmd.OutOrStdout(), fault)
+			if err := show(cmd, found, found.table); err != nil {
+				return err
 			}
-			if len(faults) > 0 {
-				return config.ErrFaults(len(faults))
-			}
-			fmt.Fprintln(cmd.OutOrStdout(), "The configuration is good. Register these redirect URIs:")
-			for _, id := range slices.Sorted(maps.Keys(loaded.Providers)) {
-				fmt.Fprintf(cmd.OutOrStdout(), "  %s: %s\n", id, cmp.Or(loaded.Providers[id].RedirectURI, loaded.CallbackURL(id)))
-			}
-			if online {
-				return checkOnline(cmd.Context(), cmd.OutOrStdout(), loaded)
+			if count := found.count(); count > 0 {
+				return config.ErrFaults(count)
 			}
 			return nil
 		},
 	}
 	command.Flags().BoolVar(&online, "online", false, "also try the providers, the database and the clocks")
 	return command
+}
+
+// checked is what is said of a configuration.
+type checked struct {
+	Sources  []string `json:"sources"` // of its settings
+	Warnings []string `json:"warnings"`
+	Faults   []string `json:"faults"`
+	// RedirectURIs are those to register, by the provider.
+	RedirectURIs map[string]string `json:"redirect_uris"`
+	Tried        []tried           `json:"tried,omitempty"`
+}
+
+// count is how much is wrong.
+func (c *checked) count() int {
+	count := len(c.Faults)
+	for _, one := range c.Tried {
+		if one.Error != "" {
+			count++
+		}
+	}
+	return count
+}
+
+func (c *checked) table(out io.Writer) {
+	for _, source := range c.Sources {
+		fmt.Fprintln(out, source)
+	}
+	for _, warning := range c.Warnings {
+		fmt.Fprintln(out, "WARNING:", warning)
+	}
+	for _, fault := range c.Faults {
+		fmt.Fprintln(out, fault)
+	}
+	if len(c.Faults) > 0 {
+		return
+	}
+	fmt.Fprintln(out, "The configuration is good. Register these redirect URIs:")
+	for _, id := range slices.Sorted(maps.Keys(c.RedirectURIs)) {
+		fmt.Fprintf(out, "  %s: %s\n", id, c.RedirectURIs[id])
+	}
+	for _, one := range c.Tried {
+		if one.Error != "" {
+			fmt.Fprintf(out, "%s: %s: %s\n", one.Where, one.What, one.Error)
+			continue
+		}
+		fmt.Fprintf(out, "%s: %s: good: %s\n", one.Where, one.What, one.Said)
+	}
 }
 
 // withStore runs an operator's command on the database.
@@ -168,123 +208,37 @@ func migrateCommand(file *string) *cobra.Command {
 	return &cobra.Command{
 		Use: "migrate", Short: "Bring the database up to date", Args: cobra.NoArgs,
 		RunE: withStore(file, func(cmd *cobra.Command, _ []string, _ config.Config, db *store.Store) error {
-			applied, err := db.Migrate(cmd.Context())
-			if err != nil {
+			var done migrated
+			var err error
+			if done.Applied, err = db.Migrate(cmd.Context()); err != nil {
 				return err
 			}
-			fmt.Fprintf(cmd.OutOrStdout(), "The database is up to date; %d migrations were applied.\n", applied)
-			if db.Gen3 == nil {
-				return nil
+			if db.Gen3 != nil {
+				imported, err := db.Gen3.Import(cmd.Context())
+				if err != nil {
+					return err
+				}
+				done.Imported, done.Unreadable, done.Ignored = imported.Imported, imported.Unreadable, imported.Ignored
 			}
-			imported, err := db.Gen3.Import(cmd.Context())
-			if err != nil {
-				return err
-			}
-			if imported != (store.Gen3Import{}) {
-				fmt.Fprintf(cmd.OutOrStdout(), "Of the Python service's table: %d connections were taken over, %d cannot be opened with this encryption_key, %d are of providers that are not configured.\n",
-					imported.Imported, imported.Unreadable, imported.Ignored)
-			}
-			return nil
+			return show(cmd, done, done.table)
 		}),
 	}
 }
 
-func keysCommand(file *string) *cobra.Command {
-	keys := &cobra.Command{Use: "keys", Short: "The keys that sign tokens, and those that seal secrets"}
-	keys.AddCommand(
-		&cobra.Command{
-			Use: "list", Short: "List them", Args: cobra.NoArgs,
-			RunE: withStore(file, func(cmd *cobra.Command, _ []string, loaded config.Config, db *store.Store) error {
-				return listKeys(cmd.Context(), cmd.OutOrStdout(), loaded, db)
-			}),
-		},
-		&cobra.Command{
-			Use: "derive", Short: "Print the key file that follows from Gen3's encryption_key", Args: cobra.NoArgs,
-			Long: "Prints the key file that is used where only Gen3's encryption_key is configured, so that it can become a keyring_file of its own, with newer keys above the first.",
-			RunE: func(cmd *cobra.Command, _ []string) error {
-				loaded, err := config.LoadForDatabase(*file, os.Environ())
-				if err != nil {
-					return err
-				}
-				key, err := keyring.NewFernet(string(loaded.Gen3.EncryptionKey))
-				if err != nil {
-					return err
-				}
-				text, err := key.KeyFile()
-				if err != nil {
-					return err
-				}
-				fmt.Fprint(cmd.OutOrStdout(), text)
-				return nil
-			},
-		},
-		&cobra.Command{
-			Use: "reencrypt", Short: "Seal every secret at rest again with the first key, in the form of seal_format", Args: cobra.NoArgs,
-			Long: "Seals again every token and signing key in the database that is not sealed with the keyring's first key in the form that seal_format names, beside replicas that serve. Run it when every replica has the key and knows the form; run it again where it was interrupted. What this keyring does not open is kept, and the command fails.",
-			RunE: withStore(file, func(cmd *cobra.Command, _ []string, _ config.Config, db *store.Store) error {
-				done, err := db.Reencrypt(cmd.Context())
-				fmt.Fprintf(cmd.OutOrStdout(), "%d secrets were sealed again, %d were already sealed so.\n", done.Sealed, done.Current)
-				if err != nil {
-					return err
-				}
-				if done.Kept > 0 {
-					return fmt.Errorf("%d secrets do not open with this keyring and were left as they are: add the key that they are sealed with to the key file, and run this again", done.Kept)
-				}
-				return nil
-			}),
-		},
-		&cobra.Command{
-			Use: "rotate", Short: "Name successors for the signing keys", Args: cobra.NoArgs,
-			Long: "Names a successor for each signing key. It is published at once and signs as soon as every verifier can have seen it (issuer.jwks_max_age); the old key stays published until the last token it signed has expired. No token is refused meanwhile.",
-			RunE: withStore(file, func(cmd *cobra.Command, _ []string, loaded config.Config, db *store.Store) error {
-				log, flush := telemetry.NewLog(loaded.Log, cmd.ErrOrStderr())
-				defer flush()
-				trail := audit.NewTrail(db.Audit, operator(), time.Now)
-				keys := issuer.New(loaded.Issuer, db.SigningKeys, time.Now)
-				keys.OnAdded(keyAdded(log, trail, audit.Event{Proof: "operator", Actor: operator()}))
-				from, err := keys.Rotate(cmd.Context())
-				if err := errors.Join(err, trail.Flush(cmd.Context())); err != nil {
-					return err
-				}
-				fmt.Fprintf(cmd.OutOrStdout(), "The next keys are published, and sign from %s on.\n", from.UTC().Format(time.RFC3339))
-				return nil
-			}),
-		},
-	)
-	keys.AddCommand(audienceKeyCommands(file)...)
-	return keys
+// migrated is what was done to a database; but for the migrations it is about the connections of the Python service.
+type migrated struct {
+	Applied    int `json:"applied"`
+	Imported   int `json:"imported"`
+	Unreadable int `json:"unreadable"`
+	Ignored    int `json:"ignored"`
 }
 
-func listKeys(ctx context.Context, out io.Writer, loaded config.Config, db *store.Store) error {
-	all := issuer.New(loaded.Issuer, db.SigningKeys, time.Now)
-	keys, now, err := all.Keys(ctx)
-	if err != nil {
-		return err
+func (m migrated) table(out io.Writer) {
+	fmt.Fprintf(out, "The database is up to date; %d migrations were applied.\n", m.Applied)
+	if m.Imported+m.Unreadable+m.Ignored > 0 {
+		fmt.Fprintf(out, "Of the Python service's table: %d connections were taken over, %d cannot be opened with this encryption_key, %d are of providers that are not configured.\n",
+			m.Imported, m.Unreadable, m.Ignored)
 	}
-	table := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(table, "SIGNING KEY\tALGORITHM\tSTATE\tSIGNS FROM\tPUBLISHED UNTIL\tPRIVATE HALF")
-	for _, key := range keys {
-		until, private := "-", "opens"
-		if !key.LeavesAt.IsZero() {
-			until = key.LeavesAt.UTC().Format(time.RFC3339)
-		}
-		if key.Private == nil {
-			private = "sealed by another keyring"
-		}
-		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%s\n", key.ID, key.Algorithm, issuer.StateOf(key, keys, now), key.ActivatesAt.UTC().Format(time.RFC3339), until, private)
-	}
-	if err := listAudienceKeys(ctx, table, all); err != nil {
-		return err
-	}
-	fmt.Fprintln(table, "\nSEALING KEY")
-	for i, name := range loaded.Keys.Names() {
-		use := "opens"
-		if i == 0 {
-			use = fmt.Sprintf("seals in form %d, and opens", loaded.Keys.Form())
-		}
-		fmt.Fprintf(table, "%s\t%s\n", name, use)
-	}
-	return table.Flush()
 }
 
 // memoryShare is how much of the container's memory the collector may let the process use before it works
@@ -316,9 +270,8 @@ func versionCommand() *cobra.Command {
 		Use: "version", Short: "Print the version", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			version, commit := buildVersion()
-			fmt.Fprintln(cmd.OutOrStdout(), "wts", version, commit)
-			fmt.Fprintln(cmd.OutOrStdout(), "cryptographic module", fips140.Version()+", FIPS 140-3 mode", onOff(fips140.Enabled()))
-			return nil
+			said := map[string]any{"version": version, "commit": commit, "cryptographic_module": fips140.Version(), "fips140": fips140.Enabled()}
+			return say(cmd, said, "wts %s %s\ncryptographic module %s, FIPS 140-3 mode %s", version, commit, fips140.Version(), onOff(fips140.Enabled()))
 		},
 	}
 }

@@ -1,14 +1,12 @@
 package main
 
 import (
-	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strconv"
 	"strings"
-	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -19,23 +17,26 @@ import (
 	"github.com/workspace-token-service/wts/pkg/store"
 )
 
+// connectionsCommand is a person's own list, and below it what operators do to everybody's.
 func connectionsCommand(file *string) *cobra.Command {
-	connections := &cobra.Command{Use: "connections", Short: "What users have connected, without a secret, and how to end it"}
+	connections := ownConnectionsCommand()
 	connections.AddCommand(
 		listCommand(file),
 		&cobra.Command{
-			Use: "show <username> <provider>", Short: "Show all that may be known of a connection", Args: cobra.ExactArgs(2),
+			Use: "show <username> <provider>", Short: "Show all that may be known of a connection, as an operator", Args: cobra.ExactArgs(2),
+			ValidArgsFunction: completeConnection(file),
 			RunE: withStore(file, func(cmd *cobra.Command, args []string, _ config.Config, db *store.Store) error {
 				one, err := findConnection(cmd, db, args[0], args[1])
 				if err != nil {
 					return err
 				}
-				show(cmd.OutOrStdout(), one)
-				return nil
+				line := lineOfConnection(&one)
+				return show(cmd, line, func(out io.Writer) { showConnection(out, &one) })
 			}),
 		},
 		&cobra.Command{
 			Use: "disconnect <username> <provider>", Short: "End a connection, on every replica within seconds, and have its token revoked", Args: cobra.ExactArgs(2),
+			ValidArgsFunction: completeConnection(file),
 			RunE: withStore(file, func(cmd *cobra.Command, args []string, loaded config.Config, db *store.Store) error {
 				one, err := findConnection(cmd, db, args[0], args[1])
 				if err != nil {
@@ -44,50 +45,81 @@ func connectionsCommand(file *string) *cobra.Command {
 				if err := db.Connections.Disconnect(cmd.Context(), one.UserID, one.Provider); err != nil && !errors.Is(err, broker.ErrNotConnected) {
 					return err
 				}
-				fmt.Fprintf(cmd.OutOrStdout(), "Disconnected. Every replica that reaches the database refuses %s within 5 s; the provider is told where it has a revocation endpoint.\n", one.Username)
-				return audited(cmd, loaded, db, audit.Event{Action: audit.Disconnect, UserID: one.UserID, Username: one.Username, Provider: one.Provider})
+				return errors.Join(audited(cmd, loaded, db, audit.Event{Action: audit.Disconnect, UserID: one.UserID, Username: one.Username, Provider: one.Provider}),
+					say(cmd, map[string]string{"username": one.Username, "provider": one.Provider, "state": string(broker.Disconnected)},
+						"Disconnected. Every replica that reaches the database refuses %s within 5 s; the provider is told where it has a revocation endpoint.", one.Username))
 			}),
 		},
 	)
 	return connections
 }
 
+// phases are those by which a list can be narrowed.
+var phases = []string{string(broker.Ready), string(broker.Refreshing), string(broker.Suspect), string(broker.Broken), store.Ailing}
+
 func listCommand(file *string) *cobra.Command {
-	var ending, output string
+	var ending string
+	var filter store.ConnectionFilter
 	command := &cobra.Command{
-		Use: "list [username]", Short: "List a user's connections, or everybody's", Args: cobra.MaximumNArgs(1),
-		Long: "Lists connections, and until when their grants are good: after that their users have to log in again. An end that the provider did not state is expected where it ended other grants at the same age.",
-		RunE: withStore(file, func(cmd *cobra.Command, args []string, _ config.Config, db *store.Store) error {
-			if output != "text" && output != "json" {
-				return usagef("--output: got %q, want text or json", output)
-			}
-			within, err := readDays(ending)
-			if err != nil {
+		Use: "list [username]", Short: "List a user's connections, or everybody's, as an operator", Args: cobra.MaximumNArgs(1),
+		Long:              "Lists connections, and until when their grants are good: after that their users have to log in again. An end that the provider did not state is expected where it ended other grants at the same age.",
+		ValidArgsFunction: completeUser(file),
+		RunE: withStore(file, func(cmd *cobra.Command, args []string, _ config.Config, db *store.Store) (err error) {
+			if filter.Within, err = readDays(ending); err != nil {
 				return usagef("--ending: %w", err)
 			}
-			username := ""
+			if filter.Phase != "" && !slices.Contains(phases, filter.Phase) {
+				return usagef("--phase: got %q, want one of %s", filter.Phase, strings.Join(phases, ", "))
+			}
+			if err := checkPage(filter.Page); err != nil {
+				return err
+			}
 			if len(args) == 1 {
-				username = args[0]
+				filter.Username = args[0]
 			}
-			list := db.Connections.List
-			if within > 0 {
-				list = func(ctx context.Context, username string) ([]store.Listed, error) {
-					return db.Connections.Ending(ctx, username, within)
-				}
-			}
-			listed, err := list(cmd.Context(), username)
+			listed, err := db.Connections.List(cmd.Context(), filter)
 			if err != nil {
 				return err
 			}
-			if output == "json" {
-				return connectionsAsJSON(cmd.OutOrStdout(), listed)
+			lines := []connectionLine{}
+			for i := range listed {
+				lines = append(lines, lineOfConnection(&listed[i]))
 			}
-			return connectionsAsTable(cmd.OutOrStdout(), listed)
+			more(cmd, filter.Page, len(listed))
+			return show(cmd, lines, func(out io.Writer) { connectionsAsTable(out, listed) })
 		}),
 	}
-	command.Flags().StringVar(&ending, "ending", "", "only what is good and ends within a time, like 7d or 36h, the first to end at the top")
-	command.Flags().StringVar(&output, "output", "text", "text, or json: one JSON object a line")
+	flags := command.Flags()
+	flags.StringVar(&ending, "ending", "", "only what is good and ends within a time, like 7d or 36h, the first to end at the top")
+	flags.StringVar(&filter.Provider, "provider", "", "only those of one provider")
+	flags.StringVar(&filter.Phase, "phase", "", "only those in one phase: "+strings.Join(phases, ", "))
+	choices(command, "phase", phases...)
+	_ = command.RegisterFlagCompletionFunc("provider", completeProvider(file))
+	pageFlags(command, &filter.Page)
 	return command
+}
+
+// pageFlags are those of a list.
+func pageFlags(command *cobra.Command, page *store.Page) {
+	command.Flags().IntVar(&page.Limit, "limit", 1000, "how many at most")
+	command.Flags().IntVar(&page.Skip, "skip", 0, "how many to leave out at the top, which other pages had")
+}
+
+func checkPage(page store.Page) error {
+	switch {
+	case page.Limit < 1 || page.Limit > store.MaxListed:
+		return usagef("--limit: got %d, want 1 to %d", page.Limit, store.MaxListed)
+	case page.Skip < 0:
+		return usagef("--skip: got %d, want 0 or more", page.Skip)
+	}
+	return nil
+}
+
+// more says that a list may go on.
+func more(cmd *cobra.Command, page store.Page, got int) {
+	if got == page.Limit {
+		fmt.Fprintf(cmd.ErrOrStderr(), "There may be more: --skip %d\n", page.Skip+got)
+	}
 }
 
 var errNoDays = errors.New("want a time like 7d, 36h or 1d12h")
@@ -117,18 +149,16 @@ func readDays(text string) (time.Duration, error) {
 }
 
 // connectionsAsTable prints connections for people.
-func connectionsAsTable(out io.Writer, listed []store.Listed) error {
-	table := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(table, "USER\tPROVIDER\tPHASE\tREASON\tACCESS UNTIL\tGRANT UNTIL\tCONNECTED")
+func connectionsAsTable(out io.Writer, listed []store.Listed) {
+	row(out, "USER", "PROVIDER", "PHASE", "REASON", "ACCESS UNTIL", "GRANT UNTIL", "CONNECTED")
 	for i := range listed {
 		one := &listed[i]
 		phase, reason := string(one.Phase), one.Reason
 		if one.Ailing {
-			phase, reason = "ailing", one.Failure+" since "+stamp(one.FailingSince)
+			phase, reason = store.Ailing, one.Failure+" since "+stamp(one.FailingSince)
 		}
-		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", one.Username, one.Provider, phase, dash(reason), stamp(one.AccessExpiresAt), grantUntil(one), stamp(one.ConnectedAt))
+		row(out, one.Username, one.Provider, phase, reason, one.AccessExpiresAt, grantUntil(one), one.ConnectedAt)
 	}
-	return table.Flush()
 }
 
 // grantUntil is when a grant ends, or ended.
@@ -142,39 +172,33 @@ func grantUntil(one *store.Listed) string {
 	return stamp(one.Ends)
 }
 
-// connectionsAsJSON prints connections for programs.
-func connectionsAsJSON(out io.Writer, listed []store.Listed) error {
-	encoder := json.NewEncoder(out)
-	for i := range listed {
-		one := &listed[i]
-		line := struct {
-			Username        string    `json:"username"`
-			UserID          string    `json:"user_id"`
-			Provider        string    `json:"provider"`
-			Subject         string    `json:"subject"`
-			Phase           string    `json:"phase"`
-			Reason          string    `json:"reason,omitempty"`
-			Ailing          bool      `json:"ailing"`
-			ConnectedAt     time.Time `json:"connected_at"`
-			AccessExpiresAt time.Time `json:"access_expires_at,omitzero"`
-			EndsAt          time.Time `json:"ends_at,omitzero"`
-			Expected        bool      `json:"expected"`
-		}{
-			one.Username, one.UserID, one.Provider, one.Subject, string(one.Phase), one.Reason, one.Ailing,
-			seconds(one.ConnectedAt), seconds(one.AccessExpiresAt), seconds(one.Ends), one.Expected,
-		}
-		if err := encoder.Encode(line); err != nil {
-			return fmt.Errorf("writing: %w", err)
-		}
-	}
-	return nil
+// connectionLine is a connection for programs.
+type connectionLine struct {
+	Username        string    `json:"username"`
+	UserID          string    `json:"user_id"`
+	Provider        string    `json:"provider"`
+	Subject         string    `json:"subject"`
+	Phase           string    `json:"phase"`
+	Reason          string    `json:"reason,omitempty"`
+	Ailing          bool      `json:"ailing"`
+	Failure         string    `json:"failure,omitempty"`
+	FailingSince    time.Time `json:"failing_since,omitzero"`
+	ConnectedAt     time.Time `json:"connected_at"`
+	ChangedAt       time.Time `json:"changed_at"`
+	AccessExpiresAt time.Time `json:"access_expires_at,omitzero"`
+	EndsAt          time.Time `json:"ends_at,omitzero"`
+	Expected        bool      `json:"expected"`
 }
 
-// seconds is a time as the wire has it.
-func seconds(at time.Time) time.Time { return at.UTC().Truncate(time.Second) }
+func lineOfConnection(one *store.Listed) connectionLine {
+	return connectionLine{
+		one.Username, one.UserID, one.Provider, one.Subject, string(one.Phase), one.Reason, one.Ailing, one.Failure, seconds(one.FailingSince),
+		seconds(one.ConnectedAt), seconds(one.UpdatedAt), seconds(one.AccessExpiresAt), seconds(one.Ends), one.Expected,
+	}
+}
 
 func findConnection(cmd *cobra.Command, db *store.Store, username, providerID string) (store.Listed, error) {
-	listed, err := db.Connections.List(cmd.Context(), username)
+	listed, err := db.Connections.List(cmd.Context(), store.ConnectionFilter{Username: username})
 	if err != nil {
 		return store.Listed{}, err
 	}
@@ -186,41 +210,25 @@ func findConnection(cmd *cobra.Command, db *store.Store, username, providerID st
 	return store.Listed{}, fmt.Errorf("%q has not connected %q; `wts connections list %s` lists what there is", username, providerID, username)
 }
 
-func show(out io.Writer, one store.Listed) {
-	table := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
-	for _, line := range [][2]string{
+func showConnection(out io.Writer, one *store.Listed) {
+	for _, line := range [][2]any{
 		{"user", one.Username + " (" + one.UserID + ")"},
 		{"provider", one.Provider},
 		{"account there", one.Subject},
 		{"phase", string(one.Phase)},
-		{"reason", dash(one.Reason)},
-		{"version", fmt.Sprint(one.Version)},
+		{"reason", one.Reason},
+		{"version", one.Version},
 		{"refresh tokens rotate", one.Rotates},
-		{"connected", stamp(one.ConnectedAt)},
-		{"changed", stamp(one.UpdatedAt)},
-		{"access token until", stamp(one.AccessExpiresAt)},
-		{"grant until", grantUntil(&one)},
-		{"presented since", stamp(one.PresentedAt)},
-		{"presented by", dash(one.Replica)},
-		{"not before", stamp(one.NextAttemptAt)},
-		{"the provider answers", dash(one.Failure)},
-		{"since", stamp(one.FailingSince)},
+		{"connected", one.ConnectedAt},
+		{"changed", one.UpdatedAt},
+		{"access token until", one.AccessExpiresAt},
+		{"grant until", grantUntil(one)},
+		{"presented since", one.PresentedAt},
+		{"presented by", one.Replica},
+		{"not before", one.NextAttemptAt},
+		{"the provider answers", one.Failure},
+		{"since", one.FailingSince},
 	} {
-		fmt.Fprintf(table, "%s\t%s\n", line[0], line[1])
+		row(out, line[0], line[1])
 	}
-	_ = table.Flush() // to a terminal or a pipe; who reads it sees that it ends
-}
-
-func dash(text string) string {
-	if text == "" {
-		return "-"
-	}
-	return text
-}
-
-func stamp(at time.Time) string {
-	if at.IsZero() {
-		return "-"
-	}
-	return at.UTC().Format(time.RFC3339)
 }

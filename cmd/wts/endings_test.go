@@ -259,17 +259,13 @@ func TestConnectionsThatEndAreListed(t *testing.T) {
 		})
 	}
 	var rows []map[string]any
-	for line := range strings.Lines(list("--ending", "7d", "--output", "json")) {
-		row := map[string]any{}
-		if err := json.Unmarshal([]byte(line), &row); err != nil {
-			t.Fatalf("%s: %v", line, err)
-		}
-		rows = append(rows, row)
+	if text := list("--ending", "7d", "--output", "json"); json.Unmarshal([]byte(text), &rows) != nil {
+		t.Fatalf("no JSON: %s", text)
 	}
 	if len(rows) != 2 || rows[0]["provider"] != "second" || rows[0]["ends_at"] != at.UTC().Format(time.RFC3339) || rows[0]["expected"] != false || rows[1]["expected"] != true || rows[1]["username"] != "alice" {
 		t.Errorf("got %v; want the second, which is stated, and then the first, which is expected", rows)
 	}
-	for _, wrong := range [][]string{{"--ending", "a week"}, {"--ending", "0d"}, {"--ending", "-3d"}, {"--ending", "1d-30h"}, {"--ending", "7days"}, {"--output", "yaml"}} {
+	for _, wrong := range [][]string{{"--ending", "a week"}, {"--ending", "0d"}, {"--ending", "-3d"}, {"--ending", "1d-30h"}, {"--ending", "7days"}, {"--output", "csv"}, {"--phase", "good"}, {"--limit", "0"}, {"--limit", "20000"}, {"--skip", "-1"}} {
 		if out, err := run(t, append(append([]string{"connections", "list"}, wrong...), "-c", file)...); err == nil || !strings.Contains(err.Error(), "want") {
 			t.Errorf("%v: got %v\n%s", wrong, err, out)
 		}

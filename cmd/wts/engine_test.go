@@ -16,6 +16,7 @@ import (
 	"github.com/workspace-token-service/wts/pkg/provider"
 	"github.com/workspace-token-service/wts/pkg/provider/providertest"
 	"github.com/workspace-token-service/wts/pkg/secret"
+	"github.com/workspace-token-service/wts/pkg/store"
 	"github.com/workspace-token-service/wts/test/pgtest"
 )
 
@@ -84,14 +85,14 @@ func TestTheConnectionsCommand(t *testing.T) {
 	r := startReplica(t)
 	browser := providertest.Browser()
 	r.logIn(t, browser, "/oauth2/authorization_url", "alice")
-	listed, err := r.store.Connections.List(t.Context(), "")
+	listed, err := r.store.Connections.List(t.Context(), store.ConnectionFilter{})
 	if err != nil || len(listed) != 1 || listed[0].Username != "alice" || listed[0].Phase != broker.Ready {
 		t.Fatalf(`got %+v, %v; want len(listed) 1, listed[0].Username "alice", listed[0].Phase broker.Ready`, listed, err)
 	}
 	command := &cobra.Command{}
 	command.SetContext(t.Context())
 	out := &bytes.Buffer{}
-	show(out, listed[0])
+	showConnection(out, &listed[0])
 	for _, want := range []string{"alice (" + listed[0].UserID + ")", "phase", "ready", "grant until"} {
 		t.Run(want, func(t *testing.T) {
 			if !strings.Contains(out.String(), want) {
@@ -110,7 +111,7 @@ func TestTheConnectionsCommand(t *testing.T) {
 		t.Fatal(err)
 	}
 	eventually(t, "the provider is told", func() bool { return r.first.Ledger().Revocations == 1 })
-	if listed, err = r.store.Connections.List(t.Context(), "alice"); err != nil || len(listed) != 0 {
+	if listed, err = r.store.Connections.List(t.Context(), store.ConnectionFilter{Username: "alice"}); err != nil || len(listed) != 0 {
 		t.Errorf("got %+v, %v; want len(listed) 0", listed, err)
 	}
 	connections := connectionsCommand(new(string))

@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/workspace-token-service/wts/api"
+	"github.com/workspace-token-service/wts/pkg/login"
 )
 
 // Exit codes of every command, so that a script can tell what to do.
@@ -41,11 +42,16 @@ func usagef(format string, args ...any) error { return usageError{fmt.Errorf(for
 func exitCode(err error) int {
 	var answered *api.Error
 	var untrusted *tls.CertificateVerificationError
+	var exited exitedError
 	switch {
 	case err == nil:
 		return 0
+	case errors.As(err, &exited):
+		return exited.code
 	case errors.Is(err, errUsage):
 		return exitUsage
+	case errors.Is(err, login.ErrNone), errors.Is(err, login.ErrEnded), errors.Is(err, login.ErrDenied), errors.Is(err, login.ErrTooLate):
+		return exitLogin
 	case errors.As(err, &answered) && answered.Temporary():
 		return exitOutage
 	case errors.As(err, &answered) && (answered.Status == http.StatusUnauthorized || answered.Status == http.StatusForbidden):
@@ -56,6 +62,22 @@ func exitCode(err error) int {
 		return exitOutage
 	}
 	return exitFailed
+}
+
+// advised adds to an error what its reader does next.
+func advised(err error) error {
+	var answered *api.Error
+	switch {
+	case !errors.As(err, &answered):
+		return err
+	case answered.Code == "step_up":
+		return fmt.Errorf("%w; run: wts login", err)
+	case answered.Code == "token_scope":
+		return fmt.Errorf("%w; log in with more, as in: wts login --scope api,api:create,api:read,token,provider:github", err)
+	case answered.ConnectURL != "":
+		return fmt.Errorf("%w; in a browser: %s", err, cell(answered.ConnectURL))
+	}
+	return err
 }
 
 // unanswered tells an error of the network, and a deadline that passed.

@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/signal"
@@ -21,7 +22,9 @@ func main() {
 		command = alembicCommand()
 	}
 	if err := command.ExecuteContext(ctx); err != nil {
-		fmt.Fprintln(os.Stderr, "wts:", err)
+		if !errors.As(err, &exitedError{}) { // the program has said what there is to say
+			fmt.Fprintln(os.Stderr, "wts:", advised(err))
+		}
 		stop()
 		os.Exit(exitCode(err))
 	}
@@ -42,8 +45,10 @@ provider, or to be let in; 4 the service, a provider or the database does not an
 	file := root.PersistentFlags().StringP("config", "c", configFile(), "the configuration file (or WTS_CONFIG)")
 	root.AddCommand(
 		serveCommand(file), initCommand(), checkConfigCommand(file), migrateCommand(file),
-		keysCommand(file), usersCommand(file), auditCommand(file), connectionsCommand(file), tokenCommand(), healthCommand(file), versionCommand(),
+		keysCommand(file), usersCommand(file), auditCommand(file), connectionsCommand(file), healthCommand(file), versionCommand(),
+		loginCommand(), logoutCommand(), whoamiCommand(), tokenCommand(), tokensCommand(), execCommand(), manCommand(),
 	)
+	withOutput(root)
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return usagef("%w; see: %s --help", err, cmd.CommandPath()) })
 	strict(root)
 	return root

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"io"
 	"log/slog"
 	"maps"
 	"slices"
@@ -17,8 +16,18 @@ import (
 
 // tried is one thing that was tried of the world around the service.
 type tried struct {
-	where, what, said string
-	err               error
+	Where string `json:"where"`
+	What  string `json:"what"`
+	Said  string `json:"said,omitempty"`
+	Error string `json:"error,omitempty"` // empty where it is good
+}
+
+// textOf is an error's text; empty for none.
+func textOf(err error) string {
+	if err == nil {
+		return ""
+	}
+	return err.Error()
 }
 
 // try tries the database and every provider at once, and returns what was found in a stable order. The
@@ -38,7 +47,7 @@ func try(ctx context.Context, loaded config.Config, db *store.Store, credentials
 	all.Wait()
 	for i, id := range ids {
 		for _, one := range found[i] {
-			results = append(results, tried{"providers." + id, one.What, one.Said, one.Err})
+			results = append(results, tried{"providers." + id, one.What, one.Said, textOf(one.Err)})
 		}
 	}
 	return results
@@ -48,50 +57,38 @@ func tryDatabase(ctx context.Context, db *store.Store) []tried {
 	const where = "database"
 	skew, err := db.Clock(ctx)
 	if err != nil {
-		return []tried{{where, "connection", "", err}}
+		return []tried{{where, "connection", "", err.Error()}}
 	}
-	results := []tried{{where, "connection", "reachable", nil}}
+	results := []tried{{where, "connection", "reachable", ""}}
 	if skew > 5*time.Second || skew < -5*time.Second {
-		results = append(results, tried{where, "clock", "", fmt.Errorf("it differs from this machine's by %s", skew.Round(time.Second))})
+		results = append(results, tried{where, "clock", "", "it differs from this machine's by " + skew.Round(time.Second).String()})
 	}
 	if unreadable, total, err := db.Unreadable(ctx); err == nil && unreadable > 0 {
-		results = append(results, tried{where, "sealed tokens", "", fmt.Errorf("%d of %d connections do not open with this keyring%s", unreadable, total, inMode())})
+		results = append(results, tried{where, "sealed tokens", "", fmt.Sprintf("%d of %d connections do not open with this keyring%s", unreadable, total, inMode())})
 	}
 	if db.Plaintext() {
-		results = append(results, tried{where, "encryption", "", fmt.Errorf("the connection may go without TLS: add sslmode=verify-full to database.url")})
+		results = append(results, tried{where, "encryption", "", "the connection may go without TLS: add sslmode=verify-full to database.url"})
 	}
 	return results
 }
 
-// checkOnline prints what was tried, and fails where something is wrong.
-func checkOnline(ctx context.Context, out io.Writer, loaded config.Config) error {
+// tryOnline tries everything for a command.
+func tryOnline(ctx context.Context, loaded config.Config) ([]tried, error) {
 	db, err := store.Open(loaded.Database, loaded.Keys, slog.New(slog.DiscardHandler))
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer db.Close()
-	wrong := 0
-	for _, one := range try(ctx, loaded, db, true) {
-		if one.err != nil {
-			wrong++
-			fmt.Fprintf(out, "%s: %s: %v\n", one.where, one.what, one.err)
-			continue
-		}
-		fmt.Fprintf(out, "%s: %s: good: %s\n", one.where, one.what, one.said)
-	}
-	if wrong > 0 {
-		return config.ErrFaults(wrong)
-	}
-	return nil
+	return try(ctx, loaded, db, true), nil
 }
 
 // summarize logs the same at the start, beside serving, but for the credentials.
 func (s *service) summarize(ctx context.Context) {
 	wrong := 0
 	for _, one := range try(ctx, s.config, s.store, false) {
-		if one.err != nil && ctx.Err() == nil {
+		if one.Error != "" && ctx.Err() == nil {
 			wrong++
-			s.log.Warn("something that logins and refreshes need does not work yet", slog.String("where", one.where), slog.String("what", one.what), slog.String("error", one.err.Error()))
+			s.log.Warn("something that logins and refreshes need does not work yet", slog.String("where", one.Where), slog.String("what", one.What), slog.String("error", one.Error))
 		}
 	}
 	if wrong == 0 && ctx.Err() == nil {

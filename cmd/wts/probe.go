@@ -6,7 +6,6 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/http"
 	"net/url"
@@ -35,13 +34,13 @@ func healthCommand(file *string) *cobra.Command {
 				if err := checkURL(at); err != nil {
 					return err
 				}
-				return ready(ctx, http.DefaultClient, at, cmd.OutOrStdout())
+				return ready(ctx, http.DefaultClient, at, cmd)
 			}
 			loaded, err := config.LoadForDatabase(*file, os.Environ())
 			if err != nil {
 				return err
 			}
-			return ownReady(ctx, loaded, cmd.OutOrStdout())
+			return ownReady(ctx, loaded, cmd)
 		},
 	}
 	command.Flags().StringVar(&at, "url", "", "ask the service there instead")
@@ -49,7 +48,7 @@ func healthCommand(file *string) *cobra.Command {
 }
 
 // ownReady asks at each address of a configuration until one answers: the service passes over those that it may not open.
-func ownReady(ctx context.Context, loaded config.Config, out io.Writer) (err error) {
+func ownReady(ctx context.Context, loaded config.Config, cmd *cobra.Command) (err error) {
 	scheme := "http"
 	if loaded.Server.TLS.CertFile != "" {
 		scheme = "https"
@@ -65,7 +64,7 @@ func ownReady(ctx context.Context, loaded config.Config, out io.Writer) (err err
 		if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() {
 			host = "localhost"
 		}
-		if err = ready(ctx, client, scheme+"://"+net.JoinHostPort(host, port), out); err == nil || !unanswered(err) {
+		if err = ready(ctx, client, scheme+"://"+net.JoinHostPort(host, port), cmd); err == nil || !unanswered(err) {
 			return err
 		}
 	}
@@ -73,7 +72,7 @@ func ownReady(ctx context.Context, loaded config.Config, out io.Writer) (err err
 }
 
 // ready asks a service whether it is.
-func ready(ctx context.Context, client *http.Client, at string, out io.Writer) error {
+func ready(ctx context.Context, client *http.Client, at string, cmd *cobra.Command) error {
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, strings.TrimRight(at, "/")+"/readyz", nil)
 	if err != nil {
 		return fmt.Errorf("the service's address: %w", err)
@@ -86,8 +85,7 @@ func ready(ctx context.Context, client *http.Client, at string, out io.Writer) e
 	if response.StatusCode != http.StatusOK {
 		return &api.Error{Status: response.StatusCode, Message: "it is not ready"}
 	}
-	fmt.Fprintln(out, "ready")
-	return nil
+	return say(cmd, map[string]bool{"ready": true}, "ready")
 }
 
 // checkURL wants the address of a service.

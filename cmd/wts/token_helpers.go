@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/url"
 	"slices"
 	"strings"
 	"time"
@@ -13,30 +14,98 @@ import (
 	"github.com/workspace-token-service/wts/pkg/unverified"
 )
 
-// asked reads what git wants a credential for (git-credential(1)) and tells whether the token may go there:
-// to a host that was named, over https. git asks every helper about every server that wants a password, also
-// about one whose address was a stranger's. Where the answer is no, nothing is printed, and git goes on to
-// its other helpers.
-func (o tokenOptions) asked(from io.Reader) (bool, error) {
-	if len(o.hosts) == 0 {
-		return false, usagef("--host is missing: name the git servers that may have the token, like --host git.example.org")
-	}
-	wanted := map[string]string{}
-	for lines := bufio.NewScanner(io.LimitReader(from, 64<<10)); lines.Scan() && lines.Text() != ""; {
-		name, value, _ := strings.Cut(lines.Text(), "=")
-		wanted[name] = value
-	}
-	named := slices.ContainsFunc(o.hosts, func(host string) bool { return strings.EqualFold(host, wanted["host"]) })
-	return named && wanted["protocol"] == "https", nil
+// A program asks its helpers about every server that wants a password, also about one whose address was a stranger's. So
+// a helper of ours answers for the servers that were named, over https, and for no other; it keeps nothing, so that there
+// is nothing to store or to erase.
+
+// request is what a program asks a helper for.
+type request struct {
+	host string // with its port, where that was said
+	said string // the server, as the program called it
+	// quiet: a program that gets nothing sees no failure; none is what it is told else.
+	quiet bool
+	none  string
 }
 
-// gitCredential renders a token for git, with its end, so that git does not keep it longer.
-func gitCredential(token api.Token) string {
-	text := "username=oauth2\npassword=" + token.Value + "\n"
-	if ends := endOf(token); !ends.IsZero() {
-		text += fmt.Sprintf("password_expiry_utc=%d\n", ends.Unix())
+// errNoCredential: the server is none that may have the token. Some programs go on by it to other helpers, and to an
+// anonymous request.
+var errNoCredential = errors.New("no credentials for this server")
+
+// reader reads a request from the words behind the command and from the standard input. Where ok is false the program
+// asked for something else, which is answered by reply alone.
+type reader func(args []string, from io.Reader) (wanted request, ok bool, reply string, err error)
+
+const maxRequest = 64 << 10 // bytes
+
+// readGit reads what git asks for (git-credential(1)). Where the answer is no, nothing is printed, and git goes on to its
+// other helpers.
+func readGit(args []string, from io.Reader) (wanted request, ok bool, reply string, err error) {
+	if len(args) != 1 {
+		return wanted, false, "", usagef("want a word, as git adds it: get, store or erase")
 	}
-	return text
+	if args[0] != "get" {
+		return wanted, false, "", nil
+	}
+	said := map[string]string{}
+	for lines := bufio.NewScanner(io.LimitReader(from, maxRequest)); lines.Scan() && lines.Text() != ""; {
+		name, value, _ := strings.Cut(lines.Text(), "=")
+		said[name] = value
+	}
+	return request{host: said["host"], quiet: true}, said["protocol"] == "https", "", nil
+}
+
+// readDocker reads what docker asks for: the server's address on the standard input.
+func readDocker(args []string, from io.Reader) (wanted request, ok bool, reply string, err error) {
+	if len(args) != 1 {
+		return wanted, false, "", usagef("want a word, as docker adds it: get, store, erase or list")
+	}
+	text, err := io.ReadAll(io.LimitReader(from, maxRequest))
+	switch {
+	case err != nil:
+		return wanted, false, "", fmt.Errorf("reading what is asked for: %w", err)
+	case args[0] == "list":
+		return wanted, false, "{}\n", nil
+	}
+	wanted = requestOf(strings.TrimSpace(string(text)))
+	wanted.none = "credentials not found in native keychain\n" // by which docker goes on without
+	return wanted, args[0] == "get", "", nil
+}
+
+// readKeyring reads what pip asks the program keyring for: get, the service, and the name of the user.
+func readKeyring(args []string, _ io.Reader) (wanted request, ok bool, reply string, err error) {
+	if len(args) != 3 || args[0] != "get" {
+		return wanted, false, "", errNoCredential
+	}
+	return requestOf(args[1]), true, "", nil
+}
+
+// requestOf reads the address of a server, or its name alone. One that is not encrypted has no host.
+func requestOf(text string) request {
+	wanted := request{said: text}
+	address := text
+	if !strings.Contains(text, "://") {
+		address = "https://" + text
+	}
+	if parsed, err := url.Parse(address); err == nil && parsed.Scheme == "https" {
+		wanted.host = parsed.Host
+	}
+	return wanted
+}
+
+// helps reads what a program asks for, and tells whether it may have the token; else reply is all that it gets.
+func (o *tokenOptions) helps(read reader, args []string, from io.Reader) (wanted request, mayHave bool, reply string, err error) {
+	if len(o.hosts) == 0 {
+		return wanted, false, "", usagef("--host is missing: name the servers that may have the token, like --host git.example.org")
+	}
+	wanted, ok, reply, err := read(args, from)
+	if err != nil || !ok {
+		return wanted, false, reply, err
+	}
+	named := slices.ContainsFunc(o.hosts, func(host string) bool { return wanted.host != "" && strings.EqualFold(host, wanted.host) })
+	if !named && !wanted.quiet {
+		return wanted, false, wanted.none, errNoCredential
+	}
+	return wanted, named, "", nil
 }
 
 // endOf is when a token expires: as wts said, else as a JWT states it; zero where neither is known.

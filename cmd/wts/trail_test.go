@@ -116,7 +116,7 @@ func TestTheAuditInTheDatabase(t *testing.T) {
 	if out := does(made.ID, "query", "--user", "alice", "--action", "create token"); strings.Contains(out, "bob") || strings.Contains(out, "mint") {
 		t.Errorf("of alice's tokens: %s", out)
 	}
-	does(`"audit":"mint"`, "query", "--json", "--refused", "--since", "1h")
+	does(`"audit": "mint"`, "query", "--output", "json", "--refused", "--since", "1h")
 	if out, err := run(t, "audit", "query", "--since", "yesterday", "-c", file); err == nil || !strings.Contains(err.Error(), "want a time") {
 		t.Errorf("a time that is none: %s, %v", out, err)
 	}
@@ -125,7 +125,7 @@ func TestTheAuditInTheDatabase(t *testing.T) {
 	}
 	does("user disable", "query", "--user", "bob")
 	for _, canary := range []string{made.Token, minted.member("token")} {
-		if out := does("", "query", "--json", "--limit", "1000"); canary == "" || strings.Contains(out, canary) {
+		if out := does("", "query", "--output", "json", "--limit", "1000"); canary == "" || strings.Contains(out, canary) {
 			t.Errorf("the audit holds a token: %q", canary)
 		}
 	}

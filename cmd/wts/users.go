@@ -4,8 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
-	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -19,23 +19,10 @@ import (
 func usersCommand(file *string) *cobra.Command {
 	users := &cobra.Command{Use: "users", Short: "Who uses the service; refuse users, and let them in again"}
 	users.AddCommand(
-		&cobra.Command{
-			Use: "list", Short: "List all users, with how much they have", Args: cobra.NoArgs,
-			RunE: withStore(file, func(cmd *cobra.Command, _ []string, _ config.Config, db *store.Store) error {
-				all, err := db.Users.List(cmd.Context(), "")
-				if err != nil {
-					return err
-				}
-				table := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 0, 2, ' ', 0)
-				fmt.Fprintln(table, "USER\tSTATE\tCONNECTIONS\tTOKENS\tSESSIONS\tSEEN\tSINCE\tID")
-				for _, one := range all {
-					fmt.Fprintf(table, "%s\t%s\t%d\t%d\t%d\t%s\t%s\t%s\n", one.Username, stateOf(one), one.Connections, one.Tokens, one.Sessions, stamp(one.SeenAt), stamp(one.CreatedAt), one.ID)
-				}
-				return table.Flush()
-			}),
-		},
+		listUsersCommand(file),
 		&cobra.Command{
 			Use: "show <username>", Short: "Show what is known of a user, and of those who had the name before", Args: cobra.ExactArgs(1),
+			ValidArgsFunction: completeUser(file),
 			RunE: withStore(file, func(cmd *cobra.Command, args []string, _ config.Config, db *store.Store) error {
 				return showUser(cmd, db, args[0])
 			}),
@@ -50,7 +37,7 @@ func usersCommand(file *string) *cobra.Command {
 			short = "Let a user in again"
 		}
 		users.AddCommand(&cobra.Command{
-			Use: name + " <username>", Short: short, Args: cobra.ExactArgs(1),
+			Use: name + " <username>", Short: short, Args: cobra.ExactArgs(1), ValidArgsFunction: completeUser(file),
 			RunE: withStore(file, func(cmd *cobra.Command, args []string, loaded config.Config, db *store.Store) error {
 				err := db.Users.SetDisabled(cmd.Context(), args[0], disabled)
 				if errors.Is(err, authn.ErrUnknown) {
@@ -59,8 +46,8 @@ func usersCommand(file *string) *cobra.Command {
 				if err != nil {
 					return err
 				}
-				fmt.Fprint(cmd.OutOrStdout(), said(args[0], disabled, loaded.RideThroughMax))
-				return audited(cmd, loaded, db, audit.Event{Action: action, Username: args[0]})
+				return errors.Join(audited(cmd, loaded, db, audit.Event{Action: action, Username: args[0]}),
+					say(cmd, map[string]any{"username": args[0], "disabled": disabled}, "%s", said(args[0], disabled, loaded.RideThroughMax)))
 			}),
 		})
 	}
@@ -71,7 +58,7 @@ func renameCommand(file *string) *cobra.Command {
 	return &cobra.Command{
 		Use: "rename <username> <name>", Short: "Let a user be called otherwise, until their next login",
 		Long: "Lets a user be called otherwise. Their connections, tokens and sessions are kept. From now on pods whose annotation has the new name are theirs, and pods with the former name have no user. At their next login the provider's claim has the word again: rename is for the time between, when a username was changed at the provider and the pods have the new one already.",
-		Args: cobra.ExactArgs(2),
+		Args: cobra.ExactArgs(2), ValidArgsFunction: completeUser(file),
 		RunE: withStore(file, func(cmd *cobra.Command, args []string, loaded config.Config, db *store.Store) error {
 			switch err := db.Users.Rename(cmd.Context(), args[0], args[1]); {
 			case errors.Is(err, authn.ErrUnknown):
@@ -81,15 +68,15 @@ func renameCommand(file *string) *cobra.Command {
 			case err != nil:
 				return err
 			}
-			fmt.Fprintf(cmd.OutOrStdout(), "%s is called %s now, until the provider says otherwise at a login. Pods with the former name have no user.\n", args[0], args[1])
-			return audited(cmd, loaded, db, audit.Event{Action: audit.RenameUser, Username: args[1]})
+			return errors.Join(audited(cmd, loaded, db, audit.Event{Action: audit.RenameUser, Username: args[1]}), say(cmd, map[string]string{"former_username": args[0], "username": args[1]},
+				"%s is called %s now, until the provider says otherwise at a login. Pods with the former name have no user.", args[0], args[1]))
 		}),
 	}
 }
 
 func endSessionsCommand(file *string) *cobra.Command {
 	return &cobra.Command{
-		Use: "end-sessions <username>", Short: "End all sessions of a user, on every replica within 5 s", Args: cobra.ExactArgs(1),
+		Use: "end-sessions <username>", Short: "End all sessions of a user, on every replica within 5 s", Args: cobra.ExactArgs(1), ValidArgsFunction: completeUser(file),
 		RunE: withStore(file, func(cmd *cobra.Command, args []string, loaded config.Config, db *store.Store) error {
 			user, err := findUser(cmd, db, args[0])
 			if err != nil {
@@ -99,8 +86,8 @@ func endSessionsCommand(file *string) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			fmt.Fprintf(cmd.OutOrStdout(), "%d sessions of %s were ended. Their connections and API tokens go on.\n", len(ended), args[0])
-			return audited(cmd, loaded, db, audit.Event{Action: audit.EndSession, UserID: user.ID, Username: args[0]})
+			return errors.Join(audited(cmd, loaded, db, audit.Event{Action: audit.EndSession, UserID: user.ID, Username: args[0]}),
+				say(cmd, map[string]any{"username": args[0], "ended": len(ended)}, "%d sessions of %s were ended. Their connections and API tokens go on.", len(ended), args[0]))
 		}),
 	}
 }
@@ -115,7 +102,7 @@ func findUser(cmd *cobra.Command, db *store.Store, username string) (authn.User,
 }
 
 // stateOf says in one word what a user may do.
-func stateOf(one authn.Account) string {
+func stateOf(one *authn.Account) string {
 	switch {
 	case !one.SetAsideAt.IsZero():
 		return "set aside"
@@ -125,66 +112,142 @@ func stateOf(one authn.Account) string {
 	return "active"
 }
 
-// showUser prints what is known of a user, without a secret.
+// userLine is a user as commands print them, without a secret.
+type userLine struct {
+	ID          string        `json:"id"`
+	Username    string        `json:"username"`
+	State       string        `json:"state"`
+	Issuer      string        `json:"issuer"`
+	Subject     string        `json:"subject"`
+	Groups      []string      `json:"groups"`
+	CreatedAt   time.Time     `json:"created_at"`
+	DisabledAt  time.Time     `json:"disabled_at,omitzero"`
+	SetAsideAt  time.Time     `json:"set_aside_at,omitzero"`
+	SeenAt      time.Time     `json:"seen_at,omitzero"`
+	Connections int           `json:"connections"`
+	Tokens      int           `json:"tokens"`
+	Sessions    int           `json:"sessions"`
+	Open        []sessionLine `json:"open_sessions,omitempty"`
+}
+
+// sessionLine is where a user is logged in.
+type sessionLine struct {
+	CreatedAt time.Time `json:"created_at"`
+	SeenAt    time.Time `json:"seen_at"`
+	EndsAt    time.Time `json:"ends_at"`
+	Address   string    `json:"address"`
+	Agent     string    `json:"agent"`
+}
+
+func lineOfUser(one *authn.Account) userLine {
+	return userLine{
+		ID: one.ID, Username: one.Username, State: stateOf(one), Issuer: one.Issuer, Subject: one.Subject, Groups: append([]string{}, one.Groups...),
+		CreatedAt: seconds(one.CreatedAt), DisabledAt: seconds(one.DisabledAt), SetAsideAt: seconds(one.SetAsideAt), SeenAt: seconds(one.SeenAt),
+		Connections: one.Connections, Tokens: one.Tokens, Sessions: one.Sessions,
+	}
+}
+
+// userStates are those by which a list can be narrowed.
+var userStates = []string{"active", "disabled", "set aside"}
+
+func listUsersCommand(file *string) *cobra.Command {
+	var filter store.UserFilter
+	command := &cobra.Command{
+		Use: "list", Short: "List all users, with how much they have", Args: cobra.NoArgs,
+		RunE: withStore(file, func(cmd *cobra.Command, _ []string, _ config.Config, db *store.Store) error {
+			if filter.State != "" && !slices.Contains(userStates, filter.State) {
+				return usagef("--state: got %q, want one of %s", filter.State, strings.Join(userStates, ", "))
+			}
+			if err := checkPage(filter.Page); err != nil {
+				return err
+			}
+			all, err := db.Users.List(cmd.Context(), filter)
+			if err != nil {
+				return err
+			}
+			lines := []userLine{}
+			for i := range all {
+				lines = append(lines, lineOfUser(&all[i]))
+			}
+			more(cmd, filter.Page, len(all))
+			return show(cmd, lines, func(out io.Writer) {
+				row(out, "USER", "STATE", "CONNECTIONS", "TOKENS", "SESSIONS", "SEEN", "SINCE", "ID")
+				for i := range lines {
+					one := &lines[i]
+					row(out, one.Username, one.State, one.Connections, one.Tokens, one.Sessions, one.SeenAt, one.CreatedAt, one.ID)
+				}
+			})
+		}),
+	}
+	command.Flags().StringVar(&filter.State, "state", "", "only those in one state: "+strings.Join(userStates, ", "))
+	choices(command, "state", userStates...)
+	pageFlags(command, &filter.Page)
+	return command
+}
+
+// showUser prints what is known of a user, and where they are logged in.
 func showUser(cmd *cobra.Command, db *store.Store, username string) error {
-	all, err := db.Users.List(cmd.Context(), username)
+	all, err := db.Users.List(cmd.Context(), store.UserFilter{Username: username})
 	if err != nil {
 		return err
 	}
 	if len(all) == 0 {
 		return fmt.Errorf("no user is or was called %q", username)
 	}
-	out := cmd.OutOrStdout()
-	for i, one := range all {
-		if i > 0 {
-			fmt.Fprintln(out)
-		}
-		table := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
-		for _, line := range [][2]string{
-			{"user", one.Username},
-			{"id", one.ID},
-			{"state", stateOf(one)},
-			{"issuer", one.Issuer},
-			{"subject", one.Subject},
-			{"groups", dash(strings.Join(one.Groups, ", "))},
-			{"since", stamp(one.CreatedAt)},
-			{"disabled", stamp(one.DisabledAt)},
-			{"set aside", stamp(one.SetAsideAt)},
-			{"seen", stamp(one.SeenAt)},
-			{"connections", fmt.Sprint(one.Connections)},
-			{"API tokens", fmt.Sprint(one.Tokens)},
-			{"sessions", fmt.Sprint(one.Sessions)},
-		} {
-			fmt.Fprintf(table, "%s\t%s\n", line[0], line[1])
-		}
-		if err := table.Flush(); err != nil {
+	lines := []userLine{}
+	for i := range all {
+		line := lineOfUser(&all[i])
+		sessions, err := db.Sessions.SessionsOf(cmd.Context(), line.ID)
+		if err != nil {
 			return err
 		}
-		if err := showSessions(cmd, out, db, one.ID); err != nil {
-			return err
+		for _, one := range sessions {
+			line.Open = append(line.Open, sessionLine{seconds(one.CreatedAt), seconds(one.SeenAt), seconds(one.EndsAt), one.Address, one.Agent})
 		}
+		lines = append(lines, line)
 	}
-	return nil
+	return show(cmd, lines, func(out io.Writer) {
+		for i := range lines {
+			if i > 0 {
+				fmt.Fprintln(out)
+			}
+			lines[i].table(out)
+		}
+	})
 }
 
-// showSessions prints where a user is logged in.
-func showSessions(cmd *cobra.Command, out io.Writer, db *store.Store, userID string) error {
-	sessions, err := db.Sessions.SessionsOf(cmd.Context(), userID)
-	if err != nil || len(sessions) == 0 {
-		return err
+func (u *userLine) table(out io.Writer) {
+	for _, line := range [][2]any{
+		{"user", u.Username},
+		{"id", u.ID},
+		{"state", u.State},
+		{"issuer", u.Issuer},
+		{"subject", u.Subject},
+		{"groups", strings.Join(u.Groups, ", ")},
+		{"since", u.CreatedAt},
+		{"disabled", u.DisabledAt},
+		{"set aside", u.SetAsideAt},
+		{"seen", u.SeenAt},
+		{"connections", u.Connections},
+		{"API tokens", u.Tokens},
+		{"sessions", u.Sessions},
+	} {
+		row(out, line[0], line[1])
 	}
-	table := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(table, "\nSESSION BEGAN\tSEEN\tENDS\tADDRESS\tBROWSER")
-	for _, one := range sessions {
-		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\n", stamp(one.CreatedAt), stamp(one.SeenAt), stamp(one.EndsAt), dash(one.Address), dash(one.Agent))
+	if len(u.Open) == 0 {
+		return
 	}
-	return table.Flush()
+	fmt.Fprintln(out)
+	row(out, "SESSION BEGAN", "SEEN", "ENDS", "ADDRESS", "BROWSER")
+	for _, one := range u.Open {
+		row(out, one.CreatedAt, one.SeenAt, one.EndsAt, one.Address, one.Agent)
+	}
 }
 
 // said tells an operator what has been done, and what holds for a replica that cannot hear of it.
 func said(username string, disabled bool, rideThrough time.Duration) string {
 	if !disabled {
-		return fmt.Sprintf("%s may use the service again.\n", username)
+		return fmt.Sprintf("%s may use the service again.", username)
 	}
-	return fmt.Sprintf("%s is refused within 5 s by every replica that reaches the database. One that is cut off from it goes on with what it knows for ride_through_max (%s); stop it if that is too long.\n", username, rideThrough)
+	return fmt.Sprintf("%s is refused within 5 s by every replica that reaches the database. One that is cut off from it goes on with what it knows for ride_through_max (%s); stop it if that is too long.", username, rideThrough)
 }

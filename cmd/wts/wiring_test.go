@@ -86,8 +86,8 @@ func TestSealsThatDoNotOpenAreReported(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			said := ""
 			for _, one := range tryDatabase(t.Context(), row.db) {
-				if one.err != nil {
-					said += one.what + ": " + one.err.Error()
+				if one.Error != "" {
+					said += one.What + ": " + one.Error
 				}
 			}
 			if (row.want == "") != (said == "") || !strings.Contains(said, row.want) {

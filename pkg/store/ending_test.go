@@ -320,7 +320,7 @@ func TestGrantsThatEndAreCountedAndListed(t *testing.T) {
 			{"expected", 7 * day, []string{"expected"}},
 			{"next week", 7 * day, nil},
 		} {
-			listed, err := e.Connections.Ending(t.Context(), each.username, each.within)
+			listed, err := e.Connections.List(t.Context(), store.ConnectionFilter{Username: each.username, Within: each.within})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -333,7 +333,7 @@ func TestGrantsThatEndAreCountedAndListed(t *testing.T) {
 			}
 			same(t, fmt.Sprint(each.username, " within ", each.within), each.want, names)
 		}
-		all, err := e.Connections.List(t.Context(), "")
+		all, err := e.Connections.List(t.Context(), store.ConnectionFilter{})
 		if err != nil || len(all) != 8 {
 			t.Fatalf("%d connections, %v; want 8", len(all), err)
 		}

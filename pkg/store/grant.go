@@ -175,7 +175,7 @@ func (s *Grants) CreateLogin(ctx context.Context, begun grant.Login, most int) e
 		if err := tx.Take(&user{}, "id = ? AND disabled_at IS NULL", begun.UserID).Error; err != nil {
 			return err
 		}
-		oldest := tx.Model(&session{}).Select("digest").Where("user_id = ? AND client = ?", begun.UserID, begun.Client).Order("seen_at DESC, digest").Offset(most - 1).Limit(maxListed)
+		oldest := tx.Model(&session{}).Select("digest").Where("user_id = ? AND client = ?", begun.UserID, begun.Client).Order("seen_at DESC, digest").Offset(most - 1).Limit(MaxListed)
 		if _, err := s.sessions.endSessions(tx, tx.Session(&gorm.Session{}).Where("digest IN (?)", oldest), now); err != nil {
 			return err
 		}

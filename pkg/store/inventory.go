@@ -1,6 +1,7 @@
 package store
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"slices"
@@ -33,19 +34,33 @@ type Listed struct {
 // ailingAfter is how long a connection fails before it is shown as ailing.
 const ailingAfter = 24 * time.Hour
 
-// maxListed bounds a list: it is for a person to read.
-const maxListed = 10_000
-
-// List lists connections by user and provider; an empty username is everybody's. Tombstones are left out.
-func (s *Connections) List(ctx context.Context, username string) ([]Listed, error) {
-	return s.list(ctx, username, 0)
+// Page is the part of a list that is wanted.
+type Page struct {
+	Limit int // 0 is MaxListed, which it may not exceed
+	Skip  int
 }
 
-// Ending lists the connections that are good and whose grants end within a time, those that end first at the top; an
-// empty username is everybody's.
-func (s *Connections) Ending(ctx context.Context, username string, within time.Duration) ([]Listed, error) {
-	return s.list(ctx, username, within)
+// MaxListed bounds a list: it is for a person to read.
+const MaxListed = 10_000
+
+// of narrows a query to the page.
+func (p Page) of(query *gorm.DB) *gorm.DB {
+	return query.Limit(min(cmp.Or(p.Limit, MaxListed), MaxListed)).Offset(p.Skip)
 }
+
+// ConnectionFilter narrows a list of connections. Tombstones are in none.
+type ConnectionFilter struct {
+	Username, Provider string // empty for all
+	// Phase is one of broker's, or Ailing.
+	Phase string
+	// Within is for those that are good and whose grants end within a time, those that end first at the top; else the order
+	// is by user and provider.
+	Within time.Duration
+	Page
+}
+
+// Ailing is, in a filter, what Listed.Ailing says.
+const Ailing = "ailing"
 
 // listedRow is a row of a list of connections.
 type listedRow struct {
@@ -55,10 +70,10 @@ type listedRow struct {
 }
 
 const ailing = `(connections.failing_since <= ? AND EXISTS (SELECT 1 FROM connections o WHERE o.provider = connections.provider
-	AND o.user_id <> connections.user_id AND o.access_issued_at > connections.failing_since)) AS ailing`
+	AND o.user_id <> connections.user_id AND o.access_issued_at > connections.failing_since))`
 
-// list lists connections; where within is not 0, those whose grants end within it.
-func (s *Connections) list(ctx context.Context, username string, within time.Duration) ([]Listed, error) {
+// List lists connections.
+func (s *Connections) List(ctx context.Context, filter ConnectionFilter) ([]Listed, error) {
 	var rows []listedRow
 	var habits broker.Habits
 	var now int64
@@ -72,14 +87,23 @@ func (s *Connections) list(ctx context.Context, username string, within time.Dur
 			return err
 		}
 		habits = broker.HabitsOf(ended)
-		query := tx.Table("connections").Select("connections.*, users.username, "+ailing, time.Now().Add(-ailingAfter).UnixMilli()).
-			Joins("JOIN users ON users.id = connections.user_id").Where("phase <> ?", string(broker.Disconnected)).Limit(maxListed)
-		if within != 0 {
-			ending, arguments := endingQuery(habits, now, within)
+		since := time.Now().Add(-ailingAfter).UnixMilli()
+		query := filter.of(tx.Table("connections").Select("connections.*, users.username, "+ailing+" AS ailing", since).
+			Joins("JOIN users ON users.id = connections.user_id").Where("phase <> ?", string(broker.Disconnected)))
+		if filter.Within != 0 {
+			ending, arguments := endingQuery(habits, now, filter.Within)
 			query = query.Joins("JOIN (?) e ON e.user_id = connections.user_id AND e.provider = connections.provider", tx.Raw(ending, arguments)).Order("e.ends_at")
 		}
-		if username != "" {
-			query = query.Where("users.username = ? AND users.set_aside_at IS NULL", username)
+		if filter.Username != "" {
+			query = query.Where("users.username = ? AND users.set_aside_at IS NULL", filter.Username)
+		}
+		if filter.Provider != "" {
+			query = query.Where("connections.provider = ?", filter.Provider)
+		}
+		if filter.Phase == Ailing {
+			query = query.Where(ailing, since)
+		} else if filter.Phase != "" {
+			query = query.Where("phase = ?", filter.Phase)
 		}
 		return query.Order("users.username, connections.provider").Scan(&rows).Error
 	})
@@ -119,13 +143,29 @@ func (s *Users) joined() string {
 // ErrTaken says that a username is another user's.
 var ErrTaken = errors.New("the name is another user's")
 
-// List lists users by name; a username narrows it to those who have or had it.
-func (s *Users) List(ctx context.Context, username string) ([]authn.Account, error) {
-	return s.list(ctx, maxListed, func(tx *gorm.DB) *gorm.DB {
-		if username != "" {
-			tx = tx.Where("users.username = ?", username)
+// UserFilter narrows a list of users.
+type UserFilter struct {
+	Username string // those who have or had it; empty for all
+	State    string // active, disabled or set aside; empty for all
+	Page
+}
+
+// userStates are the conditions of UserFilter.State.
+var userStates = map[string]string{
+	"active": "users.disabled_at IS NULL AND users.set_aside_at IS NULL", "disabled": "users.disabled_at IS NOT NULL AND users.set_aside_at IS NULL",
+	"set aside": "users.set_aside_at IS NOT NULL",
+}
+
+// List lists users by name.
+func (s *Users) List(ctx context.Context, filter UserFilter) ([]authn.Account, error) {
+	return s.list(ctx, func(tx *gorm.DB) *gorm.DB {
+		if filter.Username != "" {
+			tx = tx.Where("users.username = ?", filter.Username)
 		}
-		return tx
+		if condition := userStates[filter.State]; condition != "" {
+			tx = tx.Where(condition)
+		}
+		return filter.of(tx)
 	})
 }
 
@@ -135,11 +175,13 @@ func (s *Users) List(ctx context.Context, username string) ([]authn.Account, err
 // Search lists the users whose names begin so, by name.
 func (s *Users) Search(ctx context.Context, beginning string, limit int) ([]authn.Account, error) {
 	escaped := strings.NewReplacer(`\`, `\\`, "%", `\%`, "_", `\_`).Replace(beginning)
-	return s.list(ctx, limit, func(tx *gorm.DB) *gorm.DB { return tx.Where(`users.username LIKE ? ESCAPE '\'`, escaped+"%") })
+	return s.list(ctx, func(tx *gorm.DB) *gorm.DB {
+		return tx.Where(`users.username LIKE ? ESCAPE '\'`, escaped+"%").Limit(limit)
+	})
 }
 
 // list reads users, with how much they have.
-func (s *Users) list(ctx context.Context, limit int, narrow func(*gorm.DB) *gorm.DB) (all []authn.Account, err error) {
+func (s *Users) list(ctx context.Context, narrow func(*gorm.DB) *gorm.DB) (all []authn.Account, err error) {
 	var rows []struct {
 		Row                           user `gorm:"embedded"`
 		Groups, Providers             *string
@@ -156,7 +198,7 @@ func (s *Users) list(ctx context.Context, limit int, narrow func(*gorm.DB) *gorm
 			(SELECT count(*) FROM connections c WHERE c.user_id = users.id AND c.phase NOT IN ('broken', 'disconnected')) AS connections,
 			(SELECT count(*) FROM api_tokens t WHERE t.user_id = users.id AND t.kind = 'personal' AND t.revoked_at IS NULL AND (t.expires_at IS NULL OR t.expires_at > ?)) AS tokens,
 			(SELECT count(*) FROM sessions e WHERE e.user_id = users.id AND e.ends_at > ?) AS sessions,
-			(SELECT max(seen_at) FROM sessions e WHERE e.user_id = users.id) AS seen_at`, now, now).Order("users.username, users.created_at").Limit(limit)
+			(SELECT max(seen_at) FROM sessions e WHERE e.user_id = users.id) AS seen_at`, now, now).Order("users.username, users.created_at")
 		return narrow(query).Scan(&rows).Error
 	})
 	for _, row := range rows {

@@ -140,7 +140,7 @@ func (s *Resources) EditResource(ctx context.Context, audience, id string, edit 
 func (s *Resources) ResourcesOf(ctx context.Context, userID string) (all []apitoken.ResourceInfo, err error) {
 	err = s.write(ctx, func(tx *gorm.DB) error {
 		all = nil
-		query := tx.Order("audience, id").Limit(maxListed)
+		query := tx.Order("audience, id").Limit(MaxListed)
 		bind, names := bindMaintainers, []any{}
 		if userID != "" {
 			bind, names = bind+" AND username = (SELECT username FROM users WHERE id = ?)", []any{userID}

@@ -97,7 +97,7 @@ func (s *Sessions) SessionsOf(ctx context.Context, userID string) (all []authn.B
 	var rows []session
 	err = s.run(ctx, func(tx *gorm.DB) error {
 		rows = nil
-		return tx.Order("seen_at DESC, digest").Limit(maxListed).Find(&rows, "user_id = ?", userID).Error
+		return tx.Order("seen_at DESC, digest").Limit(MaxListed).Find(&rows, "user_id = ?", userID).Error
 	})
 	for i := range rows {
 		all = append(all, rows[i].session())

@@ -544,7 +544,7 @@ func TestWhoIsAiling(t *testing.T) {
 				if each.served {
 					connect(t, s, "bob")
 				}
-				listed, err := s.Connections.List(t.Context(), "alice")
+				listed, err := s.Connections.List(t.Context(), store.ConnectionFilter{Username: "alice"})
 				if err != nil || len(listed) != 1 || listed[0].Ailing != each.ailing || listed[0].Failure != "400 invalid_request" {
 					t.Errorf("got %+v, %v; want ailing %t", listed, err, each.ailing)
 				}

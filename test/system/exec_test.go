@@ -1,0 +1,235 @@
+package system
+
+import (
+	"bytes"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"html"
+	"net/http"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/workspace-token-service/wts/pkg/provider/providertest"
+	"github.com/workspace-token-service/wts/test/instance"
+	"github.com/workspace-token-service/wts/test/pgtest"
+)
+
+var execFor = flag.Duration("system.exec", 40*time.Second, "for how long wts exec supplies a program")
+
+// envReader makes the test's binary the program that wts exec runs: for as long as it says.
+const envReader = "WTS_TEST_READER"
+
+// whatWasRead is what that program says in the end.
+type whatWasRead struct {
+	Reads, Tokens int
+	Bad           []string // reads of what is no valid token
+	File          string
+}
+
+// readTokens reads the token again and again, as a program does that asks a service all the time.
+func readTokens(howLong string) int {
+	length, err := time.ParseDuration(howLong)
+	if err != nil {
+		return 2
+	}
+	seen, said := map[string]bool{}, whatWasRead{File: os.Getenv("BEARER_TOKEN_FILE")}
+	for began := time.Now(); time.Since(began) < length; time.Sleep(time.Millisecond) {
+		text, err := os.ReadFile(said.File)
+		token := strings.TrimSuffix(string(text), "\n")
+		if left := lifeLeft(token); err != nil || left <= 0 || len(token) == len(text) {
+			said.Bad = append(said.Bad, fmt.Sprintf("after %s: %d bytes, valid for %s, %v", time.Since(began), len(text), left, err))
+		}
+		said.Reads++
+		seen[token] = true
+	}
+	said.Tokens = len(seen)
+	_ = json.NewEncoder(os.Stdout).Encode(said)
+	return 0
+}
+
+// person is a machine of alice's, without a browser and without a keyring.
+type person struct {
+	binary string
+	env    []string
+}
+
+func newPerson(t *testing.T) *person {
+	t.Helper()
+	home := t.TempDir()
+	return &person{instance.Binary(t), append(os.Environ(), "HOME="+home, "XDG_CONFIG_HOME="+home, "XDG_RUNTIME_DIR="+home, "DBUS_SESSION_BUS_ADDRESS=unix:path=/nowhere", "DISPLAY=", "WAYLAND_DISPLAY=")}
+}
+
+func (p *person) command(args ...string) *exec.Cmd {
+	command := exec.Command(p.binary, args...)
+	command.Env = p.env
+	return command
+}
+
+// lockedBuffer is written by one and read by another.
+type lockedBuffer struct {
+	mu   sync.Mutex
+	text bytes.Buffer
+}
+
+func (b *lockedBuffer) Write(text []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.text.Write(text)
+}
+
+func (b *lockedBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.text.String()
+}
+
+var completeAddress = regexp.MustCompile(`or open (http\S+)`)
+
+// logIn has alice log in by the code that is shown, in a browser elsewhere.
+func (p *person) logIn(t *testing.T, c *cluster, browser *http.Client) {
+	t.Helper()
+	var said lockedBuffer
+	command := p.command("login", c.url)
+	command.Stderr = &said
+	if err := command.Start(); err != nil {
+		t.Fatal(err)
+	}
+	var shown []string
+	for began := time.Now(); shown == nil; time.Sleep(10 * time.Millisecond) {
+		if shown = completeAddress.FindStringSubmatch(said.String()); shown == nil && time.Since(began) > 20*time.Second {
+			t.Fatalf("no code after 20 s: %s", said.String())
+		}
+	}
+	asked, err := providertest.Open(t.Context(), browser, shown[1])
+	if err != nil {
+		t.Fatal(err)
+	}
+	form := url.Values{"decision": {"allow"}}
+	for _, field := range regexp.MustCompile(`<input type="hidden" name="([^"]+)" value="([^"]*)"`).FindAllStringSubmatch(asked.Body, -1) {
+		form.Set(field[1], html.UnescapeString(field[2]))
+	}
+	response, err := browser.PostForm(c.url+"/device", form)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = response.Body.Close()
+	if err := command.Wait(); err != nil || response.StatusCode != http.StatusOK {
+		t.Fatalf("wts login: %v, the page answered %d\n%s", err, response.StatusCode, said.String())
+	}
+}
+
+// A person without a browser logs in, and runs a program with a token that stays valid through a crash of the service.
+// The program never reads a token that has ended, or a part of one.
+func TestAProgramWithATokenThatStaysValid(t *testing.T) {
+	c := startCluster(t, pgtest.Database(t))
+	c.ready(t)
+	browser := providertest.Browser()
+	c.logIn(t, browser)
+	alice := newPerson(t)
+	alice.logIn(t, c, browser)
+
+	var out, said bytes.Buffer
+	running := alice.command("exec", "--audience", "storage", "--expires", "10s", "--", os.Args[0])
+	running.Env = append(running.Env, envReader+"="+execFor.String(), "BEARER_TOKEN=stale")
+	running.Stdout, running.Stderr = &out, &said
+	if err := running.Start(); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(*execFor / 3)
+	c.one.Kill()
+	time.Sleep(500 * time.Millisecond)
+	c.one.Restart(t)
+	if err := running.Wait(); err != nil {
+		t.Fatalf("%v\n%s", err, said.String())
+	}
+	var got whatWasRead
+	if err := json.Unmarshal(out.Bytes(), &got); err != nil {
+		t.Fatalf("%v\n%s", err, out.String())
+	}
+	if least := int(*execFor/(15*time.Second)) + 1; got.Tokens < least || got.Reads < 1000 {
+		t.Errorf("%d reads saw %d tokens, want %d or more", got.Reads, got.Tokens, least)
+	}
+	for _, bad := range got.Bad[:min(len(got.Bad), 5)] {
+		t.Errorf("a read of no valid token, %s", bad)
+	}
+	if filepath.Base(got.File) != fmt.Sprintf("bt_u%d", os.Getuid()) {
+		t.Errorf("the token is in %s, want where programs look for it", got.File)
+	}
+	if _, err := os.Stat(got.File); err == nil {
+		t.Error("the file is left after the program")
+	}
+	t.Logf("%d reads in %s saw %d tokens, %d of them none that is valid", got.Reads, *execFor, got.Tokens, len(got.Bad))
+}
+
+// wts exec is to its caller what the program is: exit code, signals, standard input, and nothing of a token on its command
+// line or in its environment unless that is wanted.
+func TestExecIsTheProgram(t *testing.T) {
+	c := startCluster(t, pgtest.Database(t))
+	c.ready(t)
+	browser := providertest.Browser()
+	c.logIn(t, browser)
+	alice := newPerson(t)
+	alice.logIn(t, c, browser)
+	shell := func(script string, flags ...string) *exec.Cmd {
+		return alice.command(append(append([]string{"exec", "--audience", "storage"}, flags...), "--", "sh", "-c", script)...)
+	}
+	for name, row := range map[string]struct {
+		script, input, want string
+		flags               []string
+		code                int
+	}{
+		"its exit code":          {"exit 7", "", "", nil, 7},
+		"a signal that ended it": {"kill -TERM $$", "", "", nil, 128 + int(syscall.SIGTERM)},
+		"its input":              {"tr a-z A-Z", "hello", "HELLO", nil, 0},
+		"no token beside":        {`echo "${BEARER_TOKEN-none}"; stat -c %a "$BEARER_TOKEN_FILE"`, "", "none\n600\n", nil, 0},
+		"one in the environment": {`test "$BEARER_TOKEN" = "$(cat "$BEARER_TOKEN_FILE")" && echo same`, "", "same\n", []string{"--env"}, 0},
+		"a second one meanwhile": {alice.binary + ` exec --audience storage -- sh -c 'test "$BEARER_TOKEN_FILE" != "'$BEARER_TOKEN_FILE'" && test -s "$BEARER_TOKEN_FILE" && echo another'; test -s "$BEARER_TOKEN_FILE" && echo still`, "", "another\nstill\n", nil, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var out, said bytes.Buffer
+			running := shell(row.script, row.flags...)
+			running.Stdin, running.Stdout, running.Stderr = strings.NewReader(row.input), &out, &said
+			_ = running.Run()
+			if got := running.ProcessState.ExitCode(); got != row.code || out.String() != row.want || (len(row.flags) > 0) != strings.Contains(said.String(), "is not replaced") {
+				t.Errorf("exit code %d, %q, %q; want %d, %q", got, out.String(), said.String(), row.code, row.want)
+			}
+		})
+	}
+	t.Run("signals", func(t *testing.T) {
+		var out lockedBuffer
+		running := shell(`trap 'echo got it; exit 3' TERM; echo waiting; while :; do sleep 0.1; done`)
+		running.Stdout = &out
+		if err := running.Start(); err != nil {
+			t.Fatal(err)
+		}
+		for began := time.Now(); !strings.Contains(out.String(), "waiting") && time.Since(began) < 20*time.Second; {
+			time.Sleep(10 * time.Millisecond)
+		}
+		_ = running.Process.Signal(syscall.SIGTERM)
+		_ = running.Wait()
+		if got := running.ProcessState.ExitCode(); got != 3 || out.String() != "waiting\ngot it\n" {
+			t.Errorf("exit code %d, %q", got, out.String())
+		}
+	})
+	for name, row := range map[string]struct {
+		args []string
+		code int
+	}{"no program": {[]string{"exec", "--audience", "storage", "--", "no-such-program"}, 2}, "nothing to run": {[]string{"exec"}, 2}, "an audience that is none": {[]string{"exec", "--audience", "none", "--", "true"}, 1}} {
+		t.Run(name, func(t *testing.T) {
+			running := alice.command(row.args...)
+			said, _ := running.CombinedOutput()
+			if got := running.ProcessState.ExitCode(); got != row.code {
+				t.Errorf("exit code %d, %s; want %d", got, said, row.code)
+			}
+		})
+	}
+}

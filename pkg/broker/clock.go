@@ -32,22 +32,27 @@ const (
 	stepKept = 24 * time.Hour
 )
 
-// note takes account of a reading of the clock, and tells whether it was set back since the last one.
+// note takes account of a reading of the clock, and tells whether it was set back since the last one. The server read its
+// clock at some time between sending and receiving, so that however slow a reading is, and whatever was sent at the same
+// time, at least the time passed from the last one's end to this one's beginning.
 func (c *databaseClock) note(reading Reading) (stepped bool) {
-	if reading.Database.IsZero() || reading.Received.Sub(reading.Sent) > slowReading {
+	if reading.Database.IsZero() {
 		return false
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	last := c.last
-	if !last.Received.IsZero() {
+	slow := reading.Received.Sub(reading.Sent) > slowReading
+	if last := c.last; !last.Received.IsZero() {
 		least, most, went := reading.Sent.Sub(last.Received), reading.Received.Sub(last.Sent), reading.Database.Sub(last.Database)
-		if least < 0 {
-			return false // two statements at once
-		}
-		if stepped = went < least-clockSlack; stepped {
+		stepped = went < least-clockSlack
+		if stepped {
 			c.steps = append(c.steps, Step{Until: last.Database.Add(most + stepNoticed), By: most - went})
+		} else if least < 0 {
+			return false // the last one says more about the next
 		}
+	}
+	if slow && !stepped {
+		return false // it bounds the next one too little
 	}
 	c.last = reading
 	c.steps = slices.DeleteFunc(c.steps, func(one Step) bool { return reading.Database.Sub(one.Until) > stepKept })

@@ -81,9 +81,12 @@ func TestWhatAReadingSays(t *testing.T) {
 	}{
 		"no time":                       {second: Reading{Sent: began.Add(time.Second), Received: began.Add(time.Second)}},
 		"as slow as may be":             {second: reading(time.Second, time.Second+slowReading, time.Second), counts: true},
-		"slower":                        {second: reading(time.Second, time.Second+slowReading+1, -time.Hour)},
+		"slower":                        {second: reading(time.Second, time.Second+slowReading+1, time.Second)},
+		"slower, and set back":          {second: reading(time.Second, time.Second+slowReading+1, -time.Hour), stepped: true, counts: true},
+		"slower, since it was sent":     {second: reading(time.Second, 10*time.Second, time.Second)},
 		"sent when the last one came":   {second: reading(0, time.Millisecond, -time.Minute), stepped: true, counts: true},
-		"sent before the last one came": {second: reading(-1, time.Millisecond, -time.Minute)},
+		"sent before the last one came": {second: reading(-1, time.Millisecond, -time.Minute), stepped: true, counts: true},
+		"the same, and read before it":  {second: reading(-20*time.Millisecond, time.Millisecond, -20*time.Millisecond)},
 		"late within the slack":         {second: reading(time.Second, time.Second, time.Second-clockSlack+time.Millisecond), counts: true},
 		"late beyond the slack":         {second: reading(time.Second, time.Second, time.Second-clockSlack-time.Millisecond), stepped: true, counts: true},
 	} {
@@ -106,6 +109,29 @@ func TestWhatAReadingSays(t *testing.T) {
 	}
 	if got := c.newest(reading(13*time.Second, 13*time.Second, 14*time.Second)); !got.Database.Equal(began.Add(14 * time.Second)) {
 		t.Errorf("the newest of a newer reading is %v", got)
+	}
+}
+
+// A row that was read since the clock was set back, and before that was noticed, is not believed any more once it is.
+func TestWhatWasReadBeforeAStepIsNoticed(t *testing.T) {
+	now := time.Now()
+	reading := func(after, ahead time.Duration) Reading {
+		at := now.Add(after)
+		return Reading{Database: at.Add(ahead), Sent: at, Received: at.Add(time.Millisecond)}
+	}
+	e := &engine{cache: newCache()}
+	key := cacheKey{"alice", "main"}
+	kept := func() bool {
+		_, found := e.cache.get(key)
+		return found
+	}
+	e.noteClock(reading(0, 0))
+	e.cache.remember(key, Row{}, e.cache.stamp())
+	if stepped := e.noteClock(reading(time.Second, 0)); stepped || !kept() {
+		t.Errorf("a clock that runs on: stepped %t, and the row is kept: %t", stepped, kept())
+	}
+	if stepped := e.noteClock(reading(2*time.Second, -5*time.Second)); !stepped || kept() {
+		t.Errorf("a clock that was set back: stepped %t, and the row is kept: %t", stepped, kept())
 	}
 }
 

@@ -61,12 +61,21 @@ func (e *engine) read(caller context.Context, key cacheKey) (Row, error) {
 		}
 		return Row{}, outage(err)
 	}
-	e.clock.note(row.Reading)
+	e.noteClock(row.Reading)
 	row.Reading.Behind = e.clock.behind(row.AccessIssuedAt)
 	if err := row.flaw(e.now()); err != nil {
 		return Row{}, err
 	}
 	return row, nil
+}
+
+// noteClock takes account of a reading of the database's clock, and tells whether it was set back. Rows that were read
+// since, before it was noticed, were taken to be valid for too long: what is remembered of them is forgotten.
+func (e *engine) noteClock(reading Reading) (stepped bool) {
+	if stepped = e.clock.note(reading); stepped {
+		e.cache.forgetAll()
+	}
+	return stepped
 }
 
 // noteAway notes that the database does not answer, and away tells whether that was a moment ago.

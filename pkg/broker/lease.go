@@ -173,7 +173,7 @@ func (e *engine) beat(ctx context.Context) {
 			if e.lease.never() {
 				e.clock.begin(pulse)
 			}
-			stepped = e.clock.note(pulse.Reading)
+			stepped = e.noteClock(pulse.Reading)
 			if e.clock.adopt(pulse.Stepped) {
 				e.cache.forgetAll() // rows may have been read in the meantime, and taken to be valid for too long
 			}

@@ -11,7 +11,7 @@ DEMO    ?=
 GRACES  ?= 10s 3s 0s
 
 .DEFAULT_GOAL := help
-.PHONY: help build rootfs run demo test test-exact test-chart e2e test-kube load-kube torture promote siege posts outages test-torture simulate mutants mutate bench shape lint lint-api lint-actions format fuzz check release ready-test ready-e2e ready-api ready-rootfs clean
+.PHONY: help build rootfs run demo test test-exact test-chart test-clients e2e test-kube load-kube torture promote siege posts outages test-torture simulate mutants mutate bench shape lint lint-api lint-actions format fuzz check release ready-test ready-e2e ready-api ready-rootfs ready-clients clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -42,6 +42,9 @@ test-exact: ## Test what the race detector would disturb: allocations, and the e
 
 e2e: build ready-e2e ## Log in at a provider, use the pages in a browser, and verify with clients, none of them ours
 	$(GO) test -tags '$(TAGS) e2e' -count=1 -v -timeout 20m ./test/e2e
+
+test-clients: ready-clients ## Give tokens to rclone, R and a Jupyter kernel with requests, httpx and fsspec (two minutes)
+	CGO_ENABLED=0 $(GO) test -tags '$(TAGS) clients' -count=1 -v -timeout 15m ./test/clients
 
 test-kube: ## Test against a real kube-apiserver and etcd, built once (a quarter of an hour) and kept
 	WTS_TEST_KUBE_PROGRAMS=$$(test/kube/build) $(GO) test -tags '$(TAGS) kube' -count=1 -v -timeout 20m ./test/kube
@@ -134,6 +137,9 @@ ready-api:
 ready-e2e:
 	@test/ready node jwt authlib requests django simplejwt java jackson chromium
 	cd test/e2e/provider && npm ci --no-audit --no-fund --loglevel=error
+
+ready-clients:
+	@test/ready rclone r jupyter requests httpx fsspec aiohttp
 
 clean: ## Delete what was built
 	rm -rf bin .demo rootfs

@@ -5,15 +5,10 @@ import (
 	"encoding/json"
 	"flag"
 	"fmt"
-	"html"
-	"net/http"
-	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"regexp"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -56,77 +51,6 @@ func readTokens(howLong string) int {
 	return 0
 }
 
-// person is a machine of alice's, without a browser and without a keyring.
-type person struct {
-	binary string
-	env    []string
-}
-
-func newPerson(t *testing.T) *person {
-	t.Helper()
-	home := t.TempDir()
-	return &person{instance.Binary(t), append(os.Environ(), "HOME="+home, "XDG_CONFIG_HOME="+home, "XDG_RUNTIME_DIR="+home, "DBUS_SESSION_BUS_ADDRESS=unix:path=/nowhere", "DISPLAY=", "WAYLAND_DISPLAY=")}
-}
-
-func (p *person) command(args ...string) *exec.Cmd {
-	command := exec.Command(p.binary, args...)
-	command.Env = p.env
-	return command
-}
-
-// lockedBuffer is written by one and read by another.
-type lockedBuffer struct {
-	mu   sync.Mutex
-	text bytes.Buffer
-}
-
-func (b *lockedBuffer) Write(text []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.text.Write(text)
-}
-
-func (b *lockedBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.text.String()
-}
-
-var completeAddress = regexp.MustCompile(`or open (http\S+)`)
-
-// logIn has alice log in by the code that is shown, in a browser elsewhere.
-func (p *person) logIn(t *testing.T, c *cluster, browser *http.Client) {
-	t.Helper()
-	var said lockedBuffer
-	command := p.command("login", c.url)
-	command.Stderr = &said
-	if err := command.Start(); err != nil {
-		t.Fatal(err)
-	}
-	var shown []string
-	for began := time.Now(); shown == nil; time.Sleep(10 * time.Millisecond) {
-		if shown = completeAddress.FindStringSubmatch(said.String()); shown == nil && time.Since(began) > 20*time.Second {
-			t.Fatalf("no code after 20 s: %s", said.String())
-		}
-	}
-	asked, err := providertest.Open(t.Context(), browser, shown[1])
-	if err != nil {
-		t.Fatal(err)
-	}
-	form := url.Values{"decision": {"allow"}}
-	for _, field := range regexp.MustCompile(`<input type="hidden" name="([^"]+)" value="([^"]*)"`).FindAllStringSubmatch(asked.Body, -1) {
-		form.Set(field[1], html.UnescapeString(field[2]))
-	}
-	response, err := browser.PostForm(c.url+"/device", form)
-	if err != nil {
-		t.Fatal(err)
-	}
-	_ = response.Body.Close()
-	if err := command.Wait(); err != nil || response.StatusCode != http.StatusOK {
-		t.Fatalf("wts login: %v, the page answered %d\n%s", err, response.StatusCode, said.String())
-	}
-}
-
 // A person without a browser logs in, and runs a program with a token that stays valid through a crash of the service.
 // The program never reads a token that has ended, or a part of one.
 func TestAProgramWithATokenThatStaysValid(t *testing.T) {
@@ -134,11 +58,11 @@ func TestAProgramWithATokenThatStaysValid(t *testing.T) {
 	c.ready(t)
 	browser := providertest.Browser()
 	c.logIn(t, browser)
-	alice := newPerson(t)
-	alice.logIn(t, c, browser)
+	alice := instance.NewPerson(t)
+	alice.LogIn(t, c.url, browser)
 
 	var out, said bytes.Buffer
-	running := alice.command("exec", "--audience", "storage", "--expires", "10s", "--", os.Args[0])
+	running := alice.Command("exec", "--audience", "storage", "--expires", "10s", "--", os.Args[0])
 	running.Env = append(running.Env, envReader+"="+execFor.String(), "BEARER_TOKEN=stale")
 	running.Stdout, running.Stderr = &out, &said
 	if err := running.Start(); err != nil {
@@ -177,10 +101,10 @@ func TestExecIsTheProgram(t *testing.T) {
 	c.ready(t)
 	browser := providertest.Browser()
 	c.logIn(t, browser)
-	alice := newPerson(t)
-	alice.logIn(t, c, browser)
+	alice := instance.NewPerson(t)
+	alice.LogIn(t, c.url, browser)
 	shell := func(script string, flags ...string) *exec.Cmd {
-		return alice.command(append(append([]string{"exec", "--audience", "storage"}, flags...), "--", "sh", "-c", script)...)
+		return alice.Command(append(append([]string{"exec", "--audience", "storage"}, flags...), "--", "sh", "-c", script)...)
 	}
 	for name, row := range map[string]struct {
 		script, input, want string
@@ -192,7 +116,7 @@ func TestExecIsTheProgram(t *testing.T) {
 		"its input":              {"tr a-z A-Z", "hello", "HELLO", nil, 0},
 		"no token beside":        {`echo "${BEARER_TOKEN-none}"; stat -c %a "$BEARER_TOKEN_FILE"`, "", "none\n600\n", nil, 0},
 		"one in the environment": {`test "$BEARER_TOKEN" = "$(cat "$BEARER_TOKEN_FILE")" && echo same`, "", "same\n", []string{"--env"}, 0},
-		"a second one meanwhile": {alice.binary + ` exec --audience storage -- sh -c 'test "$BEARER_TOKEN_FILE" != "'$BEARER_TOKEN_FILE'" && test -s "$BEARER_TOKEN_FILE" && echo another'; test -s "$BEARER_TOKEN_FILE" && echo still`, "", "another\nstill\n", nil, 0},
+		"a second one meanwhile": {alice.Binary + ` exec --audience storage -- sh -c 'test "$BEARER_TOKEN_FILE" != "'$BEARER_TOKEN_FILE'" && test -s "$BEARER_TOKEN_FILE" && echo another'; test -s "$BEARER_TOKEN_FILE" && echo still`, "", "another\nstill\n", nil, 0},
 	} {
 		t.Run(name, func(t *testing.T) {
 			var out, said bytes.Buffer
@@ -205,7 +129,7 @@ func TestExecIsTheProgram(t *testing.T) {
 		})
 	}
 	t.Run("signals", func(t *testing.T) {
-		var out lockedBuffer
+		var out instance.Buffer
 		running := shell(`trap 'echo got it; exit 3' TERM; echo waiting; while :; do sleep 0.1; done`)
 		running.Stdout = &out
 		if err := running.Start(); err != nil {
@@ -225,7 +149,7 @@ func TestExecIsTheProgram(t *testing.T) {
 		code int
 	}{"no program": {[]string{"exec", "--audience", "storage", "--", "no-such-program"}, 2}, "nothing to run": {[]string{"exec"}, 2}, "an audience that is none": {[]string{"exec", "--audience", "none", "--", "true"}, 1}} {
 		t.Run(name, func(t *testing.T) {
-			running := alice.command(row.args...)
+			running := alice.Command(row.args...)
 			said, _ := running.CombinedOutput()
 			if got := running.ProcessState.ExitCode(); got != row.code {
 				t.Errorf("exit code %d, %s; want %d", got, said, row.code)

@@ -2,57 +2,19 @@ package system
 
 import (
 	"bytes"
-	"encoding/pem"
 	"fmt"
 	"net/http"
 	"net/http/cgi"
 	"net/http/httptest"
-	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
 
 	"github.com/workspace-token-service/wts/pkg/provider/providertest"
-	"github.com/workspace-token-service/wts/pkg/verifier"
+	"github.com/workspace-token-service/wts/test/instance"
 	"github.com/workspace-token-service/wts/test/pgtest"
 )
-
-// guarded is a server over TLS that wants a token of alice's: as a bearer, or as a password.
-type guarded struct {
-	*httptest.Server
-	host, authority string // the file with its certificate
-	asked           []string
-}
-
-func guard(t *testing.T, v *verifier.Verifier, next http.Handler) *guarded {
-	t.Helper()
-	g := &guarded{}
-	g.Server = httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		sent, bearer := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
-		if _, password, basic := r.BasicAuth(); basic {
-			sent, bearer = password, true
-		}
-		if bearer {
-			g.asked = append(g.asked, sent)
-		}
-		claims, err := v.Verify(r.Context(), sent)
-		if err != nil || claims.Username != "alice" {
-			w.Header().Add("WWW-Authenticate", `Basic realm="storage"`)
-			w.WriteHeader(http.StatusUnauthorized)
-			return
-		}
-		next.ServeHTTP(w, r)
-	}))
-	t.Cleanup(g.Close)
-	g.host = g.Listener.Addr().String()
-	g.authority = filepath.Join(t.TempDir(), "authority.pem")
-	text := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: g.Certificate().Raw})
-	if err := os.WriteFile(g.authority, text, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	return g
-}
 
 // git and curl get a token by themselves, for the server that was named; another server that asks for one gets nothing.
 func TestProgramsGetTheirTokens(t *testing.T) {
@@ -60,8 +22,8 @@ func TestProgramsGetTheirTokens(t *testing.T) {
 	c.ready(t)
 	browser := providertest.Browser()
 	c.logIn(t, browser)
-	alice := newPerson(t)
-	alice.logIn(t, c, browser)
+	alice := instance.NewPerson(t)
+	alice.LogIn(t, c.url, browser)
 	v := c.verifies(t, c.one)
 
 	origin := filepath.Join(t.TempDir(), "work.git")
@@ -85,22 +47,22 @@ func TestProgramsGetTheirTokens(t *testing.T) {
 		Env:  []string{"GIT_PROJECT_ROOT=" + filepath.Dir(origin), "GIT_HTTP_EXPORT_ALL=1"},
 	}
 	files := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "the file") })
-	repositories, elsewhere, served := guard(t, v, backend), guard(t, v, backend), guard(t, v, files)
+	repositories, elsewhere, served := instance.Guard(t, v, backend), instance.Guard(t, v, backend), instance.Guard(t, v, files)
 
-	clone := func(t *testing.T, from *guarded) (string, error) {
+	clone := func(t *testing.T, from *instance.Guarded) (string, error) {
 		t.Helper()
-		helper := "!" + alice.binary + " token --url " + c.url + " --audience storage --format git-credential --host " + repositories.host
+		helper := "!" + alice.Binary + " token --url " + c.url + " --audience storage --format git-credential --host " + repositories.Host
 		command := exec.Command("git", "-c", "credential.helper=", "-c", "credential.helper="+helper, "clone", "-q", from.URL+"/work.git", filepath.Join(t.TempDir(), "clone"))
-		command.Env = append(alice.env, "GIT_SSL_CAINFO="+from.authority, "GIT_TERMINAL_PROMPT=0", "GIT_ASKPASS=true", "SSH_ASKPASS=true", "GIT_CONFIG_NOSYSTEM=1")
+		command.Env = append(alice.Env, "GIT_SSL_CAINFO="+from.Authority, "GIT_TERMINAL_PROMPT=0", "GIT_ASKPASS=true", "SSH_ASKPASS=true", "GIT_CONFIG_NOSYSTEM=1")
 		said, err := command.CombinedOutput()
 		return string(said), err
 	}
 	t.Run("git", func(t *testing.T) {
-		if said, err := clone(t, repositories); err != nil || len(repositories.asked) == 0 {
+		if said, err := clone(t, repositories); err != nil || len(repositories.Asked()) == 0 {
 			t.Errorf("the clone: %v\n%s", err, said)
 		}
-		if said, err := clone(t, elsewhere); err == nil || strings.Contains(strings.Join(elsewhere.asked, ""), ".") {
-			t.Errorf("from another server: %v, it got %q\n%s", err, elsewhere.asked, said)
+		if said, err := clone(t, elsewhere); err == nil || strings.Contains(strings.Join(elsewhere.Asked(), ""), ".") {
+			t.Errorf("from another server: %v, it got %q\n%s", err, elsewhere.Asked(), said)
 		}
 	})
 	t.Run("curl", func(t *testing.T) {
@@ -115,8 +77,8 @@ func TestProgramsGetTheirTokens(t *testing.T) {
 			next http.Handler
 			want string
 		}{"a file": {files, "the file"}, "sent on": {http.RedirectHandler(away.URL, http.StatusFound), "elsewhere"}} {
-			from := guard(t, v, row.next)
-			command := alice.command("token", "--audience", "storage", "--format", "curl")
+			from := instance.Guard(t, v, row.next)
+			command := alice.Command("token", "--audience", "storage", "--format", "curl")
 			config, err := command.Output()
 			if err != nil {
 				t.Fatal(err)
@@ -129,7 +91,7 @@ func TestProgramsGetTheirTokens(t *testing.T) {
 		}
 	})
 	t.Run("curl, by wts exec", func(t *testing.T) {
-		running := alice.command("exec", "--audience", "storage", "--", "sh", "-c", `curl -sS --cacert "`+served.authority+`" -H "Authorization: Bearer $(cat "$BEARER_TOKEN_FILE")" `+served.URL)
+		running := alice.Command("exec", "--audience", "storage", "--", "sh", "-c", `curl -sS --cacert "`+served.Authority+`" -H "Authorization: Bearer $(cat "$BEARER_TOKEN_FILE")" `+served.URL)
 		if out, err := running.CombinedOutput(); err != nil || string(out) != "the file" {
 			t.Errorf("%v %s", err, out)
 		}

@@ -59,6 +59,7 @@ func passing(err error) bool {
 	return errors.As(err, &asked) || errors.As(err, &network)
 }
 
+// sleep tells whether it slept to the end.
 func sleep(ctx context.Context, wait time.Duration) bool {
 	select {
 	case <-ctx.Done():

@@ -55,9 +55,10 @@ type Secrets struct {
 	ExpiresAt   time.Time `json:"expires_at"` // by this machine's clock
 }
 
-// Service is where logins are made: what the service says of itself (RFC 8414).
+// Service is where logins are made: what the service says of itself (RFC 8414 2).
 type Service struct {
-	URL    string   `json:"issuer"`
+	URL string `json:"issuer"`
+	// Scopes are those of tokens for wts itself.
 	Scopes []string `json:"scopes_supported"`
 	Auth   string   `json:"authorization_endpoint"`
 	Device string   `json:"device_authorization_endpoint"`
@@ -142,6 +143,7 @@ func (s Service) begun(token *oauth2.Token) Login {
 	return Login{URL: s.URL, Username: claims.Username, Scopes: strings.Fields(granted), Began: time.Now().UTC().Truncate(time.Second), Secrets: secretsOf(token)}
 }
 
+// secretsOf are what a token endpoint has answered with.
 func secretsOf(token *oauth2.Token) Secrets {
 	return Secrets{RefreshToken: token.RefreshToken, AccessToken: token.AccessToken, ExpiresAt: token.Expiry.UTC()}
 }
@@ -158,7 +160,8 @@ func (s Service) refresh(ctx context.Context, login Login) (Secrets, error) {
 	return secretsOf(token), nil
 }
 
-// End ends a login at the service (RFC 7009).
+// End ends a login at the service, by its refresh token (RFC 7009 2.1): its access tokens for wts are refused from then on.
+// The errors are *api.Error, and those of the network.
 func (s Service) End(ctx context.Context, login Login) error {
 	form := strings.NewReader(url.Values{"token": {login.Secrets.RefreshToken}, "client_id": {Client}}.Encode())
 	request, err := http.NewRequestWithContext(ctx, http.MethodPost, s.Revoke, form)

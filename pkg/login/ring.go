@@ -45,6 +45,7 @@ func within[T any](ask func() (T, error)) (T, error) {
 	}
 }
 
+// get implements ring. The error is ErrNone where the keyring has none, as after its person deleted it there.
 func (systemRing) get(address string) (secrets Secrets, err error) {
 	text, err := within(func() (string, error) { return keyring.Get("wts", address) })
 	if errors.Is(err, keyring.ErrNotFound) {
@@ -59,6 +60,7 @@ func (systemRing) get(address string) (secrets Secrets, err error) {
 	return secrets, nil
 }
 
+// set implements ring.
 func (systemRing) set(address string, secrets Secrets) error {
 	text, err := json.Marshal(secrets)
 	if err != nil {
@@ -68,6 +70,7 @@ func (systemRing) set(address string, secrets Secrets) error {
 	return err
 }
 
+// delete implements ring.
 func (systemRing) delete(address string) {
 	_, _ = within(func() (struct{}, error) { return struct{}{}, keyring.Delete("wts", address) }) // one that is ended opens nothing
 }

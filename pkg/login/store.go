@@ -42,12 +42,14 @@ type kept struct {
 	Logins  map[string]keptLogin `json:"logins"` // by the service's URL
 }
 
+// keptLogin is a login in the file.
 type keptLogin struct {
 	Login
 	// Secrets are nil where the keyring has them.
 	Secrets *Secrets `json:"secrets,omitempty"`
 }
 
+// file is where logins are kept; the lock is a file beside it, which stays when that one is replaced.
 func (s *Store) file() string { return filepath.Join(s.dir, "login.json") }
 
 // locked runs while no other process changes what is kept.
@@ -159,11 +161,12 @@ func (s *Store) put(found kept, login Login, ring bool) (inKeyring bool, err err
 	return inKeyring, s.write(found)
 }
 
-// Forget deletes what is kept for a service.
+// Forget deletes what is kept for a service, here alone: the login goes on at the service until it is ended there.
 func (s *Store) Forget(ctx context.Context, address string) error {
 	return s.locked(ctx, func() error { return s.forget(address) })
 }
 
+// forget is Forget for one who has the lock. Another service is the current one then, if there is any.
 func (s *Store) forget(address string) error {
 	found, err := s.read()
 	if err != nil {

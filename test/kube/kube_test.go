@@ -37,6 +37,7 @@ import (
 	"github.com/workspace-token-service/wts/pkg/authn"
 	"github.com/workspace-token-service/wts/pkg/kube"
 	"github.com/workspace-token-service/wts/pkg/verifier"
+	"github.com/workspace-token-service/wts/test/instance"
 )
 
 // The API server's users, by token. The ones beside admin have the rights that RBAC gives them.
@@ -54,6 +55,7 @@ type server struct {
 	dir, programs         string
 	etcdPort, port        int
 	etcd, api             *exec.Cmd
+	issuer                *issuer
 }
 
 var running *server
@@ -70,11 +72,15 @@ func run(m *testing.M) int {
 	defer os.RemoveAll(dir)
 	running = &server{dir: dir, programs: programs, etcdPort: freePort(), port: freePort()}
 	defer running.stop()
+	if err := running.startIssuer(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
 	if err := running.start(); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
-	return m.Run()
+	return instance.Main(m)
 }
 
 func freePort() int {
@@ -129,13 +135,15 @@ func (s *server) startAPI() error {
 		return err
 	}
 	s.address = fmt.Sprintf("https://127.0.0.1:%d", s.port)
-	const issuer = "https://kubernetes.default.svc.cluster.local"
+	const own = "https://kubernetes.default.svc.cluster.local"
 	s.api = exec.Command(filepath.Join(s.programs, "kube-apiserver"),
 		"--etcd-servers", fmt.Sprintf("http://127.0.0.1:%d", s.etcdPort), "--bind-address", "127.0.0.1", "--secure-port", fmt.Sprint(s.port),
 		"--endpoint-reconciler-type", "none", "--cert-dir", s.dir+"/certs", "--service-cluster-ip-range", "10.96.0.0/24",
 		"--authorization-mode", "RBAC", "--token-auth-file", s.dir+"/tokens.csv", "--enable-priority-and-fairness=false",
-		"--service-account-issuer", issuer, "--api-audiences", issuer,
+		"--service-account-issuer", own, "--api-audiences", own,
 		"--service-account-signing-key-file", s.dir+"/sa.key", "--service-account-key-file", s.dir+"/sa.pub",
+		"--oidc-issuer-url", s.issuer.URL, "--oidc-ca-file", s.issuer.authority, "--oidc-client-id", "cluster", "--oidc-signing-algs", "ES256",
+		"--oidc-username-claim", "preferred_username", "--oidc-username-prefix", "wts:",
 		// Nobody runs the controllers that make default service accounts and their tokens.
 		"--disable-admission-plugins", "ServiceAccount")
 	s.api.Stdout, s.api.Stderr = log, log
@@ -166,6 +174,9 @@ func (s *server) stopAPI() {
 }
 
 func (s *server) stop() {
+	if s.issuer != nil {
+		s.issuer.Close()
+	}
 	for _, command := range []*exec.Cmd{s.api, s.etcd} {
 		if command != nil && command.Process != nil {
 			_ = command.Process.Kill()

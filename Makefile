@@ -115,13 +115,14 @@ fuzz: ## Fuzz what parses input, ten seconds each
 check: ## Check formatting, modules and known vulnerabilities
 	@test -z "$$($(TOOL) gofumpt -l .)" || { echo 'not formatted; run: make format'; $(TOOL) gofumpt -l .; exit 1; }
 	$(GO) mod tidy -diff
-	$(GO) vet -tags '$(TAGS) e2e kube mutants torture' ./...
+	$(GO) vet -tags '$(TAGS) clients e2e kube mutants torture' ./...
 	@$(TOOL) govulncheck -tags $(TAGS) ./... || RELEASE=$(RELEASE) test/vulnerabilities-unknown
 
 release: ## Build what is shipped, of a version and with vulnerabilities checked: VERSION=v1.2.3
 	@test -n "$(VERSION)" || { echo 'which version? make release VERSION=v1.2.3'; exit 1; }
 	$(MAKE) check RELEASE=1
 	$(MAKE) rootfs
+	bin/wts man bin/man
 
 # What a fresh machine lacks is installed by its own package manager, after asking where there is a terminal (CI=true
 # asks nothing); else it is said.

@@ -133,7 +133,8 @@ func verifyCommand(file *string) *cobra.Command {
 		Use: "verify", Short: "Say whether any entry was altered, removed or moved", Args: cobra.NoArgs,
 		Long: "Goes through every entry of the audit in the database. Each has the digest of the one before it in its own, and the end of each process's chain is sealed with the keyring: who alters the database without that key cannot hide it. The exit code is 1 where something was found.",
 		RunE: withStore(file, func(cmd *cobra.Command, _ []string, _ config.Config, db *store.Store) error {
-			found, err := audit.Verify(cmd.Context(), db.Audit)
+			how := progress(cmd.ErrOrStderr())
+			found, err := audit.Verify(cmd.Context(), db.Audit, func(entries int64) { how("%d entries were read so far", entries) })
 			if err != nil {
 				return err
 			}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -8,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -208,6 +210,21 @@ func TestCells(t *testing.T) {
 			t.Errorf("%q is shown as %q, want %q", text, got, want)
 		}
 	}
+}
+
+// What is long says how far it is, and what is short says nothing.
+func TestProgress(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var out bytes.Buffer
+		how := progress(&out)
+		for i := range 100 {
+			how("%d", i)
+			time.Sleep(100 * time.Millisecond)
+		}
+		if diff := cmp.Diff("30\n60\n90\n", out.String()); diff != "" {
+			t.Errorf("(-want +got):\n%s", diff)
+		}
+	})
 }
 
 // Help, manual page and completion are there for every command, and say the same.

@@ -48,7 +48,10 @@ func keysCommand(file *string) *cobra.Command {
 			Use: "reencrypt", Short: "Seal every secret at rest again with the first key, in the form of seal_format", Args: cobra.NoArgs,
 			Long: "Seals again every token and signing key in the database that is not sealed with the keyring's first key in the form that seal_format names, beside replicas that serve. Run it when every replica has the key and knows the form; run it again where it was interrupted. What this keyring does not open is kept, and the command fails.",
 			RunE: withStore(file, func(cmd *cobra.Command, _ []string, _ config.Config, db *store.Store) error {
-				done, err := db.Reencrypt(cmd.Context())
+				how := progress(cmd.ErrOrStderr())
+				done, err := db.Reencrypt(cmd.Context(), func(done store.Reencrypted) {
+					how("%d secrets were sealed again so far, %d were already sealed so", done.Sealed, done.Current)
+				})
 				printed := say(cmd, map[string]int{"sealed": done.Sealed, "current": done.Current, "kept": done.Kept},
 					"%d secrets were sealed again, %d were already sealed so.", done.Sealed, done.Current)
 				if err := errors.Join(err, printed); err != nil {

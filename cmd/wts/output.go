@@ -95,6 +95,20 @@ func show(cmd *cobra.Command, value any, table func(out io.Writer)) error {
 	return nil
 }
 
+// sayEvery is how often a person is told how far something long is.
+const sayEvery = 3 * time.Second
+
+// progress says how far something is: nothing of what is short, and a line every few seconds of what is long.
+func progress(out io.Writer) func(line string, arguments ...any) {
+	next := time.Now().Add(sayEvery)
+	return func(line string, arguments ...any) {
+		if now := time.Now(); !now.Before(next) {
+			next = now.Add(sayEvery)
+			fmt.Fprintf(out, line+"\n", arguments...)
+		}
+	}
+}
+
 // cell is a text as a terminal may have it: what others wrote moves no cursor, and breaks no line of a table.
 func cell(text string) string {
 	return dash(strings.Map(func(char rune) rune {

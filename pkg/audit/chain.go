@@ -106,8 +106,12 @@ type Verified struct {
 	Faults          []string
 }
 
-// Verify goes through every chain and says what was altered, removed, moved or cut off. The error is the database's.
-func Verify(ctx context.Context, reader Reader) (found Verified, err error) {
+// Verify goes through every chain and says what was altered, removed, moved or cut off. It tells told, where that is not
+// nil, how many entries it has read. The error is the database's.
+func Verify(ctx context.Context, reader Reader, told func(entries int64)) (found Verified, err error) {
+	if told == nil {
+		told = func(int64) {}
+	}
 	chains, err := reader.Chains(ctx)
 	if err != nil {
 		return found, err
@@ -130,7 +134,7 @@ func Verify(ctx context.Context, reader Reader) (found Verified, err error) {
 			fault("chain %d: its end or its beginning does not open: it was altered, or the keyring lacks its key", chain.Number)
 			continue
 		}
-		read, why, err := verify(ctx, reader, chain)
+		read, why, err := verify(ctx, reader, chain, func(read int64) { told(found.Entries + read) })
 		if err != nil {
 			return found, err
 		}
@@ -146,7 +150,7 @@ func Verify(ctx context.Context, reader Reader) (found Verified, err error) {
 }
 
 // verify goes through a chain, and says the first thing that is wrong with it.
-func verify(ctx context.Context, reader Reader, chain *Chain) (read int64, why string, err error) {
+func verify(ctx context.Context, reader Reader, chain *Chain, told func(int64)) (read int64, why string, err error) {
 	head := chain.Beginning()
 	for head.Seq < chain.Head.Seq {
 		entries, err := reader.Entries(ctx, chain.ID, head.Seq, maxAppend)
@@ -167,6 +171,7 @@ func verify(ctx context.Context, reader Reader, chain *Chain) (read int64, why s
 			head = Head{entry.Seq, entry.Digest}
 			read++
 		}
+		told(read)
 	}
 	return read, endFault(head, chain), nil
 }

@@ -80,7 +80,7 @@ func (*table) Find(context.Context, audit.Filter) ([]audit.Entry, error) { retur
 
 func (t *table) verify(test *testing.T) audit.Verified {
 	test.Helper()
-	found, err := audit.Verify(test.Context(), t)
+	found, err := audit.Verify(test.Context(), t, nil)
 	if err != nil {
 		test.Fatal(err)
 	}

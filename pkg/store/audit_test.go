@@ -34,7 +34,7 @@ func trailOf(t *testing.T, s *store.Store, process string, count int) {
 
 func verified(t *testing.T, s *store.Store) audit.Verified {
 	t.Helper()
-	found, err := audit.Verify(t.Context(), s.Audit)
+	found, err := audit.Verify(t.Context(), s.Audit, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -41,8 +41,8 @@ const batch = 100
 
 // Reencrypt seals every secret at rest again that is not sealed with the keyring's first key in the form in use,
 // beside replicas that serve: a secret that changes meanwhile is left to whom changed it, and no version moves.
-// Ended by its context or by an error, it can be run again.
-func (s *Store) Reencrypt(ctx context.Context) (Reencrypted, error) {
+// Ended by its context or by an error, it can be run again. It tells told, where that is not nil, how far it is.
+func (s *Store) Reencrypt(ctx context.Context, told func(Reencrypted)) (Reencrypted, error) {
 	var done Reencrypted
 	for _, column := range sealedColumns {
 		var last sealedValue
@@ -58,6 +58,9 @@ func (s *Store) Reencrypt(ctx context.Context) (Reencrypted, error) {
 			}
 			last = next
 			done.Sealed, done.Current, done.Kept = done.Sealed+part.Sealed, done.Current+part.Current, done.Kept+part.Kept
+			if told != nil {
+				told(done)
+			}
 		}
 	}
 	return done, nil

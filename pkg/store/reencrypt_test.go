@@ -54,7 +54,7 @@ func formsAtRest(t *testing.T, db *sql.DB) map[byte]int {
 
 func reencrypt(t *testing.T, s *store.Store, want store.Reencrypted) {
 	t.Helper()
-	got, err := s.Reencrypt(t.Context())
+	got, err := s.Reencrypt(t.Context(), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -198,7 +198,7 @@ func TestReencryptBesideRotations(t *testing.T) {
 						return
 					default:
 					}
-					if _, err := s.Reencrypt(t.Context()); err != nil {
+					if _, err := s.Reencrypt(t.Context(), nil); err != nil {
 						t.Error(err)
 						return
 					}
@@ -237,7 +237,7 @@ func TestReencryptBesideARotationOfSigningKeys(t *testing.T) {
 		var all sync.WaitGroup
 		err := old.SigningKeys.UpdateSigningKeys(t.Context(), func(present []issuer.Key, _ time.Time) ([]issuer.Key, error) {
 			all.Go(func() {
-				if _, err := fresh.Reencrypt(t.Context()); err != nil {
+				if _, err := fresh.Reencrypt(t.Context(), nil); err != nil {
 					t.Error(err)
 				}
 			})

@@ -43,7 +43,7 @@ test-exact: ## Test what the race detector would disturb: allocations, and the e
 e2e: build ready-e2e ## Log in at a provider, use the pages in a browser, and verify with clients, none of them ours
 	$(GO) test -tags '$(TAGS) e2e' -count=1 -v -timeout 20m ./test/e2e
 
-test-clients: ready-clients ## Give tokens to rclone, R and a Jupyter kernel with requests, httpx and fsspec (two minutes)
+test-clients: ready-clients ## Give tokens to rclone, R and a Jupyter kernel with requests, httpx and fsspec, and keep a login in a keyring (two minutes)
 	CGO_ENABLED=0 $(GO) test -tags '$(TAGS) clients' -count=1 -v -timeout 15m ./test/clients
 
 test-kube: ## Test against a real kube-apiserver and etcd, built once (a quarter of an hour) and kept
@@ -140,7 +140,7 @@ ready-e2e:
 	cd test/e2e/provider && npm ci --no-audit --no-fund --loglevel=error
 
 ready-clients:
-	@test/ready rclone r jupyter requests httpx fsspec aiohttp
+	@test/ready rclone r jupyter requests httpx fsspec aiohttp keyring
 
 clean: ## Delete what was built
 	rm -rf bin .demo rootfs

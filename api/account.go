@@ -38,7 +38,7 @@ type Connection struct {
 }
 
 // APIToken is a token that a person made, without its value but where it was made or rotated just now.
-type APIToken struct {
+type APIToken struct { //nolint:revive // what the field calls it; Token is what GET /token answers
 	ID            string     `json:"id"`
 	Kind          string     `json:"kind"`   // personal or resource
 	Format        string     `json:"format"` // opaque or jwt

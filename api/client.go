@@ -79,7 +79,7 @@ type Client struct {
 	URL string
 	// Proof is sent as a bearer; nil where the address proves who calls.
 	Proof func() (string, error)
-	// HTTP is the client to use; nil is one that waits for at most 30 s.
+	// HTTP is the client to use; nil is one that waits for at most 30 s and follows no redirect.
 	HTTP *http.Client
 }
 
@@ -96,7 +96,8 @@ func ProofFile(path string) func() (string, error) {
 
 const maxAnswer = 1 << 20 // bytes
 
-var patient = &http.Client{Timeout: 30 * time.Second}
+// patient follows no redirect: a proof is for the service that was named.
+var patient = &http.Client{Timeout: 30 * time.Second, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
 
 // Token asks for a token. The error is *Error where the service has answered.
 func (c *Client) Token(ctx context.Context, want Request) (Token, error) {

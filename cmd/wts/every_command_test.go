@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"slices"
@@ -225,6 +227,40 @@ func TestProgress(t *testing.T) {
 			t.Errorf("(-want +got):\n%s", diff)
 		}
 	})
+}
+
+// What a service says is printed as it is for people, and moves no cursor.
+func TestErrorsMoveNoCursor(t *testing.T) {
+	service := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.WriteHeader(http.StatusForbidden)
+		fmt.Fprint(w, `{"message":"no \u001b]0;owned\u0007 entry"}`)
+	}))
+	defer service.Close()
+	terminal(t)
+	if code, _, said := wts(t, "token", "--url", service.URL); code != exitLogin || strings.ContainsAny(said, "\x1b\a") || !strings.Contains(said, "entry") {
+		t.Errorf("exit code %d, %q", code, said)
+	}
+	if got := plain("two\nlines\n\nand \x1b[31mred"); got != "two\nlines\n\nand \uFFFD[31mred" {
+		t.Errorf("got %q", got)
+	}
+}
+
+// A proof goes to the service that was named, and not where that sends it on to.
+func TestAProofIsNotSentOn(t *testing.T) {
+	other := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		t.Errorf("another service was asked, with %d bytes of authorization", len(r.Header.Get("Authorization")))
+	}))
+	defer other.Close()
+	service := httptest.NewServer(http.RedirectHandler(other.URL, http.StatusFound))
+	defer service.Close()
+	proof := filepath.Join(t.TempDir(), "proof")
+	if err := os.WriteFile(proof, []byte("secret"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	terminal(t)
+	if out, err := run(t, "token", "--url", service.URL, "--proof-file", proof); exitCode(err) != exitFailed {
+		t.Errorf("%v %s", err, out)
+	}
 }
 
 // Help, manual page and completion are there for every command, and say the same.

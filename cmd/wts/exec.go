@@ -3,8 +3,11 @@ package main
 import (
 	"cmp"
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"os"
 	"os/exec"
@@ -58,10 +61,7 @@ func runExec(cmd *cobra.Command, options *execOptions, args []string) error {
 	if err != nil {
 		return usagef("%w", err)
 	}
-	// A signal that is handed on ends the program as it likes: until then its token is kept valid.
-	ctx, cancel := context.WithCancel(context.WithoutCancel(cmd.Context()))
-	defer cancel()
-	get, err := options.getter(ctx)
+	get, err := options.getter(cmd.Context())
 	if err != nil {
 		return err
 	}
@@ -72,15 +72,21 @@ func runExec(cmd *cobra.Command, options *execOptions, args []string) error {
 	if err != nil {
 		return err
 	}
-	file, release, err := discovered(token.Value + "\n")
+	// A signal that is handed on ends the program as it likes: until then its token is kept valid.
+	ctx, cancel := context.WithCancel(context.WithoutCancel(cmd.Context()))
+	defer cancel()
+	if get, err = options.getter(ctx); err != nil {
+		return err
+	}
+	file, err := discovered(token.Value + "\n")
 	if err != nil {
 		return err
 	}
-	defer release()
+	defer file.release()
 	environment := slices.DeleteFunc(os.Environ(), func(line string) bool { // the one would be read in the place of the file
 		return strings.HasPrefix(line, "BEARER_TOKEN=") || strings.HasPrefix(line, "BEARER_TOKEN_FILE=")
 	})
-	environment = append(environment, "BEARER_TOKEN_FILE="+file)
+	environment = append(environment, "BEARER_TOKEN_FILE="+file.path)
 	if options.env {
 		environment = append(environment, "BEARER_TOKEN="+token.Value)
 		fmt.Fprintf(cmd.ErrOrStderr(), "wts: BEARER_TOKEN ends at %s and is not replaced; a program that runs for longer reads BEARER_TOKEN_FILE\n", stamp(endOf(token)))
@@ -93,7 +99,7 @@ func runExec(cmd *cobra.Command, options *execOptions, args []string) error {
 			if err := oneLine(token); err != nil {
 				return err
 			}
-			return login.Replace(file, token.Value+"\n")
+			return file.put(token.Value + "\n")
 		})
 	}()
 	err = runProgram(cmd, program, args, environment)
@@ -114,37 +120,94 @@ func after(first api.Token, get func(context.Context) (api.Token, error)) func(c
 	}
 }
 
-// discovered puts a token where programs look for one by themselves (WLCG Bearer Token Discovery 1.0), or into a file of
-// this process alone, where another wts exec has that place, or another user does. What is returned deletes it.
-func discovered(text string) (file string, release func(), err error) {
-	dir := cmp.Or(os.Getenv("XDG_RUNTIME_DIR"), sharedDir)
-	lock := flock.New(filepath.Join(dir, ".wts_u"+strconv.Itoa(os.Getuid())), flock.SetPermissions(0o600))
-	if free, err := lock.TryLock(); err == nil && free {
-		file = filepath.Join(dir, "bt_u"+strconv.Itoa(os.Getuid()))
-		if err := login.Replace(file, text); err == nil {
-			return file, func() {
-				_ = os.Remove(file) // one that another program deleted is gone as well
-				_ = lock.Unlock()
-			}, nil
+// tokenFile is where a program finds its token.
+type tokenFile struct {
+	path string
+	dir  string       // of this process alone; empty for the place where tokens are discovered
+	lock *flock.Flock // of that place; it holds the digests of what wts put there
+}
+
+// discovered puts a token where programs look for one by themselves (WLCG Bearer Token Discovery 1.0); into a file of
+// this process alone where another wts exec has that place, another program has a token there, or another user does.
+func discovered(text string) (*tokenFile, error) {
+	dir, user := cmp.Or(os.Getenv("XDG_RUNTIME_DIR"), sharedDir), strconv.Itoa(os.Getuid())
+	file := &tokenFile{path: filepath.Join(dir, "bt_u"+user), lock: flock.New(filepath.Join(dir, ".wts_u"+user), flock.SetPermissions(0o600))}
+	if free, err := file.lock.TryLock(); err == nil && free {
+		if file.own() && file.put(text) == nil {
+			return file, nil
 		}
-		_ = lock.Unlock() // nothing depends on it
+		_ = file.lock.Unlock() // nothing depends on it
 	}
-	if dir, err = os.MkdirTemp("", "wts-"); err != nil { // of mode 0700
-		return "", nil, fmt.Errorf("no place for the token: %w", err)
+	dir, err := os.MkdirTemp("", "wts-") // of mode 0700
+	if err != nil {
+		return nil, fmt.Errorf("no place for the token: %w", err)
 	}
-	file = filepath.Join(dir, "token")
-	return file, func() { _ = os.RemoveAll(dir) }, login.Replace(file, text)
+	file = &tokenFile{path: filepath.Join(dir, "token"), dir: dir}
+	if err := file.put(text); err != nil {
+		file.release()
+		return nil, err
+	}
+	return file, nil
+}
+
+// own tells that the file is not there, or is what wts put there, which may have been killed since.
+func (f *tokenFile) own() bool {
+	text, err := os.ReadFile(f.path) //nolint:gosec // the person's own environment names the folder
+	if errors.Is(err, fs.ErrNotExist) {
+		return true
+	}
+	return err == nil && slices.Contains(f.noted(), digestOf(text))
+}
+
+// noted are the digests of the last two tokens that wts put there: one that was killed may have put the one before.
+func (f *tokenFile) noted() []string {
+	text, err := os.ReadFile(f.lock.Path())
+	if err != nil || len(text) == 0 {
+		return nil
+	}
+	return strings.Split(string(text), "\n")
+}
+
+// put replaces the token. The note comes first: what is not noted would be taken for another program's.
+func (f *tokenFile) put(text string) error {
+	if f.dir == "" {
+		noted := append([]string{digestOf([]byte(text))}, f.noted()...)
+		if err := os.WriteFile(f.lock.Path(), []byte(strings.Join(noted[:min(2, len(noted))], "\n")), 0o600); err != nil { //nolint:gosec // as above
+			return fmt.Errorf("no place for the token: %w", err)
+		}
+	}
+	return login.Replace(f.path, text)
+}
+
+func digestOf(text []byte) string {
+	digest := sha256.Sum256(text)
+	return hex.EncodeToString(digest[:])
+}
+
+// release deletes the token, unless another program has put its own there.
+func (f *tokenFile) release() {
+	if f.dir != "" {
+		_ = os.RemoveAll(f.dir)
+		return
+	}
+	if f.own() {
+		_ = os.Remove(f.path)
+	}
+	_ = f.lock.Unlock() // it ends with the process at the latest
 }
 
 // runProgram runs a program to its end, which signals may hasten.
 func runProgram(cmd *cobra.Command, program string, args, environment []string) error {
 	// The program has what wts was given, so that a terminal stays one.
-	run := exec.Command(program, args[1:]...) //nolint:noctx // it ends by the signals that it is sent, not by a kill
+	run := exec.Command(program, args[1:]...) //nolint:noctx,gosec // it ends by the signals that it is sent, and is what its person wants run
 	run.Args[0], run.Env = args[0], environment
 	run.Stdin, run.Stdout, run.Stderr = cmd.InOrStdin(), cmd.OutOrStdout(), cmd.ErrOrStderr()
 	signals := make(chan os.Signal, 16)
-	signal.Notify(signals, handedOn...)
+	signal.Notify(signals, heeded(slices.Clone(handedOn)...)...)
 	defer signal.Stop(signals)
+	if err := cmd.Context().Err(); err != nil { // one came before it could be handed on
+		return err
+	}
 	if err := run.Start(); err != nil {
 		return fmt.Errorf("running %s: %w", args[0], err)
 	}

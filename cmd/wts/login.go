@@ -135,7 +135,8 @@ func logIn(cmd *cobra.Command, logins *login.Store, address string, scopes []str
 	}
 	if errors.Is(err, errNoBrowser) {
 		made, err = service.ByDevice(ctx, scopes, func(code login.Code) {
-			fmt.Fprintf(cmd.ErrOrStderr(), "Open %s in a browser and type the code\n\n    %s\n\nor open %s\nThe code is good until %s.\n", code.Address, code.UserCode, code.Complete, code.ExpiresAt.Local().Format("15:04"))
+			fmt.Fprintf(cmd.ErrOrStderr(), "Open %s in a browser and type the code\n\n    %s\n\nor open %s\nThe code is good until %s.\n",
+				cell(code.Address), cell(code.UserCode), cell(code.Complete), code.ExpiresAt.Local().Format("15:04"))
 		})
 	}
 	if err != nil {
@@ -174,11 +175,11 @@ func hasBrowser() bool {
 // openBrowser opens an address, and says so.
 func openBrowser(said io.Writer) func(string) error {
 	return func(address string) error {
+		fmt.Fprintf(said, "Go on in your browser. Where none opens: %s\n", cell(address))
 		browser.Stdout, browser.Stderr = io.Discard, io.Discard
-		if err := browser.OpenURL(address); err != nil {
+		if browser.OpenURL(address) != nil {
 			return errNoBrowser
 		}
-		fmt.Fprintf(said, "Go on in your browser. Where none opened: %s\n", address)
 		return nil
 	}
 }
@@ -193,14 +194,15 @@ func logoutCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			known, err := logins.Find(address)
-			if errors.Is(err, login.ErrNone) {
-				return fmt.Errorf("%w at %s", err, address)
+			services, err := logins.Services()
+			if err == nil && !slices.Contains(services, address) {
+				return fmt.Errorf("%w at %s", login.ErrNone, address)
 			}
-			if !here {
-				if err := errors.Join(err, endThere(cmd.Context(), known)); err != nil {
-					return fmt.Errorf("the login goes on; wts logout --here forgets it on this machine alone: %w", err)
-				}
+			if err == nil && !here {
+				err = endThere(cmd.Context(), logins, address)
+			}
+			if err != nil {
+				return fmt.Errorf("the login goes on; wts logout --here forgets it on this machine alone: %w", err)
 			}
 			if err := logins.Forget(cmd.Context(), address); err != nil {
 				return err
@@ -217,8 +219,12 @@ func logoutCommand() *cobra.Command {
 }
 
 // endThere ends a login at its service.
-func endThere(ctx context.Context, known login.Login) error {
-	service, err := login.Discover(ctx, known.URL)
+func endThere(ctx context.Context, logins *login.Store, address string) error {
+	known, err := logins.Find(address)
+	if err != nil {
+		return err
+	}
+	service, err := login.Discover(ctx, address)
 	if err != nil {
 		return err
 	}
@@ -247,7 +253,7 @@ func whoamiCommand() *cobra.Command {
 				return err
 			}
 			said := loggedIn{URL: address, ID: user.ID, Username: user.Username, Scopes: known.Scopes, Since: known.Began, Keyring: logins.InKeyring(address)}
-			return say(cmd, said, "%s at %s, since %s, for %s", cell(said.Username), said.URL, stamp(said.Since), strings.Join(said.Scopes, " "))
+			return say(cmd, said, "%s at %s, since %s, for %s", cell(said.Username), said.URL, stamp(said.Since), cell(strings.Join(said.Scopes, " ")))
 		},
 	}
 	who.flags(command)

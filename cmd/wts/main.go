@@ -9,13 +9,14 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"syscall"
 
 	"github.com/spf13/cobra"
 )
 
 func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+	ctx, stop := signal.NotifyContext(context.Background(), heeded(syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)...)
 	defer stop()
 	command := newCommand()
 	if filepath.Base(os.Args[0]) == "alembic" {
@@ -23,12 +24,15 @@ func main() {
 	}
 	if err := command.ExecuteContext(ctx); err != nil {
 		if !errors.As(err, &exitedError{}) { // the program has said what there is to say
-			fmt.Fprintln(os.Stderr, "wts:", advised(err))
+			fmt.Fprintln(os.Stderr, "wts:", plain(advised(err).Error()))
 		}
 		stop()
 		os.Exit(exitCode(err))
 	}
 }
+
+// heeded are the signals that whoever began the process has not had it ignore, as nohup does.
+func heeded(signals ...os.Signal) []os.Signal { return slices.DeleteFunc(signals, signal.Ignored) }
 
 func newCommand() *cobra.Command {
 	root := &cobra.Command{

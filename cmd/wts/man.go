@@ -19,7 +19,7 @@ func manCommand() *cobra.Command {
 			if len(args) == 1 {
 				dir = args[0]
 			}
-			if err := os.MkdirAll(dir, 0o755); err != nil {
+			if err := os.MkdirAll(dir, 0o755); err != nil { //nolint:gosec // manual pages are for everyone
 				return fmt.Errorf("the folder: %w", err)
 			}
 			version, _ := buildVersion()

@@ -109,7 +109,7 @@ func progress(out io.Writer) func(line string, arguments ...any) {
 	}
 }
 
-// cell is a text as a terminal may have it: what others wrote moves no cursor, and breaks no line of a table.
+// cell is a text as a table may have it: what others wrote moves no cursor, and breaks no line.
 func cell(text string) string {
 	return dash(strings.Map(func(char rune) rune {
 		if unicode.IsPrint(char) {
@@ -117,6 +117,17 @@ func cell(text string) string {
 		}
 		return unicode.ReplacementChar
 	}, text))
+}
+
+// plain is a text as a terminal may have it: what others wrote moves no cursor.
+func plain(text string) string {
+	lines := strings.Split(text, "\n")
+	for i, line := range lines {
+		if line != "" {
+			lines[i] = cell(line)
+		}
+	}
+	return strings.Join(lines, "\n")
 }
 
 // row prints a line of a table.

@@ -68,14 +68,14 @@ func printed[T any](t *testing.T, args ...string) (value T) {
 var addressIn = regexp.MustCompile(`http\S+`)
 
 // logInTerminal has a person log in by a code, and allow it in their browser.
-func (r *replica) logInTerminal(t *testing.T, browser *http.Client, args ...string) loggedIn {
+func (r *replica) logInTerminal(t *testing.T, browser *http.Client) loggedIn {
 	t.Helper()
 	var said syncBuffer
 	var out string
 	var err error
 	var waiting sync.WaitGroup
 	waiting.Go(func() {
-		out, err = apart(t.Context(), &said, append([]string{"login", r.url, "--device", "--output", "json"}, args...)...)
+		out, err = apart(t.Context(), &said, "login", r.url, "--device", "--output", "json")
 	})
 	var complete string
 	eventually(t, "a code is shown", func() bool {
@@ -315,7 +315,7 @@ func TestALoginInTheKeyring(t *testing.T) {
 	if who := printed[loggedIn](t, "whoami"); who.Username != "alice" || !who.Keyring {
 		t.Errorf("got %+v", who)
 	}
-	_ = filepath.WalkDir(dir, func(name string, entry os.DirEntry, err error) error {
+	_ = filepath.WalkDir(dir, func(name string, _ os.DirEntry, err error) error {
 		text, _ := os.ReadFile(name)
 		if strings.Contains(string(text), "wtsl_") || strings.Contains(string(text), "eyJ") {
 			t.Errorf("%s holds a secret", name)
@@ -353,6 +353,36 @@ func TestWhereNoLoginIsMade(t *testing.T) {
 			}
 		})
 	}
+	proof := filepath.Join(t.TempDir(), "proof")
+	if err := os.WriteFile(proof, []byte("wtsp_none"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	t.Run("a proof of its own, beside a login that cannot be read", func(t *testing.T) {
+		dir := terminal(t)
+		if err := os.MkdirAll(filepath.Join(dir, "config", "wts"), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(dir, "config", "wts", "login.json"), []byte("{torn"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		var refused *api.Error
+		if _, err := run(t, "token", "--url", r.url, "--proof-file", proof); !errors.As(err, &refused) {
+			t.Errorf("got %v, want what the service says of the proof", err)
+		}
+		if _, err := run(t, "token", "--proof-file", proof); exitCode(err) != exitUsage {
+			t.Errorf("a proof without an address: %v", err)
+		}
+		if _, err := run(t, "whoami"); exitCode(err) != exitFailed || !strings.Contains(err.Error(), "delete it") {
+			t.Errorf("whoami: %v", err)
+		}
+	})
+	t.Run("a home that is none", func(t *testing.T) {
+		t.Setenv("XDG_CONFIG_HOME", "/dev/null")
+		var refused *api.Error
+		if _, err := run(t, "token", "--url", r.url); !errors.As(err, &refused) {
+			t.Errorf("got %v, want what the service says of the address", err)
+		}
+	})
 	if _, err := run(t, "tokens", "list", "--url", r.url); exitCode(err) != exitLogin {
 		t.Errorf("not logged in: %v", err)
 	}

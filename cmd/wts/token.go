@@ -42,13 +42,13 @@ With a --format that is a program's own it is a credential helper for that progr
   an init step:    wts token --wait 2m --url http://wts.wts --out /var/run/wts/token
   a shell:         eval "$(wts token --format env)"
   curl:            wts token --format curl | curl -K - https://files.example.org/
-  git:             git config credential.https://git.example.org.helper '!wts token --format git-credential --host git.example.org'
+  git:             git -c credential.helper= -c credential.helper='!wts token --format git-credential --host git.example.org' clone https://git.example.org/x
   kubectl:         exec: {command: wts, args: [token, --audience, cluster, --format, exec-credential]}
   ProteinPaint:    wts token --audience clinical --format proteinpaint-bearer --url https://wts.example.org --proof-file api-token`,
 		Args: cobra.MaximumNArgs(3), // what git, docker and pip ask their helpers
 		RunE: func(cmd *cobra.Command, args []string) error { return runToken(cmd, &options, args) },
 	}
-	options.tokenSource.flags(command)
+	options.flags(command)
 	flags := command.Flags()
 	flags.StringVar(&options.file, "file", "", "read the token from this file instead of asking for one")
 	flags.StringVar(&options.out, "out", "", "write to this file instead of printing")
@@ -67,6 +67,8 @@ func runToken(cmd *cobra.Command, options *tokenOptions, args []string) error {
 		return usagef("--format is %q, want one of %s", options.format, strings.Join(formatNames, ", "))
 	case form.read == nil && len(args) > 0:
 		return usagef("%q is nothing that --format %s takes", args[0], options.format)
+	case cmd.Flags().Changed("output") && (cmd.Flags().Changed("format") || options.out != ""):
+		return usagef("--output is a form of its own: want it without --format and --out")
 	case options.watch && options.out == "":
 		return usagef("--watch needs --out")
 	case options.check && options.out+options.file == "":
@@ -76,12 +78,12 @@ func runToken(cmd *cobra.Command, options *tokenOptions, args []string) error {
 	}
 	var wanted request
 	if form.read != nil {
-		mayHave, reply := false, ""
-		var err error
-		if wanted, mayHave, reply, err = options.helps(form.read, args, cmd.InOrStdin()); err != nil || !mayHave {
+		asked, mayHave, reply, err := options.helps(form.read, args, cmd.InOrStdin())
+		if err != nil || !mayHave {
 			fmt.Fprint(cmd.OutOrStdout(), reply)
 			return err
 		}
+		wanted = asked
 	}
 	get, err := options.getter(cmd.Context())
 	if err != nil {

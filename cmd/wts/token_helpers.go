@@ -16,7 +16,8 @@ import (
 
 // A program asks its helpers about every server that wants a password, also about one whose address was a stranger's. So
 // a helper of ours answers for the servers that were named, over https, and for no other; it keeps nothing, so that there
-// is nothing to store or to erase.
+// is nothing to store or to erase. docker alone asks by a name, and not by an address: what is not encrypted there is what
+// its own configuration names (insecure-registries).
 
 // request is what a program asks a helper for.
 type request struct {
@@ -71,12 +72,13 @@ func readDocker(args []string, from io.Reader) (wanted request, ok bool, reply s
 	return wanted, args[0] == "get", "", nil
 }
 
-// readKeyring reads what pip asks the program keyring for: get, the service, and the name of the user.
+// readKeyring reads what pip asks the program keyring for: get, the service, and the name of the user. pip asks by the
+// address and then by the host's name alone, also where the address is not encrypted: a name alone gets nothing.
 func readKeyring(args []string, _ io.Reader) (wanted request, ok bool, reply string, err error) {
 	if len(args) != 3 || args[0] != "get" {
 		return wanted, false, "", errNoCredential
 	}
-	return requestOf(args[1]), true, "", nil
+	return requestOf(args[1]), strings.HasPrefix(args[1], "https://"), "", nil
 }
 
 // requestOf reads the address of a server, or its name alone. One that is not encrypted has no host.
@@ -98,7 +100,10 @@ func (o *tokenOptions) helps(read reader, args []string, from io.Reader) (wanted
 		return wanted, false, "", usagef("--host is missing: name the servers that may have the token, like --host git.example.org")
 	}
 	wanted, ok, reply, err := read(args, from)
-	if err != nil || !ok {
+	switch {
+	case err == nil && !ok && o.format == "keyring":
+		return wanted, false, "", errNoCredential
+	case err != nil || !ok:
 		return wanted, false, reply, err
 	}
 	named := slices.ContainsFunc(o.hosts, func(host string) bool { return wanted.host != "" && strings.EqualFold(host, wanted.host) })

@@ -115,7 +115,7 @@ func TestTheTokenGoesToNamedServersAlone(t *testing.T) {
 		"docker lists":                  {docker, "", []string{"list"}, "{}\n", 0},
 		"docker, without a word":        {docker, "registry.example.org", nil, "", 2},
 		"pip, the named one":            {pip, "", []string{"get", "https://registry.example.org/simple/", "oauth2"}, "opaque\n", 0},
-		"pip, by its name":              {pip, "", []string{"get", "registry.example.org", "oauth2"}, "opaque\n", 0},
+		"pip, by its name":              {pip, "", []string{"get", "registry.example.org", "oauth2"}, "", 1},
 		"pip, another one":              {pip, "", []string{"get", "https://evil.example.org/simple/", "oauth2"}, "", 1},
 		"pip, not encrypted":            {pip, "", []string{"get", "http://registry.example.org/simple/", "oauth2"}, "", 1},
 		"pip stores":                    {pip, "", []string{"set", "registry.example.org", "oauth2"}, "", 1},
@@ -137,6 +137,11 @@ func TestTheTokenGoesToNamedServersAlone(t *testing.T) {
 				t.Errorf("exit code %d, %v, %q; want %d, %q", exitCode(err), err, out.String(), row.code, row.want)
 			}
 		})
+	}
+	for _, more := range [][]string{{"--format", "env"}, {"--format", pip, "--host", "registry.example.org", "get", "https://registry.example.org", "oauth2"}, {"--out", file + ".json"}} {
+		if out, err := run(t, append([]string{"token", "--file", file, "--output", "json"}, more...)...); exitCode(err) != exitUsage || strings.Contains(out, "opaque") {
+			t.Errorf("--output beside %v: %v %s", more, err, out)
+		}
 	}
 	for _, format := range []string{docker, pip, "git-credential"} {
 		if out, err := run(t, "token", "--file", file, "--format", format, "get", "registry.example.org", "oauth2"); exitCode(err) != exitUsage || strings.Contains(out, "opaque") {

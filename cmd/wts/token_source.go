@@ -1,7 +1,6 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"strconv"
@@ -38,16 +37,19 @@ func (s *tokenSource) flags(command *cobra.Command) {
 // a worker has none, and is known by its address.
 func (s *tokenSource) getter(ctx context.Context) (func(context.Context) (api.Token, error), error) {
 	client := &api.Client{URL: s.url}
-	logins, address, err := s.login()
-	switch {
-	case err != nil:
-		return nil, err
-	case s.url == "" && address == "":
+	if s.proofFile == "" {
+		logins, address, err := s.login()
+		if err != nil {
+			return nil, err
+		}
+		if address != "" {
+			client.URL, client.Proof = address, proofOf(ctx, logins, address)
+		}
+	} else {
+		client.Proof = api.ProofFile(s.proofFile)
+	}
+	if client.URL == "" {
 		return nil, usagef("--url is missing (or WTS_URL): where is wts? Or log in: wts login https://wts.example.org")
-	case s.proofFile != "":
-		client.URL, client.Proof = cmp.Or(s.url, address), api.ProofFile(s.proofFile)
-	case address != "":
-		client.URL, client.Proof = address, proofOf(ctx, logins, address)
 	}
 	if err := checkURL(client.URL); err != nil {
 		return nil, err

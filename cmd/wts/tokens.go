@@ -37,8 +37,8 @@ func (o *tokensOf) flags(command *cobra.Command) {
 func (o *tokensOf) open(cmd *cobra.Command) (*api.Client, api.Tokens, error) {
 	var of api.Tokens
 	if o.resource != "" {
-		found := false
-		if of.Audience, of.Resource, found = strings.Cut(o.resource, "/"); !found || of.Audience == "" || of.Resource == "" {
+		of.Audience, of.Resource, _ = strings.Cut(o.resource, "/")
+		if of.Audience == "" || of.Resource == "" {
 			return nil, of, usagef("--resource: got %q, want an audience and an id, as in plugins/my-plugin", o.resource)
 		}
 	}
@@ -160,8 +160,8 @@ func showMade(cmd *cobra.Command, made *api.APIToken) error {
 	if made.ExpiresAt != nil {
 		ends = "good until " + stamp(*made.ExpiresAt)
 	}
-	fmt.Fprintf(cmd.ErrOrStderr(), "%s is %s. Its value is shown this once.\n", made.ID, ends)
-	return say(cmd, made, "%s", made.Token)
+	fmt.Fprintf(cmd.ErrOrStderr(), "%s is %s. Its value is shown this once.\n", cell(made.ID), ends)
+	return say(cmd, made, "%s", cell(made.Token))
 }
 
 func rotateTokenCommand() *cobra.Command {
@@ -204,7 +204,7 @@ func revokeTokenCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return say(cmd, &ended, "%s (%s) is revoked.", ended.ID, cell(ended.Name))
+			return say(cmd, &ended, "%s (%s) is revoked.", cell(ended.ID), cell(ended.Name))
 		},
 	}
 	of.flags(command)

@@ -19,7 +19,7 @@ wts_token <- function(audience = NULL, idp = NULL, expires = 600, scope = NULL) 
   }
   wanted <- Filter(Negate(is.null), list(audience = audience, idp = idp, expires = format(as.integer(expires)), scope = scope))
   query <- paste(names(wanted), vapply(wanted, utils::URLencode, "", reserved = TRUE), sep = "=", collapse = "&")
-  handle <- curl::new_handle(timeout = 30)
+  handle <- curl::new_handle(timeout = 30, followlocation = FALSE)
   headers <- list(Accept = "application/json")
   proof <- Sys.getenv("WTS_PROOF_FILE")
   if (proof != "") {

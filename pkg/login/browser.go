@@ -16,7 +16,7 @@ import (
 // decideWithin is how long a person has in the browser.
 const decideWithin = 10 * time.Minute
 
-// ByBrowser begins a login in the browser of this machine, which open opens: a code with PKCE, sent back to a port of a
+// ByBrowser begins a login in the browser of this machine, which open opens, and which it may wait for until it is closed: a code with PKCE, sent back to a port of a
 // loopback address (RFC 8252 7.3). The errors are ErrDenied, ErrTooLate, *api.Error, and those of the network and of open.
 func (s Service) ByBrowser(ctx context.Context, scopes []string, open func(address string) error) (Login, error) {
 	ctx, cancel := context.WithTimeout(ctx, decideWithin)
@@ -30,20 +30,26 @@ func (s Service) ByBrowser(ctx context.Context, scopes []string, open func(addre
 	config := s.config(scopes)
 	config.RedirectURL = "http://" + listener.Addr().String() + "/callback"
 	state, verifier, back := rand.Text(), oauth2.GenerateVerifier(), make(chan answer, 1)
-	server := &http.Server{Handler: receiver{s.URL, state, back}, ReadHeaderTimeout: patience}
+	server := &http.Server{Handler: receiver{s.Issuer, state, back}, ReadHeaderTimeout: patience}
 	go func() { _ = server.Serve(listener) }() // until it is closed
-	defer server.Close()
-	if err := open(config.AuthCodeURL(state, oauth2.S256ChallengeOption(verifier), forAudience)); err != nil {
-		return Login{}, err
-	}
+	defer server.Close()                       //nolint:errcheck // nothing is under way
+	opened := make(chan error, 1)
+	go func() { opened <- open(config.AuthCodeURL(state, oauth2.S256ChallengeOption(verifier), forAudience)) }() // some open it until it is closed
 	var got answer
-	select {
-	case got = <-back:
-	case <-ctx.Done():
-		if errors.Is(ctx.Err(), context.DeadlineExceeded) {
-			return Login{}, ErrTooLate
+	for waiting := true; waiting; {
+		select {
+		case got = <-back:
+			waiting = false
+		case err := <-opened:
+			if opened = nil; err != nil {
+				return Login{}, err
+			}
+		case <-ctx.Done():
+			if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+				return Login{}, ErrTooLate
+			}
+			return Login{}, ctx.Err()
 		}
-		return Login{}, ctx.Err()
 	}
 	stopping, stopped := context.WithTimeout(context.WithoutCancel(ctx), time.Second) // the browser reads its page first
 	defer stopped()

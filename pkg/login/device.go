@@ -36,7 +36,7 @@ func (s Service) ByDevice(ctx context.Context, scopes []string, show func(Code))
 		if ctx.Err() != nil {
 			return Login{}, ctx.Err()
 		}
-		if err = said(err); errors.Is(err, context.DeadlineExceeded) || errors.Is(err, ErrEnded) { // the code is not known any more
+		if err = said(err); errors.Is(err, ErrEnded) || !time.Now().Before(begun.Expiry) { // the code is not known any more
 			return Login{}, ErrTooLate
 		}
 		if !passing(err) {

@@ -57,13 +57,15 @@ type Secrets struct {
 
 // Service is where logins are made: what the service says of itself (RFC 8414 2).
 type Service struct {
-	URL string `json:"issuer"`
+	Issuer string `json:"issuer"`
 	// Scopes are those of tokens for wts itself.
 	Scopes []string `json:"scopes_supported"`
 	Auth   string   `json:"authorization_endpoint"`
 	Device string   `json:"device_authorization_endpoint"`
 	Token  string   `json:"token_endpoint"`
 	Revoke string   `json:"revocation_endpoint"`
+
+	address string // as logins are kept by it
 }
 
 const maxAnswer = 1 << 20 // bytes
@@ -106,10 +108,26 @@ func Discover(ctx context.Context, address string) (Service, error) {
 		return found, fmt.Errorf("%s does not say how to log in; is that the address of wts?", address)
 	}
 	// Who says to be another service than was asked may be one that passes a login on to it (RFC 8414 3.3, RFC 9207).
-	if own, err := Address(found.URL); err != nil || own != address {
-		return found, fmt.Errorf("the service at %s is called %s: log in there", address, found.URL)
+	if own, err := Address(found.Issuer); err != nil || own != address {
+		return found, fmt.Errorf("the service at %s is called %q: log in there", address, found.Issuer)
 	}
+	for _, endpoint := range []string{found.Auth, found.Device, found.Token, found.Revoke} {
+		if !within(address, endpoint) {
+			return found, fmt.Errorf("the service at %s names %q, which is not of this service", address, endpoint)
+		}
+	}
+	found.address = address
 	return found, nil
+}
+
+// within tells an endpoint on a service's own host: it is sent what a login is worth, or opened in a browser.
+func within(address, endpoint string) bool {
+	own, err := url.Parse(address)
+	if err != nil {
+		return false
+	}
+	parsed, err := url.Parse(endpoint)
+	return err == nil && parsed.Scheme == own.Scheme && strings.EqualFold(parsed.Host, own.Host) && parsed.User == nil
 }
 
 // Usual are the scopes that a login asks for where none are named: all but the access tokens of providers.
@@ -140,7 +158,7 @@ func (s Service) begun(token *oauth2.Token) Login {
 	}
 	_ = unverified.Claims(token.AccessToken, &claims) // it came from the service itself; a name for the person to read
 	granted, _ := token.Extra("scope").(string)
-	return Login{URL: s.URL, Username: claims.Username, Scopes: strings.Fields(granted), Began: time.Now().UTC().Truncate(time.Second), Secrets: secretsOf(token)}
+	return Login{URL: s.address, Username: claims.Username, Scopes: strings.Fields(granted), Began: time.Now().UTC().Truncate(time.Second), Secrets: secretsOf(token)}
 }
 
 // secretsOf are what a token endpoint has answered with.
@@ -188,7 +206,7 @@ func said(err error) error {
 	}
 	switch answered.ErrorCode {
 	case "invalid_grant":
-		return fmt.Errorf("%w: %s", ErrEnded, answered.ErrorDescription)
+		return fmt.Errorf("%w: %q", ErrEnded, answered.ErrorDescription)
 	case "access_denied":
 		return ErrDenied
 	case "expired_token":

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -44,39 +45,34 @@ func (noRing) get(string) (Secrets, error) { return Secrets{}, errors.New("no ke
 func (noRing) set(string, Secrets) error   { return errors.New("no keyring") }
 func (noRing) delete(string)               {}
 
-// fake is a service whose token endpoint answers as it is told.
-type fake struct {
-	*httptest.Server
-	answer func(w http.ResponseWriter, form map[string]string)
-}
-
-func newFake(t *testing.T, answer func(w http.ResponseWriter, form map[string]string)) (*fake, Service) {
+// newFake is a service whose token endpoint answers as it is told.
+func newFake(t *testing.T, answer func(w http.ResponseWriter, form map[string]string)) Service {
 	t.Helper()
-	f := &fake{answer: answer}
-	f.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		own := "http://" + r.Host
 		w.Header().Set("Content-Type", "application/json")
 		switch r.URL.Path {
 		case "/.well-known/oauth-authorization-server":
 			_ = json.NewEncoder(w).Encode(Service{
-				URL: f.URL, Scopes: []string{"api", "token", "provider:main"}, Auth: f.URL + "/oauth2/auth", Device: f.URL + "/oauth2/device_authorization", Token: f.URL + "/oauth2/token", Revoke: f.URL + "/oauth2/revoke",
+				Issuer: own, Scopes: []string{"api", "token", "provider:main"}, Auth: own + "/oauth2/auth", Device: own + "/oauth2/device_authorization", Token: own + "/oauth2/token", Revoke: own + "/oauth2/revoke",
 			})
 		case "/oauth2/device_authorization":
-			fmt.Fprintf(w, `{"device_code":"d","user_code":"ABCD-EFGH","verification_uri":"%s/device","verification_uri_complete":"%s/device?user_code=ABCD-EFGH","expires_in":600,"interval":1}`, f.URL, f.URL)
+			fmt.Fprintf(w, `{"device_code":"d","user_code":"ABCD-EFGH","verification_uri":"%s/device","verification_uri_complete":"%s/device?user_code=ABCD-EFGH","expires_in":600,"interval":1}`, own, own)
 		default:
 			_ = r.ParseForm()
 			form := map[string]string{}
 			for name := range r.PostForm {
 				form[name] = r.PostForm.Get(name)
 			}
-			f.answer(w, form)
+			answer(w, form)
 		}
 	}))
-	t.Cleanup(f.Close)
-	service, err := Discover(t.Context(), f.URL)
+	t.Cleanup(server.Close)
+	service, err := Discover(t.Context(), server.URL)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return f, service
+	return service
 }
 
 func refuse(w http.ResponseWriter, status int, code string) {
@@ -101,7 +97,7 @@ func TestADeviceWaits(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			var asked atomic.Int32
-			_, service := newFake(t, func(w http.ResponseWriter, form map[string]string) {
+			service := newFake(t, func(w http.ResponseWriter, form map[string]string) {
 				answer := row.answers[min(int(asked.Add(1))-1, len(row.answers)-1)]
 				switch {
 				case form["device_code"] != "d" || form["client_id"] != Client:
@@ -119,13 +115,13 @@ func TestADeviceWaits(t *testing.T) {
 			if !errors.Is(err, row.want) || shown.UserCode != "ABCD-EFGH" || int(asked.Load()) != len(row.answers) {
 				t.Errorf("got %+v, %v after %d questions, and %+v was shown", made, err, asked.Load(), shown)
 			}
-			if row.want == nil && (made.Secrets.RefreshToken != "r" || !cmp.Equal(made.Scopes, []string{"api", "token"}) || made.URL != service.URL) {
+			if row.want == nil && (made.Secrets.RefreshToken != "r" || !cmp.Equal(made.Scopes, []string{"api", "token"}) || made.URL != service.address) {
 				t.Errorf("got %+v", made)
 			}
 		})
 	}
 	t.Run("a person who gives up", func(t *testing.T) {
-		_, service := newFake(t, func(w http.ResponseWriter, _ map[string]string) {
+		service := newFake(t, func(w http.ResponseWriter, _ map[string]string) {
 			refuse(w, http.StatusBadRequest, "authorization_pending")
 		})
 		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
@@ -136,11 +132,64 @@ func TestADeviceWaits(t *testing.T) {
 	})
 }
 
+// A question that takes too long is an outage, and no end of the code.
+func TestASlowAnswerEndsNoDevice(t *testing.T) {
+	former := client.Timeout
+	client.Timeout = 200 * time.Millisecond
+	defer func() { client.Timeout = former }()
+	var asked atomic.Int32
+	service := newFake(t, func(w http.ResponseWriter, _ map[string]string) {
+		if asked.Add(1) == 1 {
+			time.Sleep(400 * time.Millisecond)
+			return
+		}
+		fmt.Fprint(w, `{"access_token":"a","token_type":"Bearer","expires_in":600,"refresh_token":"r"}`)
+	})
+	if made, err := service.ByDevice(t.Context(), nil, func(Code) {}); err != nil || made.Secrets.RefreshToken != "r" {
+		t.Errorf("got %+v, %v", made, err)
+	}
+}
+
+// A program that opens a browser until that is closed keeps nothing from going on, and one who gives up is heard.
+func TestABrowserThatIsNotClosed(t *testing.T) {
+	service := newFake(t, func(w http.ResponseWriter, _ map[string]string) {
+		fmt.Fprint(w, `{"access_token":"a","token_type":"Bearer","expires_in":600,"refresh_token":"r"}`)
+	})
+	closed := make(chan struct{})
+	defer close(closed)
+	answers := func(address string) error {
+		sent, err := url.Parse(address)
+		if err != nil {
+			return err
+		}
+		query := sent.Query()
+		go func() {
+			back := query.Get("redirect_uri") + "?" + url.Values{"code": {"c"}, "state": {query.Get("state")}, "iss": {service.Issuer}}.Encode()
+			if response, err := http.Get(back); err == nil {
+				_ = response.Body.Close()
+			}
+		}()
+		<-closed
+		return nil
+	}
+	if made, err := service.ByBrowser(t.Context(), nil, answers); err != nil || made.Secrets.RefreshToken != "r" {
+		t.Errorf("got %+v, %v", made, err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	if _, err := service.ByBrowser(ctx, nil, func(string) error { <-closed; return nil }); err == nil {
+		t.Error("one who gives up is not heard")
+	}
+	if _, err := service.ByBrowser(t.Context(), nil, func(string) error { return ErrNone }); !errors.Is(err, ErrNone) {
+		t.Errorf("no browser: %v", err)
+	}
+}
+
 // expired is a store with a login whose access token has ended.
 func expired(t *testing.T, service Service) *Store {
 	t.Helper()
 	store := &Store{filepath.Join(t.TempDir(), "wts"), noRing{}}
-	if inKeyring, err := store.Keep(t.Context(), Login{URL: service.URL, Username: "alice", Secrets: Secrets{RefreshToken: "r0", AccessToken: "a0", ExpiresAt: time.Now().Add(time.Second)}}); err != nil || inKeyring {
+	if inKeyring, err := store.Keep(t.Context(), Login{URL: service.address, Username: "alice", Secrets: Secrets{RefreshToken: "r0", AccessToken: "a0", ExpiresAt: time.Now().Add(time.Second)}}); err != nil || inKeyring {
 		t.Fatalf("%t, %v", inKeyring, err)
 	}
 	return store
@@ -150,20 +199,33 @@ func expired(t *testing.T, service Service) *Store {
 // it, also where the caller has gone away meanwhile.
 func TestARefreshTokenIsUsedOnce(t *testing.T) {
 	var mu sync.Mutex
-	used := map[string]int{}
-	_, service := newFake(t, func(w http.ResponseWriter, form map[string]string) {
+	used, room := map[string]int{}, func() int64 { return 0 }
+	service := newFake(t, func(w http.ResponseWriter, form map[string]string) {
 		time.Sleep(50 * time.Millisecond)
 		mu.Lock()
 		defer mu.Unlock()
+		if got := room(); got < maxGrowth {
+			t.Errorf("the token is spent with room for %d bytes of what comes of it", got)
+		}
 		used[form["refresh_token"]]++
 		fmt.Fprintf(w, `{"access_token":"a%d","token_type":"Bearer","expires_in":600,"refresh_token":"r%d"}`, len(used), len(used))
 	})
 	store := expired(t, service)
+	room = func() int64 {
+		found, _ := filepath.Glob(filepath.Join(store.dir, ".login.json.*"))
+		size := int64(0)
+		for _, name := range found {
+			if info, err := os.Stat(name); err == nil {
+				size = info.Size()
+			}
+		}
+		return size
+	}
 	var all sync.WaitGroup
 	for range 10 {
 		all.Go(func() {
 			another := &Store{store.dir, noRing{}} // as another process has it
-			if token, err := another.Token(t.Context(), service.URL); err != nil || token != "a1" {
+			if token, err := another.Token(t.Context(), service.address); err != nil || token != "a1" {
 				t.Errorf("got %q, %v", token, err)
 			}
 		})
@@ -173,7 +235,7 @@ func TestARefreshTokenIsUsedOnce(t *testing.T) {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
 
-	login, err := store.Find(service.URL)
+	login, err := store.Find(service.address)
 	if err != nil || login.Secrets.RefreshToken != "r1" {
 		t.Fatalf("got %+v, %v", login, err)
 	}
@@ -183,9 +245,12 @@ func TestARefreshTokenIsUsedOnce(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond) // shorter than the answer takes
 	defer cancel()
-	_, _ = store.Token(ctx, service.URL)
-	if login, err := store.Find(service.URL); err != nil || login.Secrets.RefreshToken != "r2" {
+	_, _ = store.Token(ctx, service.address)
+	if login, err := store.Find(service.address); err != nil || login.Secrets.RefreshToken != "r2" {
 		t.Errorf("after a caller that went away: %+v, %v; want what came of its refresh", login, err)
+	}
+	if left, _ := filepath.Glob(filepath.Join(store.dir, ".login.json.*")); len(left) > 0 {
+		t.Errorf("left over: %v", left)
 	}
 }
 
@@ -203,9 +268,9 @@ func TestWhatEndsALogin(t *testing.T) {
 		"a proxy's own page": {http.StatusBadGateway, "<html>secret of the proxy", false},
 	} {
 		t.Run(name, func(t *testing.T) {
-			_, service := newFake(t, func(w http.ResponseWriter, _ map[string]string) { refuse(w, row.status, row.code) })
+			service := newFake(t, func(w http.ResponseWriter, _ map[string]string) { refuse(w, row.status, row.code) })
 			store := expired(t, service)
-			_, err := store.Token(t.Context(), service.URL)
+			_, err := store.Token(t.Context(), service.address)
 			if errors.Is(err, ErrEnded) != row.ended || err == nil || strings.Contains(err.Error(), "secret") {
 				t.Errorf("got %v", err)
 			}
@@ -213,7 +278,7 @@ func TestWhatEndsALogin(t *testing.T) {
 			if !row.ended && (!errors.As(err, &answered) || answered.Status != row.status) {
 				t.Errorf("got %v, want what the service answered", err)
 			}
-			if _, err := store.Find(service.URL); errors.Is(err, ErrNone) != row.ended {
+			if _, err := store.Find(service.address); errors.Is(err, ErrNone) != row.ended {
 				t.Errorf("afterwards: %v", err)
 			}
 		})
@@ -230,7 +295,7 @@ func TestAnotherServiceGetsNothing(t *testing.T) {
 			http.Redirect(w, r, other.URL+r.URL.Path, http.StatusTemporaryRedirect)
 		},
 		"called otherwise": func(w http.ResponseWriter, _ *http.Request) {
-			_ = json.NewEncoder(w).Encode(Service{URL: other.URL, Auth: "x", Device: "x", Token: other.URL})
+			_ = json.NewEncoder(w).Encode(Service{Issuer: other.URL, Auth: "x", Device: "x", Token: other.URL})
 		},
 		"no wts":    func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "<html>") },
 		"not there": http.NotFound,
@@ -243,11 +308,11 @@ func TestAnotherServiceGetsNothing(t *testing.T) {
 			}
 		})
 	}
-	_, service := newFake(t, func(w http.ResponseWriter, _ map[string]string) {
+	service := newFake(t, func(w http.ResponseWriter, _ map[string]string) {
 		w.Header().Set("Location", other.URL)
 		w.WriteHeader(http.StatusTemporaryRedirect)
 	})
-	if _, err := expired(t, service).Token(t.Context(), service.URL); err == nil || errors.Is(err, ErrEnded) {
+	if _, err := expired(t, service).Token(t.Context(), service.address); err == nil || errors.Is(err, ErrEnded) {
 		t.Errorf("a token endpoint that sends on: %v", err)
 	}
 	if asked.Load() > 0 {
@@ -257,7 +322,7 @@ func TestAnotherServiceGetsNothing(t *testing.T) {
 
 // What is kept is the person's alone, and one file that cannot be read is said to be so, and not replaced.
 func TestWhatIsKept(t *testing.T) {
-	_, service := newFake(t, func(http.ResponseWriter, map[string]string) {})
+	service := newFake(t, func(http.ResponseWriter, map[string]string) {})
 	store := expired(t, service)
 	if runtime.GOOS != "windows" {
 		for name, want := range map[string]os.FileMode{"": 0o700, "login.json": 0o600, "login.lock": 0o600} {
@@ -276,7 +341,7 @@ func TestWhatIsKept(t *testing.T) {
 	if err := store.Forget(t.Context(), second.URL); err != nil {
 		t.Fatal(err)
 	}
-	if current, err := store.Current(); err != nil || current != service.URL {
+	if current, err := store.Current(); err != nil || current != service.address {
 		t.Errorf("after that one was forgotten: %q, %v", current, err)
 	}
 	if err := os.WriteFile(store.file(), []byte("{torn"), 0o600); err != nil {

@@ -16,8 +16,7 @@ type ring interface {
 	delete(address string)
 }
 
-// systemRing is the keyring of the system: the Secret Service on Linux, the Keychain on macOS, the Credential Manager on
-// Windows.
+// systemRing is the keyring of the system: the Secret Service on Linux, the Keychain on macOS.
 type systemRing struct{}
 
 // ringPatience is how long the system may take, which may ask its person for a password.
@@ -25,8 +24,8 @@ const ringPatience = time.Minute
 
 var errRing = errors.New("the system's keyring does not answer")
 
-// within gives up waiting for a keyring whose prompt no person sees.
-func within[T any](ask func() (T, error)) (T, error) {
+// patiently gives up waiting for a keyring whose prompt no person sees.
+func patiently[T any](ask func() (T, error)) (T, error) {
 	type outcome struct {
 		value T
 		err   error
@@ -47,7 +46,7 @@ func within[T any](ask func() (T, error)) (T, error) {
 
 // get implements ring. The error is ErrNone where the keyring has none, as after its person deleted it there.
 func (systemRing) get(address string) (secrets Secrets, err error) {
-	text, err := within(func() (string, error) { return keyring.Get("wts", address) })
+	text, err := patiently(func() (string, error) { return keyring.Get("wts", address) })
 	if errors.Is(err, keyring.ErrNotFound) {
 		return secrets, ErrNone
 	}
@@ -62,15 +61,15 @@ func (systemRing) get(address string) (secrets Secrets, err error) {
 
 // set implements ring.
 func (systemRing) set(address string, secrets Secrets) error {
-	text, err := json.Marshal(secrets)
+	text, err := json.Marshal(secrets) //nolint:gosec // it goes into the keyring
 	if err != nil {
 		return fmt.Errorf("the system's keyring: %w", err)
 	}
-	_, err = within(func() (struct{}, error) { return struct{}{}, keyring.Set("wts", address, string(text)) })
+	_, err = patiently(func() (struct{}, error) { return struct{}{}, keyring.Set("wts", address, string(text)) })
 	return err
 }
 
 // delete implements ring.
 func (systemRing) delete(address string) {
-	_, _ = within(func() (struct{}, error) { return struct{}{}, keyring.Delete("wts", address) }) // one that is ended opens nothing
+	_, _ = patiently(func() (struct{}, error) { return struct{}{}, keyring.Delete("wts", address) }) // one that is ended opens nothing
 }

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"syscall"
 	"time"
 
 	"github.com/gofrs/flock"
@@ -52,15 +53,20 @@ type keptLogin struct {
 // file is where logins are kept; the lock is a file beside it, which stays when that one is replaced.
 func (s *Store) file() string { return filepath.Join(s.dir, "login.json") }
 
+// lockPatience is how long one waits for another one, which refreshes: twice as long as that takes at most.
+const lockPatience = 2 * patience
+
 // locked runs while no other process changes what is kept.
 func (s *Store) locked(ctx context.Context, run func() error) error {
 	if err := os.MkdirAll(s.dir, 0o700); err != nil {
 		return fmt.Errorf("no place to keep a login: %w", err)
 	}
 	lock := flock.New(filepath.Join(s.dir, "login.lock"), flock.SetPermissions(0o600))
-	got, err := lock.TryLockContext(ctx, 20*time.Millisecond)
+	waiting, cancel := context.WithTimeout(ctx, lockPatience)
+	defer cancel()
+	got, err := lock.TryLockContext(waiting, 20*time.Millisecond)
 	if err != nil || !got {
-		return fmt.Errorf("waiting for another wts of yours: %w", err)
+		return fmt.Errorf("another wts of yours has the login, and does not end: %w", err)
 	}
 	defer lock.Unlock() //nolint:errcheck // it ends with the process at the latest
 	return run()
@@ -70,7 +76,7 @@ func (s *Store) locked(ctx context.Context, run func() error) error {
 func (s *Store) read() (kept, error) {
 	found := kept{Logins: map[string]keptLogin{}}
 	text, err := os.ReadFile(s.file())
-	if errors.Is(err, fs.ErrNotExist) {
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) || errors.Is(err, syscall.ENOTDIR) { // also another user's home
 		return found, nil
 	}
 	if err == nil {
@@ -82,11 +88,27 @@ func (s *Store) read() (kept, error) {
 	return found, nil
 }
 
+// maxGrowth is by how much the file grows at most when a login changes, in bytes.
+const maxGrowth = 16 << 10
+
+// place is where the file that is to be written has its room already.
+func (s *Store) place(present kept) (*reserved, error) {
+	text, err := json.MarshalIndent(present, "", "  ")
+	if err != nil {
+		return nil, fmt.Errorf("the login cannot be kept: %w", err)
+	}
+	next, err := reserve(s.file(), len(text)+maxGrowth)
+	if err != nil {
+		return nil, fmt.Errorf("the login cannot be kept: %w", err)
+	}
+	return next, nil
+}
+
 // write replaces the file as a whole.
-func (s *Store) write(changed kept) error {
+func write(next *reserved, changed kept) error {
 	text, err := json.MarshalIndent(changed, "", "  ")
 	if err == nil {
-		err = Replace(s.file(), string(text)+"\n")
+		err = next.put(string(text) + "\n")
 	}
 	if err != nil {
 		return fmt.Errorf("the login cannot be kept: %w", err)
@@ -143,22 +165,33 @@ func (s *Store) Keep(ctx context.Context, login Login) (inKeyring bool, err erro
 		if err != nil {
 			return err
 		}
+		next, err := s.place(found)
+		if err != nil {
+			return err
+		}
 		found.Current = login.URL
-		inKeyring, err = s.put(found, login, true)
-		return err
+		inKeyring = s.ring.set(login.URL, login.Secrets) == nil
+		line := keptLogin{Login: login}
+		if !inKeyring {
+			line.Secrets = &login.Secrets
+		}
+		found.Logins[login.URL] = line
+		return write(next, found)
 	})
 	return inKeyring, err
 }
 
-// put keeps a login's secrets, in the keyring where that is wanted and it takes them.
-func (s *Store) put(found kept, login Login, ring bool) (inKeyring bool, err error) {
-	inKeyring = ring && s.ring.set(login.URL, login.Secrets) == nil
-	line := keptLogin{Login: login}
-	if !inKeyring {
-		line.Secrets = &login.Secrets
+// renew keeps the secrets of a login that was refreshed where they were; in the file too where the keyring does not take
+// them, so that they are not lost.
+func (s *Store) renew(next *reserved, found kept, login Login) error {
+	line := found.Logins[login.URL]
+	if line.Secrets == nil && s.ring.set(login.URL, login.Secrets) == nil {
+		next.drop()
+		return nil
 	}
+	line.Secrets = &login.Secrets
 	found.Logins[login.URL] = line
-	return inKeyring, s.write(found)
+	return write(next, found)
 }
 
 // Forget deletes what is kept for a service, here alone: the login goes on at the service until it is ended there.
@@ -175,6 +208,10 @@ func (s *Store) forget(address string) error {
 	if one, is := found.Logins[address]; is && one.Secrets == nil {
 		s.ring.delete(address)
 	}
+	next, err := s.place(found)
+	if err != nil {
+		return err
+	}
 	delete(found.Logins, address)
 	if found.Current == address {
 		found.Current = ""
@@ -182,7 +219,7 @@ func (s *Store) forget(address string) error {
 			found.Current = other
 		}
 	}
-	return s.write(found)
+	return write(next, found)
 }
 
 // fresh is how much of an access token's life has to be left.
@@ -200,24 +237,33 @@ func (s *Store) Token(ctx context.Context, address string) (token string, err er
 			token = login.Secrets.AccessToken
 			return nil
 		}
-		service, err := Discover(ctx, address)
-		if err != nil {
-			return err
-		}
-		login.Secrets, err = service.refresh(ctx, login)
-		if errors.Is(err, ErrEnded) {
-			return errors.Join(err, s.forget(address))
-		}
-		if err != nil {
-			return err
-		}
-		found, err := s.read()
-		if err != nil {
-			return err
-		}
-		token = login.Secrets.AccessToken
-		_, err = s.put(found, login, found.Logins[address].Secrets == nil)
+		token, err = s.refresh(ctx, login)
 		return err
 	})
 	return token, err
+}
+
+// refresh trades the refresh token of a login. There is room for what comes of it before it is spent: what could not be
+// kept would end the login at its next use.
+func (s *Store) refresh(ctx context.Context, login Login) (token string, err error) {
+	service, err := Discover(ctx, login.URL)
+	if err != nil {
+		return "", err
+	}
+	found, err := s.read()
+	if err != nil {
+		return "", err
+	}
+	next, err := s.place(found)
+	if err != nil {
+		return "", err
+	}
+	if login.Secrets, err = service.refresh(ctx, login); err != nil {
+		next.drop()
+		if errors.Is(err, ErrEnded) {
+			err = errors.Join(err, s.forget(login.URL))
+		}
+		return "", err
+	}
+	return login.Secrets.AccessToken, s.renew(next, found, login)
 }

@@ -13,6 +13,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/gofrs/flock"
+
 	"github.com/workspace-token-service/wts/pkg/provider/providertest"
 	"github.com/workspace-token-service/wts/test/instance"
 	"github.com/workspace-token-service/wts/test/pgtest"
@@ -142,6 +144,81 @@ func TestExecIsTheProgram(t *testing.T) {
 		_ = running.Wait()
 		if got := running.ProcessState.ExitCode(); got != 3 || out.String() != "waiting\ngot it\n" {
 			t.Errorf("exit code %d, %q", got, out.String())
+		}
+	})
+	t.Run("another program's token", func(t *testing.T) {
+		dir := t.TempDir()
+		file := filepath.Join(dir, fmt.Sprintf("bt_u%d", os.Getuid()))
+		if err := os.WriteFile(file, []byte("theirs\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		for range 2 {
+			running := shell(`test "$BEARER_TOKEN_FILE" != "` + file + `" && test -s "$BEARER_TOKEN_FILE" && echo another`)
+			running.Env = append(running.Env, "XDG_RUNTIME_DIR="+dir)
+			if out, err := running.CombinedOutput(); err != nil || string(out) != "another\n" {
+				t.Errorf("%v %s", err, out)
+			}
+		}
+		if text, err := os.ReadFile(file); err != nil || string(text) != "theirs\n" {
+			t.Errorf("afterwards there is %q, %v", text, err)
+		}
+	})
+	t.Run("what a wts exec left that was killed", func(t *testing.T) {
+		dir := t.TempDir()
+		file := filepath.Join(dir, fmt.Sprintf("bt_u%d", os.Getuid()))
+		var out instance.Buffer
+		killed := shell("echo waiting; sleep 60")
+		killed.Env, killed.Stdout = append(killed.Env, "XDG_RUNTIME_DIR="+dir), &out
+		killed.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+		if err := killed.Start(); err != nil {
+			t.Fatal(err)
+		}
+		for began := time.Now(); !strings.Contains(out.String(), "waiting") && time.Since(began) < 20*time.Second; {
+			time.Sleep(10 * time.Millisecond)
+		}
+		_ = syscall.Kill(-killed.Process.Pid, syscall.SIGKILL)
+		_ = killed.Wait()
+		if _, err := os.Stat(file); err != nil {
+			t.Fatalf("nothing is left: %v", err)
+		}
+		again := shell(`echo "$BEARER_TOKEN_FILE"`)
+		again.Env = append(again.Env, "XDG_RUNTIME_DIR="+dir)
+		if out, err := again.CombinedOutput(); err != nil || string(out) != file+"\n" {
+			t.Errorf("%v %s; want %s", err, out, file)
+		}
+		if _, err := os.Stat(file); err == nil {
+			t.Error("it is left after the second one")
+		}
+	})
+	t.Run("a hangup that is ignored", func(t *testing.T) {
+		running := alice.Command()
+		running.Path, running.Args = "/bin/sh", []string{"sh", "-c", `trap "" HUP; exec ` + alice.Binary + ` exec --audience storage -- sh -c 'kill -HUP $PPID $$; sleep 1; echo goes on'`}
+		if out, err := running.CombinedOutput(); err != nil || string(out) != "goes on\n" {
+			t.Errorf("%v %s", err, out)
+		}
+	})
+	t.Run("told to stop while it waits for the login", func(t *testing.T) {
+		var home string
+		for _, variable := range alice.Env {
+			if dir, found := strings.CutPrefix(variable, "XDG_CONFIG_HOME="); found {
+				home = dir
+			}
+		}
+		lock := flock.New(filepath.Join(home, "wts", "login.lock"))
+		if err := lock.Lock(); err != nil {
+			t.Fatal(err)
+		}
+		defer lock.Unlock() //nolint:errcheck // it ends with the test
+		running := shell("echo ran")
+		if err := running.Start(); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(500 * time.Millisecond)
+		began := time.Now()
+		_ = running.Process.Signal(syscall.SIGTERM)
+		_ = running.Wait()
+		if took := time.Since(began); took > 5*time.Second || running.ProcessState.ExitCode() == 0 {
+			t.Errorf("it ended with %d after %s", running.ProcessState.ExitCode(), took)
 		}
 	})
 	for name, row := range map[string]struct {

@@ -1,5 +1,3 @@
-//go:build unix
-
 package main
 
 import (
@@ -25,7 +23,7 @@ func fromTerminal(got os.Signal) bool {
 	if err != nil {
 		return false
 	}
-	defer terminal.Close()
+	defer terminal.Close() //nolint:errcheck // it was read
 	foreground, err := unix.IoctlGetInt(int(terminal.Fd()), unix.TIOCGPGRP)
 	return err == nil && foreground == unix.Getpgrp()
 }

@@ -152,7 +152,7 @@ func discovered(text string) (*tokenFile, error) {
 
 // own tells that the file is not there, or is what wts put there, which may have been killed since.
 func (f *tokenFile) own() bool {
-	text, err := os.ReadFile(f.path) //nolint:gosec // the person's own environment names the folder
+	text, err := os.ReadFile(f.path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return true
 	}
@@ -172,7 +172,7 @@ func (f *tokenFile) noted() []string {
 func (f *tokenFile) put(text string) error {
 	if f.dir == "" {
 		noted := append([]string{digestOf([]byte(text))}, f.noted()...)
-		if err := os.WriteFile(f.lock.Path(), []byte(strings.Join(noted[:min(2, len(noted))], "\n")), 0o600); err != nil { //nolint:gosec // as above
+		if err := os.WriteFile(f.lock.Path(), []byte(strings.Join(noted[:min(2, len(noted))], "\n")), 0o600); err != nil {
 			return fmt.Errorf("no place for the token: %w", err)
 		}
 	}

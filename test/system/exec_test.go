@@ -208,7 +208,7 @@ func TestExecIsTheProgram(t *testing.T) {
 		if err := lock.Lock(); err != nil {
 			t.Fatal(err)
 		}
-		defer lock.Unlock() //nolint:errcheck // it ends with the test
+		defer lock.Unlock()
 		running := shell("echo ran")
 		if err := running.Start(); err != nil {
 			t.Fatal(err)

@@ -96,7 +96,7 @@ func requestOf(text string) request {
 
 // helps reads what a program asks for, and tells whether it may have the token; else reply is all that it gets.
 func (o *tokenOptions) helps(read reader, args []string, from io.Reader) (wanted request, mayHave bool, reply string, err error) {
-	if len(o.hosts) == 0 {
+	if len(o.hosts) == 0 && len(args) > 0 && args[0] == "get" {
 		return wanted, false, "", usagef("--host is missing: name the servers that may have the token, like --host git.example.org")
 	}
 	wanted, ok, reply, err := read(args, from)

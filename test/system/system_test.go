@@ -244,6 +244,7 @@ func TestADatabaseThatComesAndGoes(t *testing.T) {
 	c.ready(t)
 	c.one.AwaitStatus(t, "/_status", http.StatusOK)
 	c.logIn(t, providertest.Browser())
+	time.Sleep(2500 * time.Millisecond) // a replica hears of the login, its own too, and reads the user anew
 	held := c.one.Token(t, instance.Worker(), "")
 	minted := mint(t, c.one)
 	if held.Status != http.StatusOK {

@@ -20,7 +20,7 @@ import (
 	"github.com/workspace-token-service/wts/test/pgtest"
 )
 
-var execFor = flag.Duration("system.exec", 40*time.Second, "for how long wts exec supplies a program")
+var execFor = flag.Duration("system.exec", 25*time.Second, "for how long wts exec supplies a program")
 
 // envReader makes the test's binary the program that wts exec runs: for as long as it says.
 const envReader = "WTS_TEST_READER"

@@ -2,8 +2,11 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -19,6 +22,7 @@ import (
 	"github.com/spf13/pflag"
 	"sigs.k8s.io/yaml"
 
+	"github.com/workspace-token-service/wts/api"
 	"github.com/workspace-token-service/wts/config"
 	"github.com/workspace-token-service/wts/pkg/keyring"
 	"github.com/workspace-token-service/wts/pkg/secret"
@@ -260,6 +264,36 @@ func TestAProofIsNotSentOn(t *testing.T) {
 	terminal(t)
 	if out, err := run(t, "token", "--url", service.URL, "--proof-file", proof); exitCode(err) != exitFailed {
 		t.Errorf("%v %s", err, out)
+	}
+}
+
+// A token that has ended is asked for often at first, for what reads it has no other; and rarely where there never was one.
+func TestHowOftenATokenIsAskedFor(t *testing.T) {
+	for name, row := range map[string]struct {
+		first       bool // there was one, of ten seconds
+		least, most int  // questions in the 30 s from when it ended
+	}{"one that has ended": {true, 15, 40}, "one that never was": {false, 2, 6}} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				began, asked := time.Now(), 0
+				ctx, cancel := context.WithTimeout(t.Context(), 40*time.Second)
+				defer cancel()
+				first := row.first
+				_ = watchToken(ctx, slog.New(slog.DiscardHandler), func(context.Context) (api.Token, error) {
+					if first {
+						first = false
+						return api.Token{Value: "t", ExpiresAt: began.Add(10 * time.Second)}, nil
+					}
+					if time.Since(began) > 10*time.Second {
+						asked++
+					}
+					return api.Token{}, errors.New("the service is away")
+				}, func(api.Token) error { return nil })
+				if asked < row.least || asked > row.most {
+					t.Errorf("asked %d times in 30 s, want %d to %d", asked, row.least, row.most)
+				}
+			})
+		})
 	}
 }
 

@@ -160,8 +160,11 @@ func watchToken(ctx context.Context, log *slog.Logger, get func(context.Context)
 		}
 		if err != nil {
 			wait := retry/2 + rand.N(retry/2)
-			if left := time.Until(ends); left > 0 {
+			switch left := time.Until(ends); {
+			case left > 0:
 				wait = min(wait, max(left/8, firstRetry/4))
+			case left > -time.Minute: // what reads it has a dead one: the service is most likely about to be back
+				wait = min(wait, 2*time.Second)
 			}
 			if ctx.Err() == nil {
 				log.Warn("no fresh token, trying again", slog.String("error", err.Error()), slog.Duration("in", wait))

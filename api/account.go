@@ -24,10 +24,11 @@ type User struct {
 
 // Connection is how a person is connected to one provider.
 type Connection struct {
-	Provider    string     `json:"provider"`
-	Name        string     `json:"name"`
-	Default     bool       `json:"default"`           // the provider says who the person is
-	State       string     `json:"state"`             // connected, not_connected, expired or broken
+	Provider string `json:"provider"`
+	Name     string `json:"name"`
+	Default  bool   `json:"default"` // the provider says who the person is
+	// State is connected, not_connected, expired or broken; of the last two a login is wanted.
+	State       string     `json:"state"`
 	Account     string     `json:"account,omitempty"` // what the person is called there
 	ConnectedAt *time.Time `json:"connected_at"`
 	EndsAt      *time.Time `json:"ends_at"`  // nil where that is not known

@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/workspace-token-service/wts/api"
 	"github.com/workspace-token-service/wts/pkg/apitoken"
 	"github.com/workspace-token-service/wts/pkg/audit"
 	"github.com/workspace-token-service/wts/pkg/authn"
@@ -36,33 +37,6 @@ type apiTokens struct {
 // something refuses what a page of another site has a browser send, and what makes a value visible wants a recent login:
 // a session that was stolen makes no token that outlives it.
 
-// tokenView is an API token as its owner sees it: never a value, but for the one time at which it is made.
-type tokenView struct {
-	ID           string     `json:"id"`
-	Kind         string     `json:"kind"`
-	Format       string     `json:"format"`
-	State        string     `json:"state"` // active, expired or revoked
-	Audience     string     `json:"audience"`
-	Resource     string     `json:"resource,omitempty"`
-	Name         string     `json:"name"`
-	Description  string     `json:"description"`
-	Scopes       []string   `json:"scopes"`
-	Networks     []string   `json:"networks"`
-	Hint         string     `json:"hint"` // its beginning and end
-	CreatedAt    time.Time  `json:"created_at"`
-	CreatedBy    string     `json:"created_by,omitempty"` // the user's id
-	RotatedAt    *time.Time `json:"rotated_at,omitempty"`
-	OldUntil     *time.Time `json:"old_value_until,omitempty"` // the end of the value before it, while that is accepted
-	ExpiresAt    *time.Time `json:"expires_at"`                // null: it has no end
-	LastUsedAt   *time.Time `json:"last_used_at"`
-	LastUsedFrom string     `json:"last_used_from,omitempty"`
-	RevokedAt    *time.Time `json:"revoked_at,omitempty"`
-	RevokedBy    string     `json:"revoked_by,omitempty"`
-	RevokedFor   string     `json:"revoked_for,omitempty"`
-	// Token is its value, in the answer that made or rotated it and in no other.
-	Token string `json:"token,omitempty"`
-}
-
 // when is a time as the API shows it; nil for the zero time.
 func when(at time.Time) *time.Time {
 	if at.IsZero() {
@@ -72,9 +46,9 @@ func when(at time.Time) *time.Time {
 	return &at
 }
 
-// view shows a token to who may manage it.
-func view(token apitoken.Token, now time.Time) tokenView {
-	shown := tokenView{
+// view shows a token to who may manage it: never a value, but for the one time at which it is made.
+func view(token apitoken.Token, now time.Time) api.APIToken {
+	shown := api.APIToken{
 		ID: token.ID, Kind: string(token.Kind), Format: string(token.Format), State: token.State(now), Audience: token.Audience, Resource: token.Resource,
 		Name: token.Name, Description: token.Description, Scopes: append([]string{}, token.Scopes...), Networks: []string{},
 		CreatedAt: *when(token.CreatedAt), CreatedBy: token.UserID, ExpiresAt: when(token.ExpiresAt), LastUsedAt: when(token.LastUsedAt),
@@ -90,7 +64,7 @@ func view(token apitoken.Token, now time.Time) tokenView {
 		shown.RotatedAt = when(token.Values[0].CreatedAt)
 		last := slices.MaxFunc(token.Values[1:], func(a, b apitoken.Value) int { return a.Until.Compare(b.Until) })
 		if now.Before(last.Until) {
-			shown.OldUntil = when(last.Until)
+			shown.OldValueUntil = when(last.Until)
 		}
 	}
 	return shown
@@ -230,10 +204,10 @@ func (a *apiTokens) list(x *exchange) error {
 		return err
 	}
 	answer := struct {
-		Tokens []tokenView `json:"tokens"`
+		Tokens []api.APIToken `json:"tokens"`
 		// Next is to be sent as after for the next page; it is left out where there is none.
 		Next string `json:"next,omitempty"`
-	}{Tokens: []tokenView{}}
+	}{Tokens: []api.APIToken{}}
 	if len(tokens) == pageSize {
 		answer.Next = tokens[len(tokens)-1].ID
 	}

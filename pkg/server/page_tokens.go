@@ -101,8 +101,8 @@ func rowOf(token apitoken.Token, path string, now time.Time) web.TokenRow {
 		Revoked: token.RevokedAt, RevokedBy: token.RevokedBy, RevokedFor: token.RevokedFor,
 		Soon: !token.ExpiresAt.IsZero() && token.ExpiresAt.Sub(now) < soon,
 	}
-	if known.OldUntil != nil {
-		row.OldUntil = *known.OldUntil
+	if known.OldValueUntil != nil {
+		row.OldUntil = *known.OldValueUntil
 	}
 	named := "“" + token.Name + "”"
 	row.Rotate = web.Confirm{

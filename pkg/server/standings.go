@@ -5,28 +5,13 @@ import (
 	"log/slog"
 	"net/http"
 	"net/url"
-	"time"
 
+	"github.com/workspace-token-service/wts/api"
 	"github.com/workspace-token-service/wts/pkg/broker"
 )
 
 // standings answers /api/v1/connections and /api/v1/user: who a person is here, and what they have connected.
 type standings struct{ broker *broker.Broker }
-
-// standingView is how a person is connected to one provider, as a program sees it.
-type standingView struct {
-	Provider string `json:"provider"`
-	Name     string `json:"name"`
-	Default  bool   `json:"default"`
-	// State is connected, not_connected, expired or broken; of the last two a login is wanted.
-	State        string     `json:"state"`
-	Account      string     `json:"account,omitempty"` // what the person is called there
-	ConnectedAt  *time.Time `json:"connected_at"`
-	EndsAt       *time.Time `json:"ends_at"`                 // null where it is not known
-	Expected     bool       `json:"expected"`                // the provider did not state the end
-	FailingSince *time.Time `json:"failing_since,omitempty"` // since when its tokens cannot be refreshed
-	ConnectURL   string     `json:"connect_url"`             // where a browser begins to connect
-}
 
 // user answers GET of the person who asks.
 func (s *standings) user(x *exchange) error {
@@ -34,7 +19,7 @@ func (s *standings) user(x *exchange) error {
 	if who.ID == "" {
 		return errNoPerson
 	}
-	return x.json(http.StatusOK, map[string]string{"id": who.ID, "username": who.Username})
+	return x.json(http.StatusOK, api.User{ID: who.ID, Username: who.Username})
 }
 
 // list answers GET of a person's connections, one line for each provider. Nothing is refreshed for it.
@@ -46,10 +31,10 @@ func (s *standings) list(x *exchange) error {
 	if err != nil {
 		return err
 	}
-	shown := []standingView{}
+	shown := []api.Connection{}
 	for i := range all {
 		one := &all[i]
-		line := standingView{
+		line := api.Connection{
 			Provider: one.ID, Name: one.Name, Default: one.Default, State: stateOfStanding(one.Flaw),
 			ConnectURL: x.public + "/oauth2/authorization_url?" + url.Values{"idp": {one.ID}}.Encode(),
 		}

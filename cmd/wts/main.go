@@ -31,7 +31,7 @@ func main() {
 	}
 }
 
-// heeded are the signals that whoever began the process has not had it ignore, as nohup does.
+// heeded leaves out the signals that this process was started to ignore, as nohup has it do.
 func heeded(signals ...os.Signal) []os.Signal { return slices.DeleteFunc(signals, signal.Ignored) }
 
 func newCommand() *cobra.Command {

@@ -107,7 +107,7 @@ func Discover(ctx context.Context, address string) (Service, error) {
 	if err := json.NewDecoder(io.LimitReader(response.Body, maxAnswer)).Decode(&found); err != nil || found.Token == "" || found.Device == "" || found.Auth == "" {
 		return found, fmt.Errorf("%s does not say how to log in; is that the address of wts?", address)
 	}
-	// Who says to be another service than was asked may be one that passes a login on to it (RFC 8414 3.3, RFC 9207).
+	// A service that is called otherwise than it was asked may be one that passes a login on (RFC 8414 3.3, RFC 9207).
 	if own, err := Address(found.Issuer); err != nil || own != address {
 		return found, fmt.Errorf("the service at %s is called %q: log in there", address, found.Issuer)
 	}

@@ -285,7 +285,7 @@ func TestWhatEndsALogin(t *testing.T) {
 	}
 }
 
-// Who is asked is the service that was named: no redirect is followed, and one that is called otherwise is refused.
+// The service that was named is asked, and no other: no redirect is followed, and one that is called otherwise is refused.
 func TestAnotherServiceGetsNothing(t *testing.T) {
 	var asked atomic.Int32
 	other := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { asked.Add(1) }))
@@ -294,11 +294,20 @@ func TestAnotherServiceGetsNothing(t *testing.T) {
 		"sent on": func(w http.ResponseWriter, r *http.Request) {
 			http.Redirect(w, r, other.URL+r.URL.Path, http.StatusTemporaryRedirect)
 		},
-		"called otherwise": func(w http.ResponseWriter, _ *http.Request) {
-			_ = json.NewEncoder(w).Encode(Service{Issuer: other.URL, Auth: "x", Device: "x", Token: other.URL})
+		"called otherwise": func(w http.ResponseWriter, r *http.Request) {
+			own := "http://" + r.Host
+			_ = json.NewEncoder(w).Encode(Service{Issuer: other.URL, Auth: own, Device: own, Token: own, Revoke: own})
 		},
 		"no wts":    func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "<html>") },
 		"not there": http.NotFound,
+		"a token endpoint elsewhere": func(w http.ResponseWriter, r *http.Request) {
+			own := "http://" + r.Host
+			_ = json.NewEncoder(w).Encode(Service{Issuer: own, Auth: own, Device: own, Token: other.URL, Revoke: own})
+		},
+		"a file in the browser's place": func(w http.ResponseWriter, r *http.Request) {
+			own := "http://" + r.Host
+			_ = json.NewEncoder(w).Encode(Service{Issuer: own, Auth: "file:///etc/passwd", Device: own, Token: own, Revoke: own})
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			server := httptest.NewServer(answer)

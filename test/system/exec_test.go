@@ -53,15 +53,22 @@ func readTokens(howLong string) int {
 	return 0
 }
 
-// A person without a browser logs in, and runs a program with a token that stays valid through a crash of the service.
-// The program never reads a token that has ended, or a part of one.
-func TestAProgramWithATokenThatStaysValid(t *testing.T) {
+// startWithPerson is a cluster at which alice has logged in, in a browser and on a machine without one.
+func startWithPerson(t *testing.T) (*cluster, *instance.Person) {
+	t.Helper()
 	c := startCluster(t, pgtest.Database(t))
 	c.ready(t)
 	browser := providertest.Browser()
 	c.logIn(t, browser)
 	alice := instance.NewPerson(t)
 	alice.LogIn(t, c.url, browser)
+	return c, alice
+}
+
+// A person without a browser logs in, and runs a program with a token that stays valid through a crash of the service.
+// The program never reads a token that has ended, or a part of one.
+func TestAProgramWithATokenThatStaysValid(t *testing.T) {
+	c, alice := startWithPerson(t)
 
 	var out, said bytes.Buffer
 	running := alice.Command("exec", "--audience", "storage", "--expires", "10s", "--", os.Args[0])
@@ -99,12 +106,7 @@ func TestAProgramWithATokenThatStaysValid(t *testing.T) {
 // wts exec is to its caller what the program is: exit code, signals, standard input, and nothing of a token on its command
 // line or in its environment unless that is wanted.
 func TestExecIsTheProgram(t *testing.T) {
-	c := startCluster(t, pgtest.Database(t))
-	c.ready(t)
-	browser := providertest.Browser()
-	c.logIn(t, browser)
-	alice := instance.NewPerson(t)
-	alice.LogIn(t, c.url, browser)
+	_, alice := startWithPerson(t)
 	shell := func(script string, flags ...string) *exec.Cmd {
 		return alice.Command(append(append([]string{"exec", "--audience", "storage"}, flags...), "--", "sh", "-c", script)...)
 	}

@@ -11,19 +11,12 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/workspace-token-service/wts/pkg/provider/providertest"
 	"github.com/workspace-token-service/wts/test/instance"
-	"github.com/workspace-token-service/wts/test/pgtest"
 )
 
 // git and curl get a token by themselves, for the server that was named; another server that asks for one gets nothing.
 func TestProgramsGetTheirTokens(t *testing.T) {
-	c := startCluster(t, pgtest.Database(t))
-	c.ready(t)
-	browser := providertest.Browser()
-	c.logIn(t, browser)
-	alice := instance.NewPerson(t)
-	alice.LogIn(t, c.url, browser)
+	c, alice := startWithPerson(t)
 	v := c.verifies(t, c.one)
 
 	origin := filepath.Join(t.TempDir(), "work.git")

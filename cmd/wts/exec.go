@@ -36,8 +36,8 @@ func execCommand() *cobra.Command {
 		Use: "exec [flags] -- command [arguments]", Short: "Run a program with a token that stays valid", Args: cobra.MinimumNArgs(1),
 		Long: `Runs a program, and keeps a token valid for as long as it runs: in the file that BEARER_TOKEN_FILE names, which is
 $XDG_RUNTIME_DIR/bt_u$UID, else /tmp/bt_u$UID, where programs of the grid look for it by themselves (WLCG bearer token
-discovery). The program reads the file each time that it needs a token. Where another wts exec has that file already, it
-is one of this program's own.
+discovery). The program reads the file each time that it needs a token. Where another wts exec has that file already, or
+another program keeps its token there, it is a file for this program alone.
 
 It ends with the program's exit code, and hands on the signals that it gets.`,
 		Example: "  wts exec --audience storage -- rclone copy results: ./results\n  wts exec --url http://wts.wts -- python3 job.py",

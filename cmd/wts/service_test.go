@@ -122,13 +122,10 @@ func (r *replica) start(t *testing.T, settings config.Config) {
 		flush()
 	})
 	<-ready
-	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(10 * time.Millisecond) {
-		if _, _, _, err := r.issuer.KeySet(); err == nil {
-			return
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("not ready within 20 s; its log:\n%s", r.log)
-		}
+	select {
+	case <-r.prepared: // every key is made: the published ones, and after them those of one audience alone
+	case <-time.After(time.Minute):
+		t.Fatalf("not ready within a minute; its log:\n%s", r.log)
 	}
 }
 

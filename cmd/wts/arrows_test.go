@@ -61,6 +61,7 @@ var frameworks = map[string][]string{
 	"github.com/zitadel/oidc/":         {"pkg/provider/providertest"},
 	"github.com/prometheus/":           {"pkg/telemetry"},
 	"github.com/go-viper/mapstructure": {"config"},
+	"github.com/go-json-experiment/":   {"pkg/kube"},
 }
 
 func TestImportsFollowTheArrows(t *testing.T) {

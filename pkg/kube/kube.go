@@ -117,6 +117,7 @@ type Cluster struct {
 
 	index   *index
 	turns   *turns
+	wholes  map[string]*whole // by namespace
 	lanes   *lanes
 	waiting *waitingRoom
 	flights singleflight.Group
@@ -204,7 +205,10 @@ func newCluster(config Config, connection *rest.Config, observer Observer, log *
 		}),
 	}
 	c.index = newIndex(c.scopes(), c.pins)
-	c.turns = &turns{list: c.list}
+	c.turns, c.wholes = &turns{one: c.listOne, all: c.listAll}, map[string]*whole{}
+	for _, namespace := range c.scopes() {
+		c.wholes[namespace] = &whole{Cluster: c, namespace: namespace}
+	}
 	return c, nil
 }
 

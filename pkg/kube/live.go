@@ -25,23 +25,31 @@ func (c *Cluster) live(ctx context.Context, wanted want, thorough bool) (found, 
 	return mine, nil
 }
 
-// list asks for pods, once in each namespace that counts, and gives each to visit. No resource version is
-// named: that means the most recent state, where 0 would mean whatever a cache of the API server holds.
-func (c *Cluster) list(ctx context.Context, only *want, visit func(*pod)) error {
-	scopes, selector := c.scopes(), ""
-	switch {
-	case only == nil:
-	case only.address.IsValid():
-		selector = "status.podIP=" + only.address.String()
-	default:
+// listOne asks for the pods at an address, in each namespace that counts, or for the one of a name.
+func (c *Cluster) listOne(ctx context.Context, only want, visit func(*pod)) error {
+	scopes, selector := c.scopes(), "status.podIP="+only.address.String()
+	if !only.address.IsValid() {
 		scopes, selector = []string{only.namespace}, "metadata.name="+only.name
 	}
+	return each(ctx, scopes, visit, func(ctx context.Context, namespace string, visit func(*pod)) error {
+		return c.listIn(ctx, namespace, selector, func(of *corev1.Pod) { visit(c.read(of)) })
+	})
+}
+
+// listAll asks for all pods, as far as they have to do with what is wanted.
+func (c *Cluster) listAll(ctx context.Context, wants map[want]*found, visit func(*pod)) error {
+	return each(ctx, c.scopes(), visit, func(ctx context.Context, namespace string, visit func(*pod)) error {
+		return c.wholes[namespace].list(ctx, wants, visit)
+	})
+}
+
+// each asks in several namespaces at once; visit is given one pod at a time.
+func each(ctx context.Context, scopes []string, visit func(*pod), list func(ctx context.Context, namespace string, visit func(*pod)) error) error {
 	var mu sync.Mutex
 	asking, ctx := errgroup.WithContext(ctx)
 	for _, namespace := range scopes {
 		asking.Go(func() error {
-			return c.listIn(ctx, namespace, selector, func(of *corev1.Pod) {
-				seen := c.read(of)
+			return list(ctx, namespace, func(seen *pod) {
 				mu.Lock()
 				defer mu.Unlock()
 				visit(seen)
@@ -54,7 +62,8 @@ func (c *Cluster) list(ctx context.Context, only *want, visit func(*pod)) error 
 	return nil
 }
 
-// listIn lists the pods of a namespace, and hands each to visit.
+// listIn lists the pods of a namespace, and hands each to visit. No resource version is named: that means the most
+// recent state, where 0 would mean whatever a cache of the API server holds.
 func (c *Cluster) listIn(ctx context.Context, namespace, selector string, visit func(*corev1.Pod)) error {
 	c.observer.KubeCall("list")
 	// Compressing what goes through the cluster's own network would cost both sides more than the rest.

@@ -67,6 +67,14 @@ func appendAddress(all []netip.Addr, text string) []netip.Addr {
 
 func (p *pod) alive() bool { return !p.ended && !p.terminating }
 
+// own are the addresses that no other pod has while it runs: none of one on its node's network.
+func (p *pod) own() []netip.Addr {
+	if p.hostNetwork || !p.alive() {
+		return nil
+	}
+	return p.addresses
+}
+
 // judge decides which pod is at an address, by the rules about addresses. The error is ErrUnknown
 // where no living pod is there.
 func (c *Cluster) judge(address netip.Addr, pods []*pod, node bool) (authn.Pod, error) {

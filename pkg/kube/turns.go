@@ -39,8 +39,9 @@ type turn struct {
 // the next one, which begins after it arrived. So no caller is refused for lack of a turn, and none gets
 // an answer that the API server read before the caller came: the address may have changed hands since.
 type turns struct {
-	// list gives pods to visit: all of them, or those that one want is about.
-	list func(ctx context.Context, only *want, visit func(*pod)) error
+	// one gives the pods to visit that one want is about, and all those that several are.
+	one func(ctx context.Context, only want, visit func(*pod)) error
+	all func(ctx context.Context, wants map[want]*found, visit func(*pod)) error
 
 	mu      sync.Mutex
 	next    *turn
@@ -107,14 +108,14 @@ func (t *turns) begin() *turn {
 }
 
 // take asks for what the callers of a turn want: by a field selector where it is one thing, else by one
-// list of all pods, which costs the API server as much as two or three of those do.
+// question about all pods, which costs the API server as much as two or three of those do.
 func (t *turns) take(ctx context.Context, mine *turn) error {
 	ctx, cancel := context.WithTimeout(ctx, turnTimeout)
 	defer cancel()
 	t.began = time.Now()
 	if len(mine.wants) == 1 {
 		for only, found := range mine.wants {
-			err := t.list(ctx, &only, mine.visit)
+			err := t.one(ctx, only, mine.visit)
 			if err != nil || !mine.thorough || len(found.pods) > 0 {
 				return err
 			}
@@ -123,7 +124,7 @@ func (t *turns) take(ctx context.Context, mine *turn) error {
 		time.Sleep(time.Until(t.wholeBegan.Add(wholeEvery)))
 	}
 	t.began, t.wholeBegan = time.Now(), time.Now()
-	return t.list(ctx, nil, mine.visit)
+	return t.all(ctx, mine.wants, mine.visit)
 }
 
 // visit keeps a pod for those who want it.

@@ -46,7 +46,7 @@ func (f *feed) follow(ctx context.Context) {
 			wait = probeAgain
 			f.index.forget(f.namespace)
 			if said != "forbidden" {
-				f.log.Warn("pods cannot be watched with the rights at hand, so each new connection waits for a list of pods, of which there are at most ten a second; grant watch on pods", "namespace", f.namespace)
+				f.log.Warn("pods cannot be watched with the rights at hand, so each new connection waits for a question about all pods, of which there are at most ten a second; grant watch on pods", "namespace", f.namespace)
 			}
 			said = "forbidden"
 		case ctx.Err() == nil && said != "unreachable":

@@ -44,6 +44,8 @@ type Server struct {
 	old         map[string]*corev1.Pod // what a cache holds
 	cut         int                    // after how many bytes lists end
 	json        bool                   // whatever is asked for
+	noTables    bool
+	afterTable  func() // is called when a table was read
 	holding     bool
 	held        []func() // events that were held back
 }
@@ -84,7 +86,7 @@ func Start(t testing.TB) *Server {
 	return s
 }
 
-// Pod makes a running pod; change it before it is put.
+// Pod makes a running pod; change it before it is put. It is created when it is put, where its creation is not set.
 func Pod(namespace, name, address, user string) *corev1.Pod {
 	pod := &corev1.Pod{
 		TypeMeta:   metav1.TypeMeta{APIVersion: "v1", Kind: "Pod"},
@@ -108,10 +110,13 @@ func (s *Server) Put(pod *corev1.Pod) {
 	s.version++
 	pod = pod.DeepCopy()
 	pod.ResourceVersion = strconv.Itoa(s.version)
+	if pod.CreationTimestamp.IsZero() {
+		pod.CreationTimestamp = metav1.Now()
+	}
 	kind := "ADDED"
 	key := pod.Namespace + "/" + pod.Name
 	if old, ok := s.pods[key]; ok && old.UID == pod.UID {
-		kind = "MODIFIED"
+		kind, pod.CreationTimestamp = "MODIFIED", old.CreationTimestamp
 	}
 	s.pods[key] = pod
 	s.tell(kind, pod)

@@ -421,6 +421,7 @@ func TestAgainstTheRealAPIServer(t *testing.T) {
 	})
 
 	t.Run("many connections with the rights to get and list alone", manyConnections)
+	t.Run("tables of pods", tables)
 
 	t.Run("bound service-account tokens", boundTokens)
 	t.Run("our manifests are what the server understands", func(t *testing.T) {

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/workspace-token-service/wts/pkg/kube/kubetest"
 	"github.com/workspace-token-service/wts/test/deployment"
@@ -156,7 +157,9 @@ func newPods(b *testing.B, rights string, pods int) podCluster {
 		c.ForbidWatch()
 	}
 	for i := range pods {
-		c.Put(kubetest.Grown(kubetest.Pod("work", fmt.Sprintf("workspace-%d", i), deployment.AddressOf(i), fmt.Sprintf("user%d", i))))
+		pod := kubetest.Grown(kubetest.Pod("work", fmt.Sprintf("workspace-%d", i), deployment.AddressOf(i), fmt.Sprintf("user%d", i)))
+		pod.CreationTimestamp = metav1.NewTime(time.Now().Add(-time.Hour))
+		c.Put(pod)
 	}
 	if err := os.WriteFile(c.file, []byte(c.Kubeconfig()), 0o600); err != nil {
 		b.Fatal(err)

@@ -168,7 +168,7 @@ func (f *tokenFile) noted() []string {
 	return strings.Split(string(text), "\n")
 }
 
-// put replaces the token. The note comes first: what is not noted would be taken for another program's.
+// put replaces the token. The note comes first: what is not noted counts as another program's.
 func (f *tokenFile) put(text string) error {
 	if f.dir == "" {
 		noted := append([]string{digestOf([]byte(text))}, f.noted()...)

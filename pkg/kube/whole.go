@@ -91,7 +91,8 @@ func (w *whole) remembered(of *corev1.Pod, sent time.Time) reading {
 	return one
 }
 
-// byTable brings what is in memory up to date. It is nil where a full list is the better question.
+// byTable brings what is in memory up to date. It is nil where a full list is the better question. The error is that of
+// the table.
 func (w *whole) byTable(ctx context.Context, wants map[want]*found) (map[string]reading, error) {
 	if len(w.pods) == 0 || w.now().Before(w.tables) {
 		return nil, nil
@@ -115,14 +116,11 @@ func (w *whole) byTable(ctx context.Context, wants map[want]*found) (map[string]
 		return nil, nil
 	}
 	named, err := w.named(ctx, names)
-	if err != nil {
-		return nil, err
-	}
 	// One of the table that shares an address with one of these, which were asked for later, may have ended between.
 	ended := sharing(fresh, named)
-	again, err := w.named(ctx, ended)
-	if err != nil {
-		return nil, err
+	again, failed := w.named(ctx, ended)
+	if err != nil || failed != nil {
+		return nil, nil // so many questions may be refused where one list is not
 	}
 	for _, name := range ended {
 		delete(fresh, name)
@@ -150,24 +148,26 @@ func (w *whole) byOther(wants map[want]*found, known reading) bool {
 // unanswered tells that an address is wanted at which no pod is, where some pods have addresses of its family that no
 // table shows.
 func unanswered(wants map[want]*found, fresh map[string]reading) bool {
-	left, others := map[netip.Addr]bool{}, map[bool]bool{}
-	for wanted := range wants {
-		if wanted.address.IsValid() {
-			left[wanted.address] = true
-		}
-	}
+	second4, second6 := false, false
 	for _, one := range fresh {
 		for i, address := range one.pod.addresses {
-			delete(left, address)
-			others[address.Is4()] = others[address.Is4()] || i > 0
+			second4, second6 = second4 || i > 0 && address.Is4(), second6 || i > 0 && address.Is6()
 		}
 	}
-	for address := range left {
-		if others[address.Is4()] {
-			return true
+	left := map[netip.Addr]bool{}
+	for wanted := range wants {
+		if address := wanted.address; second4 && address.Is4() || second6 && address.Is6() {
+			left[address] = true
 		}
 	}
-	return false
+	if len(left) > 0 {
+		for _, one := range fresh {
+			for _, address := range one.pod.addresses {
+				delete(left, address)
+			}
+		}
+	}
+	return len(left) > 0
 }
 
 // named asks for pods by their names, several at once. One that is gone meanwhile is none, and another by the name is the
@@ -189,19 +189,19 @@ func (w *whole) named(ctx context.Context, names []string) (found []reading, err
 	return found, asking.Wait()
 }
 
-// sharing names the pods that run at an address of another one that was asked for by its name.
-func sharing(all map[string]reading, named []reading) (names []string) {
-	at := map[netip.Addr]string{}
+// sharing names the pods of the table that run at an address of one that was asked for by its name.
+func sharing(table map[string]reading, named []reading) (names []string) {
+	at := map[netip.Addr]bool{}
 	for _, one := range named {
 		for _, address := range one.pod.own() {
-			at[address] = one.pod.Name
+			at[address] = true
 		}
 	}
 	if len(at) == 0 {
 		return nil
 	}
-	for name, one := range all {
-		if slices.ContainsFunc(one.pod.own(), func(address netip.Addr) bool { of := at[address]; return of != "" && of != name }) {
+	for name, one := range table {
+		if slices.ContainsFunc(one.pod.own(), func(address netip.Addr) bool { return at[address] }) {
 			names = append(names, name)
 		}
 	}

@@ -125,11 +125,11 @@ func TestATableTellsWhatAFullListTells(t *testing.T) {
 			map[string]string{crowded(140): "grace"},
 			1, false,
 		},
-		{"a pod is terminated, and nobody asks for it", func() {
+		{"a pod is terminated, and no caller asks for it", func() {
 			changed(150, func(pod *corev1.Pod) { pod.DeletionTimestamp = &hourAgo })
 		}, map[string]string{crowded(151): "user-151"}, 0, false},
-		{"and then somebody does", func() {}, map[string]string{crowded(150): unknown}, 1, false},
-		{"and again", func() {}, map[string]string{crowded(150): unknown}, 0, false},
+		{"then one asks for it", func() {}, map[string]string{crowded(150): unknown}, 1, false},
+		{"and another one", func() {}, map[string]string{crowded(150): unknown}, 0, false},
 		{"a pod with two addresses is replaced by one with another second", func() {
 			w.server.Delete("work", "pod-160")
 			put("pod-160", crowded(160), "heidi", func(pod *corev1.Pod) { pod.Status.PodIPs = append(pod.Status.PodIPs, corev1.PodIP{IP: "fd00::161"}) })
@@ -279,7 +279,7 @@ func TestTheNodeOfAPodWithoutAnAddress(t *testing.T) {
 	}
 }
 
-// A pod has the user that it had when it was read, whoever asked for it first, and however.
+// The user of a pod is the one that it had when it was read first, also where no caller had asked for the pod yet.
 func TestAPodIsSeenWhenItIsRead(t *testing.T) {
 	t.Parallel()
 	warm := kubetest.Pod("work", "warm", "10.4.7.7", "")
@@ -315,6 +315,22 @@ func TestAddressesAreUsedAgain(t *testing.T) {
 	}
 	if asked("list of all") > 0 {
 		t.Errorf("all were listed %d times", asked("list of all"))
+	}
+}
+
+// Where the API server refuses so many small questions, it is asked for one list, and for a table again the next time.
+func TestPodsThatMayNotBeAskedForByName(t *testing.T) {
+	t.Parallel()
+	w, _ := crowd(t, (*kubetest.Server).RefuseNames)
+	asked := w.asked()
+	w.server.Put(kubetest.Pod("work", "new", "10.4.5.5", "new"))
+	for range 2 {
+		if got := w.together("10.4.5.5", crowded(1)); got["10.4.5.5"] != "new" || got[crowded(1)] != "user-1" {
+			t.Errorf("got %v", got)
+		}
+	}
+	if asked("table") != 2 || asked("list of all") != 2 || w.log.count("no table of pods") != 0 {
+		t.Errorf("%d tables and %d lists were asked for", asked("table"), asked("list of all"))
 	}
 }
 

@@ -45,6 +45,7 @@ type Server struct {
 	cut         int                    // after how many bytes lists end
 	json        bool                   // whatever is asked for
 	noTables    bool
+	noNames     bool
 	afterTable  func() // is called when a table was read
 	holding     bool
 	held        []func() // events that were held back

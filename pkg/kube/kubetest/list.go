@@ -49,9 +49,14 @@ func (s *Server) list(w http.ResponseWriter, r *http.Request) {
 		}
 	}
 	held, cut, alone, noTables, after := s.slow, s.cut, s.json, s.noTables, s.afterTable
+	refused := s.noNames && strings.HasPrefix(selected, "metadata.name=")
 	s.mu.Unlock()
 	if held != nil {
 		<-held
+	}
+	if refused {
+		failure(w, http.StatusTooManyRequests, metav1.StatusReasonTooManyRequests)
+		return
 	}
 	if table {
 		if after != nil {
@@ -167,6 +172,13 @@ func (s *Server) MakeNoTables() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.noTables = true
+}
+
+// RefuseNames refuses lists of a name, as a server does that is asked for too much at once.
+func (s *Server) RefuseNames() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.noNames = true
 }
 
 // AfterTable is called whenever a table was read, before it is answered.

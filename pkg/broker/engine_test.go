@@ -32,10 +32,12 @@ type desk struct {
 	asked  int
 	when   time.Time // when it was last asked
 
-	look    Look // of the last sweep
-	blind   bool // sweeps fail
-	others  bool // the replica "other" beats
-	rotates bool // the provider, at another connection
+	look    Look     // of the last sweep
+	blind   bool     // sweeps fail
+	others  bool     // the replica "other" beats
+	rotates bool     // the provider, at another connection
+	told    []string // which replicas are gone
+	deaf    bool     // it cannot be told
 }
 
 var errAway = errors.New("the database is away")
@@ -124,7 +126,15 @@ func (d *desk) Beat(ctx context.Context, beat Beat) (Pulse, error) {
 	return Pulse{Beats: map[string]int64{beat.Replica: beaten}, Settled: true}, ctx.Err()
 }
 
-func (d *desk) Gone(context.Context, string) error { return nil }
+func (d *desk) Gone(_ context.Context, id string) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.deaf {
+		return errAway
+	}
+	d.told = append(d.told, id)
+	return nil
+}
 
 // A desk never fails over.
 func (d *desk) Behind(context.Context, []Row) ([]int, error)     { return nil, nil }
@@ -1294,6 +1304,22 @@ func TestHowOftenAReplicaBeats(t *testing.T) {
 		stop()
 		if got := beats(10 * time.Second); got != 0 {
 			t.Errorf("%d after the end", got)
+		}
+	})
+}
+
+// The others are told once that a replica is gone, as soon as the database takes it: its spool is found by one alone.
+func TestThatAReplicaIsGoneIsTold(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b, d, _ := newDesk(provider.Config{})
+		b.engine.spool = &found{spooler: b.engine.spool, gone: []string{"other"}}
+		s := newSweeper(b.engine)
+		for _, deaf := range []bool{true, false, false} {
+			d.deaf = deaf
+			s.sweepOnce(t.Context())
+			if told := slices.Equal(d.told, []string{"other"}); told == deaf || deaf && len(d.told) > 0 {
+				t.Errorf("told %v, where the database is away: %t", d.told, deaf)
+			}
 		}
 	})
 }

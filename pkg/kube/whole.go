@@ -115,11 +115,11 @@ func (w *whole) byTable(ctx context.Context, wants map[want]*found) (map[string]
 	if len(names) > min(namesAtMost, len(rows)/oneByName) {
 		return nil, nil
 	}
-	named, err := w.named(ctx, names)
+	named, first := w.named(ctx, names)
 	// One of the table that shares an address with one of these, which were asked for later, may have ended between.
 	ended := sharing(fresh, named)
-	again, failed := w.named(ctx, ended)
-	if err != nil || failed != nil {
+	again, second := w.named(ctx, ended)
+	if !first || !second {
 		return nil, nil // so many questions may be refused where one list is not
 	}
 	for _, name := range ended {
@@ -171,8 +171,8 @@ func unanswered(wants map[want]*found, fresh map[string]reading) bool {
 }
 
 // named asks for pods by their names, several at once. One that is gone meanwhile is none, and another by the name is the
-// one that counts.
-func (w *whole) named(ctx context.Context, names []string) (found []reading, err error) {
+// one that counts. It is not ok where one of them cannot be asked for.
+func (w *whole) named(ctx context.Context, names []string) (found []reading, ok bool) {
 	var mu sync.Mutex
 	asking, ctx := errgroup.WithContext(ctx)
 	asking.SetLimit(namesAtOnce)
@@ -186,7 +186,8 @@ func (w *whole) named(ctx context.Context, names []string) (found []reading, err
 			})
 		})
 	}
-	return found, asking.Wait()
+	err := asking.Wait()
+	return found, err == nil
 }
 
 // sharing names the pods of the table that run at an address of one that was asked for by its name.

@@ -23,6 +23,7 @@ import (
 	"github.com/workspace-token-service/wts/pkg/secret"
 	"github.com/workspace-token-service/wts/pkg/unverified"
 	"github.com/workspace-token-service/wts/pkg/verifier"
+	"github.com/workspace-token-service/wts/test/instance"
 	"github.com/workspace-token-service/wts/test/pgtest"
 )
 
@@ -532,7 +533,7 @@ func jwtClaims(t *testing.T, token string) (claims map[string]any) {
 // secondReplica starts another replica on the first one's database.
 func secondReplica(t *testing.T, first *replica) *replica {
 	t.Helper()
-	port := freePort(t)
+	port := instance.FreePort(t)
 	settings := first.config
 	settings.Server.Listen = []string{fmt.Sprintf("127.0.0.1:%d", port)}
 	second := &replica{url: fmt.Sprintf("http://localhost:%d", port), log: &syncBuffer{}, first: first.first, second: first.second}

@@ -19,6 +19,7 @@ import (
 	"github.com/workspace-token-service/wts/config"
 	"github.com/workspace-token-service/wts/pkg/apitoken"
 	"github.com/workspace-token-service/wts/pkg/secret"
+	"github.com/workspace-token-service/wts/test/instance"
 	"github.com/workspace-token-service/wts/test/pgtest"
 )
 
@@ -65,7 +66,7 @@ type endingReplica struct {
 func startEnding(t *testing.T) endingReplica {
 	t.Helper()
 	const key = "canary-webhook-secret"
-	r := endingReplica{database: pgtest.Database(t), metrics: fmt.Sprintf("127.0.0.1:%d", freePort(t)), hook: startHook(t, key)}
+	r := endingReplica{database: pgtest.Database(t), metrics: fmt.Sprintf("127.0.0.1:%d", instance.FreePort(t)), hook: startHook(t, key)}
 	r.replica = startReplica(t, withTokens, func(c *config.Config) {
 		c.Database.URL, c.Server.MetricsListen = secret.Text(r.database), r.metrics
 		c.Notices = apitoken.WebhookConfig{URL: r.hook.URL, Secret: key}

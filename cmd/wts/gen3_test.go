@@ -19,6 +19,7 @@ import (
 	"github.com/workspace-token-service/wts/config"
 	"github.com/workspace-token-service/wts/pkg/keyring"
 	"github.com/workspace-token-service/wts/pkg/provider/providertest"
+	"github.com/workspace-token-service/wts/test/instance"
 	"github.com/workspace-token-service/wts/test/pgtest"
 )
 
@@ -41,7 +42,7 @@ type commons struct {
 func startCommons(t *testing.T, change func(c *commons)) *commons {
 	t.Helper()
 	c := &commons{replica: &replica{log: &syncBuffer{}}, db: pgtest.Database(t)}
-	port := freePort(t)
+	port := instance.FreePort(t)
 	inside := fmt.Sprintf("127.0.0.1:%d", port)
 	c.url = "http://" + inside
 	c.startProxy(t, inside)

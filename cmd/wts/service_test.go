@@ -72,7 +72,7 @@ func (b *syncBuffer) String() string {
 
 func startReplica(t *testing.T, change ...func(*config.Config)) *replica {
 	t.Helper()
-	port := freePort(t)
+	port := instance.FreePort(t)
 	r := &replica{url: fmt.Sprintf("http://localhost:%d", port), log: &syncBuffer{}}
 	r.first, r.second = startProvider(t, r.url+"/oauth2/authorize", "127.0.0.1:0"), startProvider(t, r.url+"/oauth2/authorize/second", "127.0.0.3:0")
 	keys, err := keyring.Parse(keyring.Generate(time.Now()))
@@ -116,12 +116,21 @@ func (r *replica) start(t *testing.T, settings config.Config) {
 	go func() { stopped <- r.run(ctx, func([]net.Addr) { close(ready) }); close(r.ended) }()
 	t.Cleanup(func() {
 		stop()
-		if err := <-stopped; err != nil {
-			t.Errorf("stopping: %v", err)
+		select {
+		case err := <-stopped:
+			if err != nil {
+				t.Errorf("stopping: %v", err)
+			}
+		case <-time.After(time.Minute):
+			t.Errorf("it does not stop; its log:\n%s", r.log)
 		}
 		flush()
 	})
-	<-ready
+	select {
+	case <-ready:
+	case <-r.ended:
+		t.Fatalf("the service ended as it started; its log:\n%s", r.log)
+	}
 	select {
 	case <-r.prepared: // every key is made: the published ones, and after them those of one audience alone
 	case <-time.After(time.Minute):
@@ -140,16 +149,6 @@ func startProvider(t *testing.T, callback, address string) *providertest.Server 
 	t.Cleanup(func() { _ = server.Close() })
 	server.Register(providertest.Client{ID: "wts", Secret: "canary-client-secret", RedirectURI: callback})
 	return server
-}
-
-func freePort(t *testing.T) int {
-	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer listener.Close()
-	return listener.Addr().(*net.TCPAddr).Port
 }
 
 // logIn is a person in a browser.
@@ -651,7 +650,7 @@ func hs256(input string, secret []byte) string {
 }
 
 func TestARequestUnderWayIsFinishedAndMetricsAreApart(t *testing.T) {
-	metrics := fmt.Sprintf("127.0.0.1:%d", freePort(t))
+	metrics := fmt.Sprintf("127.0.0.1:%d", instance.FreePort(t))
 	r := startReplica(t, func(c *config.Config) { c.Server.MetricsListen = metrics })
 	r.logIn(t, providertest.Browser(), "/oauth2/authorization_url", "alice")
 	r.worker(t, "/token/")

@@ -5,6 +5,7 @@ package instance
 import (
 	"context"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
@@ -94,15 +95,27 @@ func Main(m *testing.M) int {
 	return code
 }
 
-// FreePort is a port of the loopback address that nobody listens on.
+// FreePort is a port of the loopback address, free as of now.
 func FreePort(t testing.TB) int {
 	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	port, err := Port()
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer listener.Close()
-	return listener.Addr().(*net.TCPAddr).Port
+	return port
+}
+
+// Port is FreePort for a TestMain. It is below those that a kernel gives to connections, which otherwise may take
+// it before it is listened on, or between an end and a start: a caller that tries to reach it among them.
+func Port() (int, error) {
+	var err error
+	for range 100 {
+		var listener net.Listener
+		if listener, err = net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", 10_000+rand.IntN(20_000))); err == nil { //nolint:gosec // not a secret
+			return listener.Addr().(*net.TCPAddr).Port, listener.Close()
+		}
+	}
+	return 0, err
 }
 
 // NewKeyring writes a key file and returns its path.

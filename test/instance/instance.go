@@ -106,12 +106,13 @@ func FreePort(t testing.TB) int {
 }
 
 // Port is FreePort for a TestMain. It is below those that a kernel gives to connections, which otherwise may take
-// it before it is listened on, or between an end and a start: a caller that tries to reach it among them.
+// it before it is listened on, or between an end and a start: a caller that tries to reach it among them. It is above
+// those that a browser refuses, of which 10080 is the last (the Fetch standard's bad ports).
 func Port() (int, error) {
 	var err error
 	for range 100 {
 		var listener net.Listener
-		if listener, err = net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", 10_000+rand.IntN(20_000))); err == nil { //nolint:gosec // not a secret
+		if listener, err = net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", 11_000+rand.IntN(20_000))); err == nil { //nolint:gosec // not a secret
 			return listener.Addr().(*net.TCPAddr).Port, listener.Close()
 		}
 	}

@@ -112,7 +112,7 @@ func Port() (int, error) {
 	var err error
 	for range 100 {
 		var listener net.Listener
-		if listener, err = net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", 11_000+rand.IntN(20_000))); err == nil { //nolint:gosec // not a secret
+		if listener, err = net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", 11_000+rand.IntN(20_000))); err == nil {
 			return listener.Addr().(*net.TCPAddr).Port, listener.Close()
 		}
 	}

@@ -18,14 +18,15 @@ import (
 const first = "fe03dfe"
 
 // cold is a deployment whose people's tokens are dead whenever they are asked for: they live for two seconds, and there
-// are so many people that the next question for one comes later. Each question is a refresh, with rotation.
+// are so many people that the next question for one comes later, at up to 1,500 a second. Each question is a refresh,
+// with rotation.
 type cold struct {
 	*deployment.Deployment
 	database int
 	crowd    *load
 }
 
-const coldPeople = 2400
+const coldPeople = 3600
 
 // newCold logs people in.
 func newCold(b *testing.B, older string, replicas int) *cold {

@@ -10,9 +10,11 @@ import (
 const (
 	// turnTimeout bounds the lists of one turn.
 	turnTimeout = 5 * time.Second
-	// A turn begins at most every turnEvery, and one that lists all pods at most every wholeEvery: however
-	// many callers there are, what they can make wts ask of the API server is bounded. They wait meanwhile.
+	// A turn begins at most every turnEvery, and one that asks about all pods when wholeShare times as long has passed
+	// as the last of them took, at most wholeEvery: however many callers there are, what they can make wts ask of the
+	// API server is bounded, and where it answers at once they do not wait for longer. They wait meanwhile.
 	turnEvery, wholeEvery = 20 * time.Millisecond, 100 * time.Millisecond
+	wholeShare            = 4
 )
 
 // want is what a caller needs from the API server: the pods at an address, or the pod of a name.
@@ -47,7 +49,7 @@ type turns struct {
 	next    *turn
 	running bool
 
-	began, wholeBegan time.Time // only the goroutine that runs the turns reads and writes them
+	began, wholeDue time.Time // only the goroutine that runs the turns reads and writes them
 }
 
 // ask waits for the next turn, or until the context ends.
@@ -94,7 +96,7 @@ func (t *turns) begin() *turn {
 		}
 		wait := time.Until(t.began.Add(turnEvery))
 		if len(t.next.wants) > 1 {
-			wait = max(wait, time.Until(t.wholeBegan.Add(wholeEvery)))
+			wait = max(wait, time.Until(t.wholeDue))
 		}
 		if wait <= 0 {
 			mine := t.next
@@ -121,10 +123,16 @@ func (t *turns) take(ctx context.Context, mine *turn) error {
 			}
 		}
 		// A selector finds a pod by its first address alone, and no node: the list of all pods tells.
-		time.Sleep(time.Until(t.wholeBegan.Add(wholeEvery)))
+		time.Sleep(time.Until(t.wholeDue))
 	}
-	t.began, t.wholeBegan = time.Now(), time.Now()
-	return t.all(ctx, mine.wants, mine.visit)
+	t.began = time.Now()
+	err := t.all(ctx, mine.wants, mine.visit)
+	pause := wholeEvery // after a failure too, however quick
+	if err == nil {
+		pause = min(pause, max(turnEvery, wholeShare*time.Since(t.began)))
+	}
+	t.wholeDue = t.began.Add(pause)
+	return err
 }
 
 // visit keeps a pod for those who want it.

@@ -115,7 +115,7 @@ func bareGin() http.Handler {
 func BenchmarkCachedToken(b *testing.B) {
 	b.Run("handler", func(b *testing.B) {
 		parts, _ := newParts(slog.New(slog.DiscardHandler))
-		tokens, shared := &tokens{broker: parts.Broker, issuer: parts.Issuer}, &edge{log: parts.Log}
+		tokens, shared := &tokens{broker: parts.Broker, issuer: parts.Issuer, limits: newLimits(plenty)}, &edge{log: parts.Log}
 		engine := gin.New()
 		engine.GET("/token/", func(c *gin.Context) {
 			x := &exchange{Context: c, edge: shared, caller: authn.Caller{User: alice, Proof: authn.PodAddress}}

@@ -111,11 +111,13 @@ func atPods(b *testing.B, rights string, pods int) float64 {
 	r := deployment.New(b, deployment.Setup{People: people, Replicas: 1, Life: time.Hour, Rate: 100, Kubeconfig: cluster.file})
 	connectAll(b, r)
 	for deadline := time.Now().Add(time.Minute); rights == "watch"; time.Sleep(time.Second) { // until the pods are known
-		if _, calls := cluster.Calls(); calls["watch"] > 0 {
+		before, _ := cluster.Calls()
+		status := once(r.WTS[0].Address, "/token/", 0)
+		if after, _ := cluster.Calls(); after == before && status == "200" {
 			break
 		}
 		if time.Now().After(deadline) {
-			b.Fatal("no pod is watched")
+			b.Fatal("a watched pod is asked for")
 		}
 	}
 	var mu sync.Mutex

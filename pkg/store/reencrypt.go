@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"time"
 
 	"gorm.io/gorm"
 
@@ -49,6 +50,7 @@ func (s *Store) Reencrypt(ctx context.Context, told func(Reencrypted)) (Reencryp
 		for more := true; more; {
 			var part Reencrypted
 			var next sealedValue
+			began := time.Now()
 			err := s.write(besideRequests(ctx), func(tx *gorm.DB) (err error) {
 				part, next, more, err = s.reencrypt(tx, column, last)
 				return err
@@ -60,6 +62,13 @@ func (s *Store) Reencrypt(ctx context.Context, told func(Reencrypted)) (Reencryp
 			done.Sealed, done.Current, done.Kept = done.Sealed+part.Sealed, done.Current+part.Current, done.Kept+part.Kept
 			if told != nil {
 				told(done)
+			}
+			if s.dialect == "sqlite" { // its lock is not fair: without a pause those who serve would find none
+				select {
+				case <-time.After(time.Since(began)):
+				case <-ctx.Done():
+					return done, ctx.Err()
+				}
 			}
 		}
 	}

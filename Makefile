@@ -39,6 +39,7 @@ test: ready-test build ## Test everything on SQLite and PostgreSQL, with the rac
 
 test-exact: ## Test what the race detector would disturb: allocations, and the engine on virtual time
 	CGO_ENABLED=0 $(GO) test -tags $(TAGS) -count=1 -run '^(TestExact|TestSimulation)' ./...
+	CGO_ENABLED=0 $(GO) test -tags $(TAGS) -run '^$$' -bench . -benchtime 1x ./pkg/issuer ./pkg/kube ./pkg/server # whether they run, not how fast
 
 e2e: build ready-e2e ## Log in at a provider, use the pages in a browser, and verify with clients, none of them ours
 	$(GO) test -tags '$(TAGS) e2e' -count=1 -v -timeout 20m ./test/e2e
